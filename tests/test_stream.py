@@ -1,0 +1,254 @@
+"""Chunked output equals offline output: random networks, every network, both ends, constant memory."""
+
+import copy
+import io
+import itertools
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import tubelet
+from tubelet import blocks
+from tubelet.blocks import Join, add, concat
+
+
+def run(stream, x, chunks):
+    outputs, at = [], 0
+    for n in chunks:
+        outputs.append(stream(x[:, :, at : at + n]))
+        at += n
+    assert at == x.shape[2]
+    return torch.cat([*outputs, stream.flush()], dim=2)
+
+
+def assert_equal(chunked, offline):
+    assert chunked.shape == offline.shape
+    scale = offline.abs().max().clamp(min=1e-3) if offline.numel() else 1
+    assert (chunked - offline).abs().max() <= 1e-5 * scale
+
+
+def cut(frames, sizes):
+    """Chunk sizes, taken in turn (0 is a chunk without frames), that make up the clip."""
+    chunks = []
+    for size in itertools.cycle([*sizes, 1]):
+        if sum(chunks) == frames:
+            return chunks
+        chunks.append(min(size, frames - sum(chunks)))
+
+
+@st.composite
+def convs(draw, channels):
+    kernel, dilation = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    padding = draw(st.one_of(st.just("same"), st.integers(0, 4)))
+    stride = 1 if padding == "same" else draw(st.integers(1, 5))
+    return nn.Conv3d(
+        channels, channels, (kernel, 1, 1), (stride, 1, 1), padding=padding if padding == "same" else (padding, 0, 0),
+        dilation=(dilation, 1, 1),
+    )
+
+
+@st.composite
+def pools(draw, channels):
+    kernel = draw(st.integers(1, 4))
+    size = dict(
+        kernel_size=(kernel, 1, 1),
+        stride=(draw(st.integers(1, 5)), 1, 1),
+        padding=(draw(st.integers(0, kernel // 2)), 0, 0),
+        ceil_mode=draw(st.booleans()),
+    )
+    if draw(st.booleans()):
+        return nn.MaxPool3d(**size, dilation=(draw(st.integers(1, 3)), 1, 1))
+    divisor = draw(st.sampled_from([None, 3]))
+    return nn.AvgPool3d(**size, count_include_pad=draw(st.booleans()), divisor_override=divisor)
+
+
+class Branches(nn.Module):
+    """Branches of different delay and one length, as in Inception and SlowFast."""
+
+    def __init__(self, branches, merge, back):
+        super().__init__()
+        self.branches, self.join, self.back = nn.ModuleList(branches), Join(merge), back
+
+    def forward(self, x):
+        return self.back(self.join(*(branch(x) for branch in self.branches)))
+
+
+@st.composite
+def merges(draw, channels):
+    stride = draw(st.integers(1, 3))
+    branches = [
+        blocks.conv3d(channels, channels, (2 * draw(st.integers(0, 2)) + 1, 1, 1), (stride, 1, 1), draw(st.integers(1, 2)))
+        for _ in range(draw(st.integers(2, 3)))
+    ]
+    if draw(st.booleans()):
+        return Branches(branches, add, nn.ReLU())
+    return Branches(branches, concat, blocks.conv3d(channels * len(branches), channels, 1))
+
+
+@st.composite
+def residuals(draw, channels):
+    stride = (draw(st.integers(1, 3)), 1, 1)
+    if draw(st.booleans()):
+        conv1 = blocks.conv2plus1d(channels, channels, stride, mid_channels=2)
+    else:
+        conv1 = blocks.conv3d(channels, channels, (3, 1, 1), stride)
+    return blocks.basic_residual(conv1, blocks.conv3d(channels, channels, (3, 1, 1)), channels, channels, stride)
+
+
+@st.composite
+def networks(draw, channels=3):
+    layer = st.one_of(convs(channels), pools(channels), merges(channels), residuals(channels))
+    return nn.Sequential(*draw(st.lists(layer, min_size=1, max_size=4)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_random_networks_stream_exactly(data):
+    torch.manual_seed(0)
+    frames = data.draw(st.integers(1, 40))
+    network = data.draw(networks()).eval()
+    x = torch.rand(2, 3, frames, 2, 2)
+    try:
+        with torch.no_grad():
+            offline = network(x)
+    except RuntimeError:  # the clip is shorter than a kernel
+        assume(False)
+    assume(offline.isfinite().all())  # a dilated max pool of one frame sees padding alone
+    stream = tubelet.Stream(network)
+    sizes = data.draw(st.lists(st.integers(0, 9), max_size=3))
+    assert_equal(run(stream, x, cut(frames, sizes)), offline)
+    assert_equal(run(stream, x, [frames]), offline)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 7, 16, 40])
+@pytest.mark.parametrize("frames", [1, 2, 15, 16, 33])
+@pytest.mark.parametrize("head", ["frames", "features"])
+@pytest.mark.parametrize("name", tubelet.models("tiny*"))
+def test_tiny_streams_exactly(name, head, frames, chunk):
+    torch.manual_seed(0)
+    model = tubelet.create(name, num_classes=4).eval()
+    width = model.channels[-1]
+    model.head = tubelet.heads.PerFrame(width, 4) if head == "frames" else tubelet.heads.Features()
+    x = torch.rand(2, 3, frames, 16, 20)
+    with torch.no_grad():
+        offline = model(x)
+    stream = tubelet.Stream(model)
+    chunks = [min(chunk, frames - at) for at in range(0, frames, chunk)]
+    assert_equal(run(stream, x, chunks), offline)
+
+
+def test_classifier_averages_the_video_or_a_window():
+    model = tubelet.create("tiny", num_classes=4).eval()
+    x = torch.rand(1, 3, 40, 16, 16)
+    with torch.no_grad():
+        whole = model(x)
+        steps = model.head.logits(model.features(x)[-1].mean((3, 4)))
+    everything = run(tubelet.Stream(model), x, [9, 1, 30])
+    assert everything.shape == (1, 4, 10)
+    assert_equal(everything[:, :, -1], whole)
+    window = run(tubelet.Stream(model, window=3), x, [9, 1, 30])
+    assert_equal(window[:, :, 0], steps[:, :, 0])
+    assert_equal(window[:, :, 1], steps[:, :, :2].mean(2))
+    assert_equal(window[:, :, 7], steps[:, :, 5:8].mean(2))
+
+
+def test_delay_is_the_number_of_frames_before_the_first_output():
+    for name in tubelet.models("tiny*"):
+        model = tubelet.create(name, num_classes=4)
+        stream = tubelet.Stream(model)
+        told = stream.delay
+        x = torch.rand(1, 3, told + 1, 56, 56)
+        assert stream(x[:, :, :told]).shape[2] == 0
+        assert stream(x[:, :, told:]).shape[2] == 1
+
+
+def test_state_can_be_saved_and_restored():
+    model = tubelet.create("tiny", num_classes=4)
+    model.head = tubelet.heads.Features()
+    stream, other = tubelet.Stream(model), tubelet.Stream(model)
+    x = torch.rand(1, 3, 30, 16, 16)
+    stream(x[:, :, :13])
+    file = io.BytesIO()
+    torch.save(stream.state, file)
+    file.seek(0)
+    rest = torch.cat([stream(x[:, :, 13:]), stream.flush()], 2)
+    other.state = torch.load(file)
+    assert torch.equal(torch.cat([other(x[:, :, 13:]), other.flush()], 2), rest)
+    with pytest.raises(ValueError, match="another network"):
+        tubelet.Stream(tubelet.create("tiny_2d", num_classes=4)).state = stream.state
+
+
+def test_weights_are_shared_and_the_model_is_untouched():
+    model = tubelet.create("tiny", num_classes=4).train()
+    before = copy.deepcopy(model.state_dict())
+    stream = tubelet.Stream(model)
+    run(stream, torch.rand(1, 3, 9, 16, 16), [9])
+    assert model.training and type(model.stem.conv) is nn.Conv3d and model.stages[0].branch.conv1.temporal.padding == (1, 0, 0)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    ours = {id(p) for p in model.parameters()}
+    assert {id(p) for p in stream.parameters()} == ours
+
+
+def test_memory_is_constant_over_ten_thousand_frames():
+    model = tubelet.create("tiny", num_classes=4)
+    stream = tubelet.Stream(model, window=8)
+
+    def kept():
+        tensors, todo = [], list(stream.state.values())
+        while todo:
+            value = todo.pop()
+            if isinstance(value, torch.Tensor):
+                tensors.append(value)
+            elif isinstance(value, dict | list):
+                todo += value.values() if isinstance(value, dict) else value
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+    chunk = torch.rand(1, 3, 8, 8, 8)
+    sizes = []
+    for _ in range(10_000 // 8):
+        stream(chunk)
+        sizes.append(kept())
+    assert len(set(sizes[10:])) == 1
+
+
+def test_what_cannot_be_exact_is_named():
+    model = tubelet.create("tiny", num_classes=4)
+    model.stages[1].branch.norm1 = nn.InstanceNorm3d(32)
+    with pytest.raises(ValueError, match=r"stages\.1\.branch\.norm1 \(InstanceNorm3d\)"):
+        tubelet.Stream(model)
+    with pytest.raises(ValueError, match=r"padding_mode 'circular'"):
+        tubelet.Stream(nn.Conv3d(1, 1, 3, padding=1, padding_mode="circular"))
+
+
+class Unjoined(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = blocks.conv3d(2, 2)
+
+    def forward(self, x):
+        return x + self.conv(x)
+
+
+class Gated(Unjoined):
+    def forward(self, x):
+        return self.conv(x) * x.mean((2, 3, 4), keepdim=True)
+
+
+@pytest.mark.parametrize("network", [Unjoined, Gated])
+def test_mixing_frames_outside_a_layer_is_found(network):
+    with pytest.raises(ValueError, match="cannot be streamed exactly"):
+        tubelet.Stream(network())(torch.rand(1, 2, 4, 5, 5))
+
+
+def test_wrong_frames():
+    stream = tubelet.Stream(tubelet.create("tiny", num_classes=4))
+    with pytest.raises(ValueError, match="takes"):
+        stream(torch.rand(3, 4, 16, 16))
+    with pytest.raises(ValueError, match="seen no frames"):
+        stream.flush()
+    stream(torch.rand(1, 3, 4, 16, 16))
+    with pytest.raises(ValueError, match=r"\(1, 3, 20, 20\).*\(1, 3, 16, 16\)"):
+        stream(torch.rand(1, 3, 4, 20, 20))

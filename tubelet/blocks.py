@@ -1,0 +1,240 @@
+"""Layers over (B, C, T, H, W): every layer that has a time axis, and the network they make.
+
+`tubelet.Stream` can run a network chunk by chunk because two rules hold in this library: whatever reaches
+across frames is a module (`nn.Conv3d`, `nn.MaxPool3d`, `nn.AvgPool3d` or a class of this file), and branches
+meet in a `Join`. A network of your own that keeps both rules streams exactly, too.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from .spec import ClipSpec
+
+Triple = tuple[int, int, int]
+Factory = Callable[..., nn.Module]
+
+
+def add(*branches: Tensor) -> Tensor:
+    """Sum of the branches, all of one shape."""
+    return reduce(torch.add, branches)
+
+
+def concat(*branches: Tensor) -> Tensor:
+    """The branches side by side along the channels."""
+    return torch.cat(branches, dim=1)
+
+
+class Join(nn.Module):
+    """Where branches meet: `merge(*branches)` of tensors (B, C, T, H, W) with one T.
+
+    A stream waits here for the branch that is behind, so every merge of branches must be a Join.
+    merge: a function of the tensors, `add` (default), `concat` or one of your own that mixes no frames.
+    """
+
+    def __init__(self, merge: Callable[..., Tensor] = add) -> None:
+        super().__init__()
+        self.merge = merge
+
+    def forward(self, *branches: Tensor) -> Tensor:
+        """Tensors (B, C, T, H, W) -> what `merge` makes of them."""
+        lengths = [branch.shape[2] for branch in branches]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"Join: the branches have {lengths} frames; they must have the same number")
+        return self.merge(*branches)
+
+    def extra_repr(self) -> str:
+        """Name of the merge."""
+        return getattr(self.merge, "__name__", repr(self.merge))
+
+
+def triple(value: int | Sequence[int]) -> Triple:
+    """One number for all of (t, h, w), or the three given."""
+    t, h, w = (value, value, value) if isinstance(value, int) else value
+    return t, h, w
+
+
+def conv3d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | Triple = 3,
+    stride: int | Triple = 1,
+    dilation: int | Triple = 1,
+    groups: int = 1,
+) -> nn.Conv3d:
+    """(B, C, T, H, W) convolution without bias that keeps the size (stride 1, odd kernels)."""
+    kernel, spread = triple(kernel_size), triple(dilation)
+    padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, spread, strict=True))
+    return nn.Conv3d(
+        in_channels, out_channels, kernel, triple(stride), padding, spread, groups=groups, bias=False
+    )
+
+
+def conv_norm_act(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | Triple = 3,
+    stride: int | Triple = 1,
+    *,
+    norm: Factory = nn.BatchNorm3d,
+    act: Factory = nn.ReLU,
+) -> nn.Sequential:
+    """Convolution, norm and activation; `act=nn.Identity` for none."""
+    return nn.Sequential(
+        OrderedDict(
+            conv=conv3d(in_channels, out_channels, kernel_size, stride), norm=norm(out_channels), act=act()
+        )
+    )
+
+
+def matched_mid_channels(in_channels: int, out_channels: int) -> int:
+    """Middle width at which a (1,3,3) and a (3,1,1) convolution have as many weights as one (3,3,3).
+
+    Source: Tran et al. 2018, arXiv 1711.11248, section 3.5.
+    """
+    return (in_channels * out_channels * 27) // (in_channels * 9 + out_channels * 3)
+
+
+def conv2plus1d(
+    in_channels: int,
+    out_channels: int,
+    stride: int | Triple = 1,
+    *,
+    mid_channels: int | None = None,
+    norm: Factory = nn.BatchNorm3d,
+    act: Factory = nn.ReLU,
+) -> nn.Sequential:
+    """(2+1)D convolution: space, norm, activation, then time (Tran et al. 2018, arXiv 1711.11248).
+
+    mid_channels: width between the two; None takes `matched_mid_channels`.
+    """
+    mid = matched_mid_channels(in_channels, out_channels) if mid_channels is None else mid_channels
+    t, h, w = triple(stride)
+    return nn.Sequential(
+        OrderedDict(
+            spatial=conv3d(in_channels, mid, (1, 3, 3), (1, h, w)),
+            norm=norm(mid),
+            act=act(),
+            temporal=conv3d(mid, out_channels, (3, 1, 1), (t, 1, 1)),
+        )
+    )
+
+
+class Residual(nn.Module):
+    """`act(branch(x) + shortcut(x))`: the residual step of every family (He et al. 2016, arXiv 1512.03385)."""
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module, act: Factory = nn.ReLU) -> None:
+        super().__init__()
+        self.branch = branch
+        self.shortcut = shortcut
+        self.join = Join(add)
+        self.act = act()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> the branch's shape."""
+        return self.act(self.join(self.branch(x), self.shortcut(x)))
+
+
+def basic_residual(
+    conv1: nn.Module,
+    conv2: nn.Module,
+    in_channels: int,
+    out_channels: int,
+    stride: Triple = (1, 1, 1),
+    *,
+    norm: Factory = nn.BatchNorm3d,
+    act: Factory = nn.ReLU,
+) -> Residual:
+    """Residual step of two convolutions; the shortcut is a 1x1x1 projection where the shape changes.
+
+    conv1: in_channels -> out_channels with `stride`. conv2: out_channels -> out_channels.
+    """
+    branch = nn.Sequential(
+        OrderedDict(
+            conv1=conv1, norm1=norm(out_channels), act=act(), conv2=conv2, norm2=norm(out_channels)
+        )
+    )
+    shortcut: nn.Module = nn.Identity()
+    if stride != (1, 1, 1) or in_channels != out_channels:
+        shortcut = conv_norm_act(in_channels, out_channels, 1, stride, norm=norm, act=nn.Identity)
+    return Residual(branch, shortcut, act)
+
+
+class Network(nn.Module):
+    """An encoder and its head: `head(stages(stem(x)))`.
+
+    stem, stages: first layers, and one module for each resolution.
+    head: anything from the last stage's map to an answer; change the task by assigning another one.
+    spec: the clip the weights eat. channels, strides: width and total stride (t, h, w) of each stage.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: Iterable[nn.Module],
+        head: nn.Module,
+        *,
+        spec: ClipSpec,
+        channels: Sequence[int],
+        strides: Sequence[Triple],
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.head = head
+        self.spec = spec
+        self.channels = tuple(channels)
+        self.strides = list(strides)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """(B, C, T, H, W) -> the map of each stage, coarse last, described by `channels` and `strides`."""
+        check_clip(x, self.spec.in_channels)
+        x = self.stem(x)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> what the head makes of the last stage."""
+        return self.head(self.features(x)[-1])
+
+
+def check_clip(x: Tensor, in_channels: int) -> None:
+    """Raise ValueError unless x is (B, in_channels, T, H, W)."""
+    if x.ndim != 5 or x.shape[1] != in_channels:
+        raise ValueError(
+            f"input is {tuple(x.shape)}; this network takes (B, {in_channels}, T, H, W) "
+            "with any T, H and W of at least 1"
+        )
+
+
+def total_strides(stem: Triple, stages: Iterable[Triple]) -> list[Triple]:
+    """Strides of the stem and of each stage alone -> total stride (t, h, w) at the end of each stage."""
+    totals = []
+    t, h, w = stem
+    for dt, dh, dw in stages:
+        t, h, w = t * dt, h * dh, w * dw
+        totals.append((t, h, w))
+    return totals
+
+
+def init_weights(network: nn.Module) -> None:
+    """He initialisation of the convolutions (arXiv 1502.01852), ones and zeros for norms, small linear layers."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm3d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,1 @@
+"""Reading, sampling and augmenting videos and volumes."""

@@ -1,0 +1,140 @@
+"""Every network by name: `models()` lists them, `create` makes one, `load` reads one from a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import inspect
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import convert, heads, weights as files
+from ..spec import ClipSpec
+from .resnet import mc3_18, r2plus1d_18, r3d_18
+from .tiny import tiny, tiny_2d, tiny_3d
+
+MODELS = (mc3_18, r2plus1d_18, r3d_18, tiny, tiny_2d, tiny_3d)
+
+log = logging.getLogger("tubelet")
+
+
+def models(pattern: str = "*") -> tuple[str, ...]:
+    """Names of the networks, all or those that match a shell pattern: `models("tiny*")`."""
+    return tuple(fnmatch.filter((network.__name__ for network in MODELS), pattern))
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int = 400,
+    in_channels: int = 3,
+    weights: str | os.PathLike | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """A network by name, (B, C, T, H, W) -> logits (B, num_classes).
+
+    weights: None for new ones, a tag of the catalogue (`tubelet.weights.CATALOGUE`) or the path of a checkpoint
+    of any known code base. When it answers another number of classes, the head is new and the log says so.
+    kwargs: further arguments of the network's own function.
+    ValueError when the name (with the nearest ones), an argument or the checkpoint does not fit.
+    """
+    network = next((network for network in MODELS if network.__name__ == name), None)
+    if network is None:
+        raise ValueError(_unknown(f"unknown model {name!r}", name, models()))
+    accepted = inspect.signature(network).parameters
+    if unknown := sorted(set(kwargs) - set(accepted)):
+        raise ValueError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
+    model = network(num_classes=num_classes, in_channels=in_channels, **kwargs)
+    model.architecture = {
+        "name": name,
+        "arguments": {"num_classes": num_classes, "in_channels": in_channels, **kwargs},
+    }
+    if weights is not None:
+        _load_into(model, weights)
+    return model
+
+
+def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
+    """The network of a file, built and ready (in evaluation mode).
+
+    path: a file that `tubelet.save` wrote, or a checkpoint of a known code base, whose network is recognised from
+    its keys and shapes.
+    hints: what keys cannot tell, by the names of the network's own arguments.
+    """
+    checkpoint = files.read(path)
+    if checkpoint.header is not None:
+        architecture = checkpoint.header["architecture"]
+        if architecture is None:
+            raise ValueError(
+                f"{path}: holds the weights of a network that tubelet did not make; build it and use "
+                "`model.load_state_dict(tubelet.weights.read(path).state)`"
+            )
+        model = create(architecture["name"], **{**architecture["arguments"], **hints})
+    else:
+        found = convert.recognise(checkpoint.state)
+        if found is None:
+            keys = ", ".join(list(checkpoint.state)[:3])
+            raise ValueError(
+                f"{path}: no known network has these {len(checkpoint.state)} keys ({keys}, ...); "
+                "if you know which it is, use tubelet.create(NAME, weights=...)"
+            )
+        name, arguments = found
+        model = create(name, **{**arguments, **hints})
+    _fill(model, checkpoint)
+    return model.eval()
+
+
+def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"{what}; did you mean {', '.join(near)}?" if near else f"{what}; known are {', '.join(known)}"
+
+
+def _load_into(model: nn.Module, weights: str | os.PathLike) -> None:
+    """Fill a new model from a tag or a file, with a new head where the number of classes differs."""
+    name = model.architecture["name"]
+    row = files.find(str(weights))
+    if row is None and not Path(weights).exists() and not Path(weights).suffix:
+        tags = tuple(row.tag for row in files.CATALOGUE)
+        raise ValueError(_unknown(f"weights {str(weights)!r} is neither a file nor a tag", str(weights), tags))
+    if row is not None and row.model != name:
+        raise ValueError(f"weights {row.tag!r} are for {row.model}, not for {name}")
+    checkpoint = files.read(files.fetch(row) if row else weights)
+    made_for = (checkpoint.header or {}).get("architecture")
+    if made_for is not None and made_for["name"] != name:
+        raise ValueError(f"{checkpoint.path}: holds {made_for['name']}, not {name}")
+
+    fc = convert.rename(checkpoint.state, model).get("head.fc.weight")
+    num_classes = model.head.fc.out_features
+    changes_head = fc is not None and fc.shape[0] != num_classes
+    new_head = model.head
+    if changes_head:
+        model.head = heads.Classify(model.channels[-1], fc.shape[0])
+    _fill(model, checkpoint)
+    if row is not None:
+        model.spec = row.spec
+    if changes_head:
+        model.head = new_head
+        model.spec = dataclasses.replace(model.spec, classes=())
+        log.warning(
+            "%s answers %d classes and %d were asked for: the head is new and must be trained",
+            checkpoint.path, fc.shape[0], num_classes,
+        )
+
+
+def _fill(model: nn.Module, checkpoint: files.Checkpoint) -> None:
+    """Load a checkpoint's tensors; a file of ours brings its head and its spec along."""
+    if checkpoint.header is not None:
+        if checkpoint.header["head"] is not None:
+            model.head = heads.build(checkpoint.header["head"])
+        if checkpoint.header["spec"] is not None:
+            model.spec = ClipSpec.from_dict(checkpoint.header["spec"])
+    try:
+        model.load_state_dict(convert.convert(checkpoint.state, model))
+    except ValueError as error:
+        raise ValueError(f"{checkpoint.path}: {error}") from None

@@ -1,0 +1,126 @@
+"""Reports: one HTML file that holds its text, tables, pictures and videos and needs no network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from . import extras
+
+__all__ = ["Section", "write_report"]
+
+MEDIA_TYPES = {".png": "image/png", ".mp4": "video/mp4"}
+
+
+@dataclass
+class Section:
+    """One headed part of a report.
+
+    Args:
+        title: the heading.
+        text: plain text; blank lines part paragraphs.
+        pictures: (path, caption) pairs, each a `.png` or an `.mp4` file; the caption is the alternative text.
+        table: rows of one table. Columns are the keys in the order they first appear; a row may lack some.
+    """
+
+    title: str
+    text: str = ""
+    pictures: Sequence[tuple[Path, str]] = ()
+    table: Sequence[Mapping[str, object]] = ()
+
+
+def write_report(path: str | Path, title: str, sections: Sequence[Section], *, summary: str = "") -> Path:
+    """Write sections as one self-contained HTML file.
+
+    Args:
+        path: the HTML file; it is written aside and renamed, so a reader never sees half of it.
+        title: the heading of the page.
+        sections: shown in order; from four on, a list of contents comes first.
+        summary: plain text below the title.
+
+    Raises:
+        ValueError: a picture is missing, or is neither a `.png` nor an `.mp4` file.
+    """
+    with extras.needs("plot"):
+        import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    page = environment.from_string(source).render(
+        title=title, summary=summary, sections=[_content(section) for section in sections]
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(page, encoding="utf-8")
+    return aside.replace(path)
+
+
+def _content(section: Section) -> dict[str, object]:
+    """Return what the template shows of a section."""
+    return {
+        "title": section.title,
+        "paragraphs": section.text.strip().split("\n\n") if section.text.strip() else [],
+        "pictures": [_picture(Path(path), caption) for path, caption in section.pictures],
+        "table": _table(section.table),
+    }
+
+
+def _picture(path: Path, caption: str) -> dict[str, object]:
+    """Return a picture or video as a data URI, with its caption."""
+    media_type = MEDIA_TYPES.get(path.suffix.lower())
+    if media_type is None:
+        raise ValueError(f"{path} is neither a .png nor an .mp4 file; a report holds only these")
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; write the picture before the report")
+    data = path.read_bytes()
+    return {
+        "uri": f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}",
+        "caption": caption,
+        "is_video": media_type.startswith("video/"),
+        "is_wide": media_type == "image/png" and _is_wide(data),
+    }
+
+
+def _is_wide(png: bytes) -> bool:
+    """Tell whether a PNG would be too flat to read in half the page's width.
+
+    Width and height are big-endian at bytes 16 and 20 (PNG specification, 11.2.1 IHDR).
+    """
+    return int.from_bytes(png[16:20], "big") > 1.8 * int.from_bytes(png[20:24], "big")
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Return the heads and cells of a table as text, each with whether its column holds numbers."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    numeric = {
+        column: all(_is_number(row[column]) for row in rows if row.get(column) is not None)
+        for column in columns
+    }
+    return {
+        "heads": [(column, numeric[column]) for column in columns],
+        "rows": [[(_cell(row.get(column)), numeric[column]) for column in columns] for row in rows],
+    }
+
+
+def _is_number(value: object) -> bool:
+    """Tell whether a value is a number to be aligned; True and False are words."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _cell(value: object) -> str:
+    """Return a table cell as text: four digits of a float, thousands parted, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)

@@ -1,0 +1,94 @@
+"""ClipSpec: what clip a set of weights eats."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSpec:
+    """The clip that a network was trained on, and the names of what it answers.
+
+    It travels with the weights, so that evaluation, prediction and streaming prepare their input
+    exactly as training did.
+
+    num_frames: T of the clip.
+    frame_stride: source frames between two frames of the clip, counted at `fps`.
+    fps: rate (frames a second) to which a video is brought before `frame_stride` counts; None keeps its own.
+    resize: short side in pixels before the crop, or the exact (height, width); None keeps the size.
+    crop: (height, width) of the clip; None keeps the size.
+    mean, std: of each channel, for values in 0..1. Their length is the number of input channels.
+    classes: class names in the order of the logits; empty when unknown.
+    """
+
+    num_frames: int = 16
+    frame_stride: int = 1
+    fps: float | None = None
+    resize: int | tuple[int, int] | None = 128
+    crop: tuple[int, int] | None = (112, 112)
+    mean: tuple[float, ...] = (0.45, 0.45, 0.45)
+    std: tuple[float, ...] = (0.225, 0.225, 0.225)
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("crop", "mean", "std", "classes"):
+            if getattr(self, field) is not None:
+                object.__setattr__(self, field, tuple(getattr(self, field)))
+        if isinstance(self.resize, list):
+            object.__setattr__(self, "resize", tuple(self.resize))
+        if self.num_frames < 1 or self.frame_stride < 1:
+            raise ValueError(
+                f"num_frames {self.num_frames} and frame_stride {self.frame_stride} must be at least 1"
+            )
+        if self.fps is not None and self.fps <= 0:
+            raise ValueError(f"fps {self.fps} must be above 0, or None for the video's own rate")
+        sizes = [n for size in (self.resize, self.crop) for n in (size if isinstance(size, tuple) else (size,))]
+        if any(n is not None and n < 1 for n in sizes) or (self.crop is not None and len(self.crop) != 2):
+            raise ValueError(
+                f"resize {self.resize} and crop {self.crop} must be at least 1 pixel, and crop a (height, width)"
+            )
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} channels and std {len(self.std)}: give as many")
+        if any(value <= 0 for value in self.std):
+            raise ValueError(f"std {self.std} must be above 0")
+
+    @property
+    def in_channels(self) -> int:
+        """Number of input channels."""
+        return len(self.mean)
+
+    @property
+    def span(self) -> int:
+        """Source frames from the first to the last frame of a clip, both counted."""
+        return (self.num_frames - 1) * self.frame_stride + 1
+
+    def with_channels(self, in_channels: int) -> ClipSpec:
+        """The same spec for another number of channels, each with the average statistics of the old ones."""
+        if in_channels == self.in_channels:
+            return self
+        mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
+        return dataclasses.replace(self, mean=(mean,) * in_channels, std=(std,) * in_channels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as plain values, ready for json."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> ClipSpec:
+        """The spec that `to_dict` wrote. A file of a later version may hold more fields: they are an error."""
+        known = {field.name for field in dataclasses.fields(ClipSpec)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown ClipSpec fields {unknown}: the file is from a newer tubelet")
+        return ClipSpec(**values)
+
+
+TORCHVISION = ClipSpec(
+    num_frames=16,
+    fps=15.0,
+    resize=(128, 171),
+    crop=(112, 112),
+    mean=(0.43216, 0.394666, 0.37645),
+    std=(0.22803, 0.22145, 0.216989),
+)

@@ -1,0 +1,374 @@
+"""Stream: run a network on a video as it comes, chunk by chunk, with the answers of one long pass.
+
+A stream works on a copy of the network that shares its weights. Every layer that reaches across frames is
+swapped for a twin that keeps the frames it still needs, pads the video at its two ends as the layer pads a clip,
+and gives out each result as soon as its last frame is there. A `Join` waits for the branch that is behind. What a
+twin keeps depends on its kernel, never on the length of the video.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import Join, Network, triple
+from .heads import Classify, Features
+
+SLIDING = (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d)
+POINTWISE = (
+    Features,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.Dropout,
+    nn.Dropout3d,
+    nn.Identity,
+    nn.Linear,
+    *(
+        getattr(nn, name)
+        for name in "ReLU ReLU6 LeakyReLU PReLU ELU CELU SELU GELU SiLU Mish Sigmoid Tanh Hardtanh Hardswish "
+        "Hardsigmoid Softplus LogSigmoid".split()
+    ),
+)
+
+State = dict[str, Any]
+
+
+class Stream(nn.Module):
+    """Chunked output equals offline output, whatever the chunks are: `cat(outputs, dim=2) == model(video)`.
+
+        stream = tubelet.Stream(model)
+        for frames in camera:                  # (B, C, n, H, W), any n
+            show(stream(frames))               # as many steps as are complete, maybe none
+        show(stream.flush())                   # the rest, padded at the end as the model pads a clip
+
+    model: any network whose time layers are `nn.Conv3d`, `nn.MaxPool3d`, `nn.AvgPool3d` and whose branches meet in
+    a `Join`. It is not changed; the stream runs in evaluation mode, without gradients, with the same weights.
+    window: feature steps over which a `Classify` head averages; None averages all since the start, so that the
+    last answer is the answer for the whole video. The head gives one set of logits a step: (B, K, n).
+
+    ValueError names the layer that cannot be streamed exactly (one that pools or normalises over all of time).
+    """
+
+    def __init__(self, model: nn.Module, *, window: int | None = None) -> None:
+        super().__init__()
+        if window is not None and window < 1:
+            raise ValueError(f"window {window} must be at least 1 feature step, or None for the whole video")
+        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        self.model = _with_twins(copy.deepcopy(model, shared), window).eval()
+        self._shape: tuple[int, ...] | None = None
+        self._delays: dict[tuple[int, ...], int] = {}
+
+    @torch.no_grad()
+    def forward(self, frames: Tensor) -> Tensor:
+        """The next frames (B, C, n, H, W) -> the output steps that they complete, along dim 2 (maybe none)."""
+        if frames.ndim != 5:
+            raise ValueError(f"frames are {tuple(frames.shape)}; a stream takes (B, C, n, H, W)")
+        shape = (*frames.shape[:2], *frames.shape[3:])
+        if self._shape is None:
+            self._measure(shape)
+            self._shape = shape
+        elif shape != self._shape:
+            raise ValueError(
+                f"frames are (B, C, H, W) = {shape} and the stream began with {self._shape}: "
+                "flush() or reset() it before another video"
+            )
+        return self.model(frames)
+
+    @torch.no_grad()
+    def flush(self) -> Tensor:
+        """End of the video -> the output steps that were waiting for more; the stream is then as new."""
+        if self._shape is None:
+            raise ValueError("flush() of a stream that has seen no frames")
+        batch, channels, height, width = self._shape
+        weight = next(self.model.parameters(), None)
+        end = torch.empty(batch, channels, 0, height, width) if weight is None else weight.new_empty(
+            batch, channels, 0, height, width
+        )
+        _end(self.model)
+        try:
+            return self.model(end)
+        finally:
+            self.reset()
+
+    def reset(self) -> None:
+        """Forget the video; the next frames begin another one."""
+        self._shape = None
+        _restart(self.model)
+
+    @property
+    def state(self) -> State:
+        """What the stream keeps between chunks: {"shape": ..., layer name: {name: tensor or number}}.
+
+        A snapshot: it can be printed, saved with `torch.save`, and assigned to any stream of the same model.
+        """
+        return {"shape": self._shape, **{name: twin.state for name, twin in _twins(self.model).items()}}
+
+    @state.setter
+    def state(self, state: State) -> None:
+        twins = _twins(self.model)
+        if set(state) != {"shape", *twins}:
+            odd = sorted(set(state) ^ {"shape", *twins})
+            raise ValueError(f"the state is of another network: it differs in {', '.join(odd[:5])}")
+        self._shape = state["shape"]
+        for name, twin in twins.items():
+            twin.state = state[name]
+
+    @property
+    def delay(self) -> int:
+        """Frames that go in before the first output comes out, fed one by one.
+
+        Known without frames for a network with a `spec`; for others once the first frames have come.
+        """
+        if self._delays:
+            return next(reversed(self._delays.values()))
+        spec = getattr(self.model, "spec", None)
+        if spec is None or spec.crop is None:
+            raise ValueError("the delay of this network is known once its stream has seen frames")
+        return self._measure((1, spec.in_channels, *spec.crop))
+
+    def _measure(self, shape: tuple[int, ...]) -> int:
+        if shape not in self._delays:
+            self._delays[shape] = _probe(self.model, shape)
+        return self._delays[shape]
+
+
+def _probe(model: nn.Module, shape: tuple[int, ...], most: int = 10_000) -> int:
+    """Delay of a stream at (B, C, H, W), and a check that it can be exact: frame by frame equals all at once.
+
+    Networks of this library keep the rules by construction, so only shapes are computed (on the meta device);
+    any other is run on noise, since its forward may mix frames where no layer shows it.
+    """
+    is_ours = isinstance(model, Network)
+    device = "meta" if is_ours else next(iter(model.parameters()), torch.empty(0)).device
+    tensors = (*model.parameters(), *model.buffers())
+    model = copy.deepcopy(model, {id(tensor): tensor.to(device) for tensor in tensors})
+    _restart(model)
+    batch, channels, height, width = shape
+
+    def noise(frames: int) -> Tensor:
+        return torch.rand(batch, channels, frames, height, width, device=device)
+
+    try:
+        frames, outputs = [noise(1)], [model(noise(0))]
+        while not (out := model(frames[-1])).shape[2] and len(frames) < most:
+            frames.append(noise(1))
+        delay = len(frames) - 1
+        rest = noise(3).split(1, 2)
+        outputs += [out, *map(model, rest)]
+        _end(model)
+        outputs.append(model(noise(0)))
+        _restart(model)
+        _end(model)
+        chunked, whole = torch.cat(outputs, 2), model(torch.cat([*frames, *rest], 2))
+        is_exact = chunked.shape == whole.shape and (
+            is_ours or torch.allclose(chunked, whole, 1e-3, 1e-4, equal_nan=True)
+        )
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"{_CANNOT} ({str(error).splitlines()[0]})") from error
+    if not is_exact:
+        raise ValueError(_CANNOT)
+    return delay
+
+
+_CANNOT = (
+    "this network cannot be streamed exactly: its forward merges branches outside a tubelet.blocks.Join, pools over "
+    "time outside a layer, or gives an output without a time axis"
+)
+
+
+def _twins(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, TWINS)}
+
+
+def _end(model: nn.Module) -> None:
+    for twin in _twins(model).values():
+        twin.is_ending = True
+
+
+def _restart(model: nn.Module) -> None:
+    for twin in _twins(model).values():
+        twin.state, twin.is_ending = {}, False
+
+
+def _with_twins(module: nn.Module, window: int | None, name: str = "") -> nn.Module:
+    """The module with every layer that has a time axis swapped for its twin; `module` is the stream's own copy."""
+    if isinstance(module, SLIDING):
+        return _Sliding(module, name)
+    if isinstance(module, Join):
+        return _Waiting(module)
+    if isinstance(module, Classify):
+        return _Averaging(module, window)
+    children = list(module.named_children())
+    if not children and not _is_pointwise(module):
+        raise ValueError(
+            f"layer {name or 'model'} ({type(module).__name__}) cannot be streamed exactly: "
+            "it looks at all of time, or it is a class that a stream does not know"
+        )
+    for child_name, child in children:
+        setattr(module, child_name, _with_twins(child, window, f"{name}.{child_name}".lstrip(".")))
+    return module
+
+
+def _is_pointwise(module: nn.Module) -> bool:
+    if isinstance(module, nn.LayerNorm):
+        return len(module.normalized_shape) == 1
+    if isinstance(module, nn.AdaptiveAvgPool3d | nn.AdaptiveMaxPool3d):
+        size = module.output_size
+        return isinstance(size, tuple) and size[0] is None
+    return isinstance(module, POINTWISE) or (isinstance(module, nn.Sequential) and not len(module))
+
+
+class _Sliding(nn.Module):
+    """Twin of a convolution or pooling: keeps the tail of its input, pads in time at the two ends itself."""
+
+    def __init__(self, layer: nn.Module, name: str) -> None:
+        super().__init__()
+        self.layer = layer
+        self.kernel = triple(layer.kernel_size)[0]
+        self.stride = triple(layer.stride)[0]
+        self.span = (self.kernel - 1) * triple(getattr(layer, "dilation", 1))[0] + 1
+        self.before, self.after = _take_time_padding(layer, name)
+        self.fill = -torch.inf if isinstance(layer, nn.MaxPool3d) else 0.0
+        self.can_overhang = getattr(layer, "ceil_mode", False)
+        self.state: State = {}
+        self.is_ending = False
+        self._empty: dict[tuple[int, ...], Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = self.state or {"tail": self._filled(x, self.before), "skip": 0, "seen": 0, "given": 0}
+        seen = state["seen"] + x.shape[2]
+        x = torch.cat([state["tail"], x], dim=2)
+        count = self._count(x.shape[2] - state["skip"])
+        if self.is_ending:
+            count = self._total(seen) - state["given"]
+            short = state["skip"] + (count - 1) * self.stride + self.span - x.shape[2]
+            if count and short > 0:
+                x = torch.cat([x, self._filled(x, short)], dim=2)
+        first = min(state["skip"], x.shape[2])
+        used = state["skip"] + count * self.stride
+        out = self._run(x[:, :, first:], count, state["given"], seen)
+        self.state = {
+            # a copy, since a view would keep the whole chunk alive
+            "tail": x[:, :, min(used, x.shape[2]) :].clone(),
+            "skip": max(0, used - x.shape[2]),
+            "seen": seen,
+            "given": state["given"] + count,
+        }
+        return out
+
+    def _filled(self, like: Tensor, frames: int) -> Tensor:
+        return like.new_full((*like.shape[:2], frames, *like.shape[3:]), self.fill)
+
+    def _count(self, frames: int) -> int:
+        return max(0, (frames - self.span) // self.stride + 1)
+
+    def _total(self, seen: int) -> int:
+        """Output steps that the layer gives for a clip of `seen` frames."""
+        rest = seen + self.before + self.after - self.span
+        if not self.can_overhang:
+            return max(0, rest // self.stride + 1)
+        steps = -(-rest // self.stride) + 1
+        # torch drops a last window that would begin in the padding behind the clip
+        return steps - 1 if (steps - 1) * self.stride >= seen + self.before else max(0, steps)
+
+    def _run(self, x: Tensor, count: int, given: int, seen: int) -> Tensor:
+        """`count` output steps from the front of x; none of them costs a run once per frame size only."""
+        if count == 0:
+            key = (*x.shape[:2], *x.shape[3:])
+            if key not in self._empty:
+                self._empty[key] = self.layer(self._filled(x, self.span))[:, :, :0]
+            return self._empty[key]
+        out = self.layer(x[:, :, : (count - 1) * self.stride + self.span])
+        if isinstance(self.layer, nn.AvgPool3d) and not self.layer.divisor_override:
+            out = out * self._divisor_correction(out, given, seen)
+        return out
+
+    def _divisor_correction(self, out: Tensor, given: int, seen: int) -> Tensor:
+        """kernel / frames that the offline layer divides by: fewer where a window hangs over an end."""
+        start = torch.arange(given, given + out.shape[2]) * self.stride - self.before
+        end = start + self.kernel
+        low, high = (-self.before, seen + self.after) if self.layer.count_include_pad else (0, seen)
+        if not self.is_ending:
+            high = int(end.max())
+        counted = end.clamp(max=high) - start.clamp(min=low)
+        return (self.kernel / counted).to(out).view(1, 1, -1, 1, 1)
+
+
+class _Waiting(nn.Module):
+    """Twin of a Join: keeps what one branch is ahead of the others."""
+
+    def __init__(self, join: Join) -> None:
+        super().__init__()
+        self.join = join
+        self.state: State = {}
+        self.is_ending = False
+
+    def forward(self, *branches: Tensor) -> Tensor:
+        if self.state:
+            branches = tuple(
+                torch.cat([ahead, branch], dim=2)
+                for ahead, branch in zip(self.state["ahead"], branches, strict=True)
+            )
+        ready = min(branch.shape[2] for branch in branches)
+        self.state = {"ahead": [branch[:, :, ready:].clone() for branch in branches]}
+        if self.is_ending:
+            return self.join(*branches)
+        return self.join(*(branch[:, :, :ready] for branch in branches))
+
+
+class _Averaging(nn.Module):
+    """Twin of a Classify head: logits of the running mean over the last `window` steps, or over all."""
+
+    def __init__(self, head: Classify, window: int | None) -> None:
+        super().__init__()
+        self.head = head
+        self.window = window
+        self.state: State = {}
+        self.is_ending = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = x.mean((3, 4)).double()  # (B, C, n); double, since a sum over hours drifts in float32
+        past = self.state.get("past", steps[:, :, :0])
+        seen = self.state.get("seen", 0)
+        total = torch.cat([past, steps], dim=2).cumsum(2)
+        if self.window is None:
+            self.state = {"past": total[:, :, -1:].clone(), "seen": seen + steps.shape[2]}
+            sums = total[:, :, past.shape[2] :]
+            counts = torch.arange(seen + 1, seen + steps.shape[2] + 1, device=x.device)
+        else:
+            kept = torch.cat([past, steps], dim=2)
+            self.state = {"past": kept[:, :, max(0, kept.shape[2] - self.window + 1) :].clone()}
+            total = torch.cat([torch.zeros_like(total[:, :, :1]), total], dim=2)
+            last = torch.arange(past.shape[2], kept.shape[2], device=x.device) + 1
+            first = (last - self.window).clamp(min=0)
+            sums, counts = total[:, :, last] - total[:, :, first], last - first
+        return self.head.logits((sums / counts).to(x.dtype))
+
+
+TWINS = (_Sliding, _Waiting, _Averaging)
+
+
+def _take_time_padding(layer: nn.Module, name: str) -> tuple[int, int]:
+    """Padding in time (before, after) of a layer, which is left with its padding in space alone."""
+    padding = layer.padding
+    if isinstance(padding, str):
+        sizes = zip(triple(layer.kernel_size), triple(layer.dilation), strict=True)
+        both = [d * (k - 1) if padding == "same" else 0 for k, d in sizes]
+        if any(total % 2 for total in both[1:]):
+            raise ValueError(f"layer {name}: padding 'same' of an even kernel in space cannot be streamed")
+        padding = tuple(total // 2 for total in both)
+        before, after = both[0] // 2, both[0] - both[0] // 2
+    else:
+        padding = triple(padding)
+        before = after = padding[0]
+    if getattr(layer, "padding_mode", "zeros") != "zeros" and (before or after):
+        raise ValueError(
+            f"layer {name}: padding_mode {layer.padding_mode!r} in time cannot be streamed; use zeros"
+        )
+    if getattr(layer, "return_indices", False):
+        raise ValueError(f"layer {name}: a max pooling that returns indices cannot be streamed")
+    layer.padding = (0, *padding[1:])
+    return before, after
