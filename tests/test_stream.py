@@ -33,10 +33,10 @@ def assert_equal(chunked, offline):
 def cut(frames, sizes):
     """Chunk sizes, taken in turn (0 is a chunk without frames), that make up the clip."""
     chunks = []
-    for size in itertools.cycle([*sizes, 1]):
-        if sum(chunks) == frames:
-            return chunks
-        chunks.append(min(size, frames - sum(chunks)))
+    turns = itertools.cycle([*sizes, 1])
+    while sum(chunks) < frames:
+        chunks.append(min(next(turns), frames - sum(chunks)))
+    return chunks
 
 
 @st.composite
@@ -45,7 +45,11 @@ def convs(draw, channels):
     padding = draw(st.one_of(st.just("same"), st.integers(0, 4)))
     stride = 1 if padding == "same" else draw(st.integers(1, 5))
     return nn.Conv3d(
-        channels, channels, (kernel, 1, 1), (stride, 1, 1), padding=padding if padding == "same" else (padding, 0, 0),
+        channels,
+        channels,
+        (kernel, 1, 1),
+        (stride, 1, 1),
+        padding=padding if padding == "same" else (padding, 0, 0),
         dilation=(dilation, 1, 1),
     )
 
@@ -53,12 +57,12 @@ def convs(draw, channels):
 @st.composite
 def pools(draw, channels):
     kernel = draw(st.integers(1, 4))
-    size = dict(
-        kernel_size=(kernel, 1, 1),
-        stride=(draw(st.integers(1, 5)), 1, 1),
-        padding=(draw(st.integers(0, kernel // 2)), 0, 0),
-        ceil_mode=draw(st.booleans()),
-    )
+    size = {
+        "kernel_size": (kernel, 1, 1),
+        "stride": (draw(st.integers(1, 5)), 1, 1),
+        "padding": (draw(st.integers(0, kernel // 2)), 0, 0),
+        "ceil_mode": draw(st.booleans()),
+    }
     if draw(st.booleans()):
         return nn.MaxPool3d(**size, dilation=(draw(st.integers(1, 3)), 1, 1))
     divisor = draw(st.sampled_from([None, 3]))
@@ -80,7 +84,13 @@ class Branches(nn.Module):
 def merges(draw, channels):
     stride = draw(st.integers(1, 3))
     branches = [
-        blocks.conv3d(channels, channels, (2 * draw(st.integers(0, 2)) + 1, 1, 1), (stride, 1, 1), draw(st.integers(1, 2)))
+        blocks.conv3d(
+            channels,
+            channels,
+            (2 * draw(st.integers(0, 2)) + 1, 1, 1),
+            (stride, 1, 1),
+            draw(st.integers(1, 2)),
+        )
         for _ in range(draw(st.integers(2, 3)))
     ]
     if draw(st.booleans()):
@@ -186,7 +196,11 @@ def test_weights_are_shared_and_the_model_is_untouched():
     before = copy.deepcopy(model.state_dict())
     stream = tubelet.Stream(model)
     run(stream, torch.rand(1, 3, 9, 16, 16), [9])
-    assert model.training and type(model.stem.conv) is nn.Conv3d and model.stages[0].branch.conv1.temporal.padding == (1, 0, 0)
+    assert (
+        model.training
+        and type(model.stem.conv) is nn.Conv3d
+        and model.stages[0].branch.conv1.temporal.padding == (1, 0, 0)
+    )
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     ours = {id(p) for p in model.parameters()}
     assert {id(p) for p in stream.parameters()} == ours

@@ -4,9 +4,29 @@ __version__ = "0.1.0"
 
 from . import blocks, heads
 from .convert import convert
+from .evaluate import evaluate
 from .models import create, load, models
+from .predict import Prediction, predict
 from .spec import ClipSpec
 from .stream import Stream
+from .terminal import Table
+from .train import Run, train
 from .weights import save
 
-__all__ = ["ClipSpec", "Stream", "blocks", "convert", "create", "heads", "load", "models", "save"]
+__all__ = [
+    "ClipSpec",
+    "Prediction",
+    "Run",
+    "Stream",
+    "Table",
+    "blocks",
+    "convert",
+    "create",
+    "evaluate",
+    "heads",
+    "load",
+    "models",
+    "predict",
+    "save",
+    "train",
+]

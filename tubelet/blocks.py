@@ -70,9 +70,7 @@ def conv3d(
     """(B, C, T, H, W) convolution without bias that keeps the size (stride 1, odd kernels)."""
     kernel, spread = triple(kernel_size), triple(dilation)
     padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, spread, strict=True))
-    return nn.Conv3d(
-        in_channels, out_channels, kernel, triple(stride), padding, spread, groups=groups, bias=False
-    )
+    return nn.Conv3d(in_channels, out_channels, kernel, triple(stride), padding, spread, groups=groups, bias=False)
 
 
 def conv_norm_act(
@@ -86,9 +84,7 @@ def conv_norm_act(
 ) -> nn.Sequential:
     """Convolution, norm and activation; `act=nn.Identity` for none."""
     return nn.Sequential(
-        OrderedDict(
-            conv=conv3d(in_channels, out_channels, kernel_size, stride), norm=norm(out_channels), act=act()
-        )
+        OrderedDict(conv=conv3d(in_channels, out_channels, kernel_size, stride), norm=norm(out_channels), act=act())
     )
 
 
@@ -155,9 +151,7 @@ def basic_residual(
     conv1: in_channels -> out_channels with `stride`. conv2: out_channels -> out_channels.
     """
     branch = nn.Sequential(
-        OrderedDict(
-            conv1=conv1, norm1=norm(out_channels), act=act(), conv2=conv2, norm2=norm(out_channels)
-        )
+        OrderedDict(conv1=conv1, norm1=norm(out_channels), act=act(), conv2=conv2, norm2=norm(out_channels))
     )
     shortcut: nn.Module = nn.Identity()
     if stride != (1, 1, 1) or in_channels != out_channels:

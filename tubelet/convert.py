@@ -39,17 +39,14 @@ class Layout:
 
 
 def _torchvision(state: State) -> tuple[str, dict[str, Any]] | None:
-    if not {"stem.0.weight", "layer4.1.conv2.0.weight", "fc.weight"} <= set(state) and not {
-        "stem.3.weight",
-        "layer4.1.conv2.0.3.weight",
-        "fc.weight",
-    } <= set(state):
+    is_factored = "stem.3.weight" in state
+    last = "layer4.1.conv2.0.3.weight" if is_factored else "layer4.1.conv2.0.weight"
+    if not {"stem.0.weight", last, "fc.weight"} <= set(state):
         return None
-    sizes = dict(num_classes=state["fc.weight"].shape[0], in_channels=state["stem.0.weight"].shape[1])
-    if "stem.3.weight" in state:
+    sizes = {"num_classes": state["fc.weight"].shape[0], "in_channels": state["stem.0.weight"].shape[1]}
+    if is_factored:
         return "r2plus1d_18", sizes
-    is_mixed = state["layer4.1.conv2.0.weight"].shape[2] == 1
-    return ("mc3_18" if is_mixed else "r3d_18"), sizes
+    return ("mc3_18" if state[last].shape[2] == 1 else "r3d_18"), sizes
 
 
 _TORCHVISION_RULES: tuple[Rule, ...] = (
@@ -68,7 +65,7 @@ LAYOUTS = (
     Layout(
         "torchvision",
         ((r"^stem\.0\.", "stem.conv."), (r"^stem\.1\.", "stem.norm."), *_TORCHVISION_RULES),
-        lambda state: None if "stem.3.weight" in state else _torchvision(state),
+        _torchvision,
     ),
     Layout(
         "torchvision (2+1)D",
@@ -79,7 +76,7 @@ LAYOUTS = (
             (r"^stem\.4\.", "stem.1.norm."),
             *_TORCHVISION_RULES,
         ),
-        lambda state: _torchvision(state) if "stem.3.weight" in state else None,
+        _torchvision,
     ),
 )
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from . import extras
+from . import machine
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -90,9 +90,7 @@ def confusion(matrix: Tensor, classes: Sequence[str], path: str | Path) -> Path:
     """
     counts = matrix.detach().double().cpu()
     if counts.shape != (len(classes), len(classes)):
-        raise ValueError(
-            f"matrix is {tuple(counts.shape)} but there are {len(classes)} classes; it must be (K, K)"
-        )
+        raise ValueError(f"matrix is {tuple(counts.shape)} but there are {len(classes)} classes; it must be (K, K)")
     if counts.sum() <= 0:
         raise ValueError("the confusion matrix counts nothing: every cell is 0")
     fractions = counts / counts.sum(1, keepdim=True).clamp(min=1)
@@ -109,15 +107,11 @@ def confusion(matrix: Tensor, classes: Sequence[str], path: str | Path) -> Path:
     bar.ax.tick_params(colors=FAINT, labelsize=8, length=0)
     bar.outline.set_visible(False)
     top1 = counts.trace() / counts.sum()
-    axes.set_title(
-        f"top-1 {top1:.1%} of {int(counts.sum()):,}".replace("%", " %"), color=INK, fontsize=12, loc="left"
-    )
+    axes.set_title(f"top-1 {top1:.1%} of {int(counts.sum()):,}".replace("%", " %"), color=INK, fontsize=12, loc="left")
     return _save(figure, path)
 
 
-def strip(
-    clip: Tensor, path: str | Path, *, num: int = 8, caption: str = "", good: bool | None = None
-) -> Path:
+def strip(clip: Tensor, path: str | Path, *, num: int = 8, caption: str = "", good: bool | None = None) -> Path:
     """Draw evenly spaced frames of a clip side by side, their frame numbers below and a caption above.
 
     Args:
@@ -176,12 +170,7 @@ def timeline(
         ValueError: shapes disagree, or a start is not before its end or is out of order.
     """
     spans, scores = times.detach().double().cpu(), scores.detach().double().cpu()
-    if (
-        spans.ndim != 2
-        or len(spans) == 0
-        or spans.shape[1] != 2
-        or scores.shape != (len(spans), len(classes))
-    ):
+    if spans.ndim != 2 or len(spans) == 0 or spans.shape[1] != 2 or scores.shape != (len(spans), len(classes)):
         raise ValueError(
             f"times {tuple(spans.shape)} and scores {tuple(scores.shape)} must be (N, 2) and (N, K) "
             f"with N >= 1 and K = {len(classes)} classes"
@@ -222,9 +211,7 @@ def annotate(frame: Tensor, lines: Sequence[str]) -> Tensor:
     result = frame.clone()
     if not lines:
         return result
-    ink = _text_mask(tuple(" ".join(line.split()) for line in lines), frame.shape[1], frame.shape[2]).to(
-        frame.device
-    )
+    ink = _text_mask(tuple(" ".join(line.split()) for line in lines), frame.shape[1], frame.shape[2]).to(frame.device)
     corner = result[:, : ink.shape[0], : ink.shape[1]]
     dark = corner * (1 - DARKEN)
     corner.copy_((dark + (255 - dark) * ink).round())
@@ -257,9 +244,7 @@ def audit(accuracies: Mapping[str, float], chance: float, path: str | Path) -> P
     clear = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # where the line crosses a number
     axes.barh(rows, percents, height=0.62, color=[BLUE, *[PALE_BLUE] * (len(percents) - 1)], zorder=2)
     for row, percent in zip(rows, percents, strict=True):
-        axes.text(
-            percent + 1, row, f"{percent:.1f} %", va="center", color=INK, fontsize=9, zorder=4, bbox=clear
-        )
+        axes.text(percent + 1, row, f"{percent:.1f} %", va="center", color=INK, fontsize=9, zorder=4, bbox=clear)
     axes.axvline(100 * chance, color=VERMILION, linewidth=1.4, linestyle=(0, (4, 2)), zorder=3)
     axes.text(
         100 * chance,
@@ -270,9 +255,7 @@ def audit(accuracies: Mapping[str, float], chance: float, path: str | Path) -> P
         ha="center",
     )
     axes.set_yticks(rows, [_label(name) for name in accuracies], color=INK)
-    axes.set(
-        xlim=(0, 112), ylim=(len(percents) - 0.45, -0.5), xlabel="accuracy (%)", xticks=range(0, 101, 20)
-    )
+    axes.set(xlim=(0, 112), ylim=(len(percents) - 0.45, -0.5), xlabel="accuracy (%)", xticks=range(0, 101, 20))
     return _save(figure, path)
 
 
@@ -300,7 +283,17 @@ def _draw_history(axes: Axes, lines: Mapping[str, list[Point]], best: tuple[str,
     epochs = [epoch for points in lines.values() for epoch, _ in points]
     axes.set(xlabel="epoch", xlim=(min(epochs) - 0.5, max(epochs) + 0.5))
     axes.locator_params(axis="x", integer=True, min_n_ticks=1)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+        borderaxespad=0,
+        columnspacing=1.2,
+        handlelength=1.4,
+    )
 
 
 def _name_classes(axes: Axes, classes: Sequence[str]) -> None:
@@ -336,9 +329,7 @@ def _draw_bands(axes: Axes, rows: Mapping[str, list[Band]], colours: Mapping[str
     """Draw one row of coloured bands for each entry of `rows`, the last entry uppermost."""
     for height, bands in enumerate(rows.values()):
         for start, end, name in bands:
-            axes.broken_barh(
-                [(start, end - start)], (height - 0.36, 0.72), color=colours.get(name, OTHER), linewidth=0
-            )
+            axes.broken_barh([(start, end - start)], (height - 0.36, 0.72), color=colours.get(name, OTHER), linewidth=0)
     axes.set_yticks(range(len(rows)), list(rows), color=INK, fontsize=9)
     axes.set_ylim(-0.5, len(rows) - 0.5)
     axes.spines[:].set_visible(False)
@@ -402,9 +393,7 @@ def _series(
     return lines
 
 
-def _best_point(
-    losses: Mapping[str, list[Point]], accuracies: Mapping[str, list[Point]]
-) -> tuple[str, Point] | None:
+def _best_point(losses: Mapping[str, list[Point]], accuracies: Mapping[str, list[Point]]) -> tuple[str, Point] | None:
     """Return the highest point of val_top1, else the lowest of val_loss, with its key."""
     if "val_top1" in accuracies:
         return "val_top1", max(accuracies["val_top1"], key=lambda point: point[1])
@@ -417,14 +406,10 @@ def _check_sorted(name: str, spans: Sequence[Sequence[float]]) -> None:
     """Raise ValueError unless each span starts before it ends and none starts before its predecessor."""
     for start, end in spans:
         if not start < end:
-            raise ValueError(
-                f"{name} has a span from {start:g} s to {end:g} s; a start must be before its end"
-            )
+            raise ValueError(f"{name} has a span from {start:g} s to {end:g} s; a start must be before its end")
     for (before, _), (start, _) in pairwise(spans):
         if start < before:
-            raise ValueError(
-                f"{name} has a start at {start:g} s after one at {before:g} s; sort them by start"
-            )
+            raise ValueError(f"{name} has a start at {start:g} s after one at {before:g} s; sort them by start")
 
 
 def _owned(spans: Tensor, tops: Sequence[int]) -> list[tuple[float, float, int]]:
@@ -479,7 +464,7 @@ def _label(name: str, limit: int = 28) -> str:
 def _font(size: float) -> FreeTypeFont:
     """Return the sans-serif font that comes with matplotlib, so a frame looks alike on every machine."""
     matplotlib = _matplotlib()
-    with extras.needs("plot"):
+    with machine.needs("plot"):
         from PIL import ImageFont
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
@@ -487,7 +472,7 @@ def _font(size: float) -> FreeTypeFont:
 @functools.lru_cache(maxsize=32)
 def _text_mask(lines: tuple[str, ...], height: int, width: int) -> Tensor:
     """Return the strip that holds the lines in a frame of that size: (h, w), 1 where there is ink."""
-    with extras.needs("plot"):
+    with machine.needs("plot"):
         from PIL import Image, ImageDraw
     size = max(height / 24, 10.0)
     room = width - size  # half a letter's height on either side
@@ -518,7 +503,7 @@ def _fit(line: str, font: FreeTypeFont, width: float) -> str:
 
 def _matplotlib() -> ModuleType:
     """Import the parts of matplotlib that are used here."""
-    with extras.needs("plot"):
+    with machine.needs("plot"):
         import matplotlib.colors
         import matplotlib.figure
         import matplotlib.patches
@@ -547,5 +532,5 @@ def _save(figure: Figure, path: str | Path) -> Path:
     """Write the figure as PNG, making its folder where missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=DOTS_PER_INCH)
+    figure.savefig(path, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight", pad_inches=0.1)
     return path

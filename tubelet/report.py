@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from . import extras
+from . import machine
 
 __all__ = ["Section", "write_report"]
 
@@ -44,7 +46,7 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section], *, s
     Raises:
         ValueError: a picture is missing, or is neither a `.png` nor an `.mp4` file.
     """
-    with extras.needs("plot"):
+    with machine.needs("plot"):
         import jinja2
 
     environment = jinja2.Environment(
@@ -88,23 +90,25 @@ def _picture(path: Path, caption: str) -> dict[str, object]:
 
 
 def _is_wide(png: bytes) -> bool:
-    """Tell whether a PNG would be too flat to read in half the page's width.
+    """Tell whether a PNG would be too flat or too detailed to read in half the page's width.
 
     Width and height are big-endian at bytes 16 and 20 (PNG specification, 11.2.1 IHDR).
     """
-    return int.from_bytes(png[16:20], "big") > 1.8 * int.from_bytes(png[20:24], "big")
+    width, height = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+    return width > 1.8 * height or width > 1200
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
     """Return the heads and cells of a table as text, each with whether its column holds numbers."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    numeric = {
-        column: all(_is_number(row[column]) for row in rows if row.get(column) is not None)
-        for column in columns
-    }
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = [[row.get(name) for row in rows] for name in names]
+    numeric = [all(_is_number(value) for value in column if value is not None) for column in columns]
+    texts = [
+        _numbers(column) if is_number else _words(column) for column, is_number in zip(columns, numeric, strict=True)
+    ]
     return {
-        "heads": [(column, numeric[column]) for column in columns],
-        "rows": [[(_cell(row.get(column)), numeric[column]) for column in columns] for row in rows],
+        "heads": list(zip(names, numeric, strict=True)),
+        "rows": [list(zip(row, numeric, strict=True)) for row in zip(*texts, strict=True)],
     }
 
 
@@ -113,14 +117,17 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _cell(value: object) -> str:
-    """Return a table cell as text: four digits of a float, thousands parted, nothing for None."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return str(value)
+def _words(column: Sequence[object]) -> list[str]:
+    """Return a column as text: yes and no for True and False, nothing for None."""
+    return [{"True": "yes", "False": "no", "None": ""}.get(str(value), str(value)) for value in column]
+
+
+def _numbers(column: Sequence[Any]) -> list[str]:
+    """Return a column of numbers with its decimal points in line: four digits of a float, all of an integer.
+
+    A column with values below 0.0001 keeps their exponents instead.
+    """
+    floats = [f"{value:.4g}" for value in column if isinstance(value, float) and math.isfinite(value)]
+    decimals = max((len(text.partition(".")[2]) for text in floats if "e" not in text), default=0)
+    pattern = ".4g" if any("e-" in text for text in floats) else f",.{decimals}f"
+    return ["" if value is None else format(value, pattern) for value in column]

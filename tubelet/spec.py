@@ -39,9 +39,7 @@ class ClipSpec:
         if isinstance(self.resize, list):
             object.__setattr__(self, "resize", tuple(self.resize))
         if self.num_frames < 1 or self.frame_stride < 1:
-            raise ValueError(
-                f"num_frames {self.num_frames} and frame_stride {self.frame_stride} must be at least 1"
-            )
+            raise ValueError(f"num_frames {self.num_frames} and frame_stride {self.frame_stride} must be at least 1")
         if self.fps is not None and self.fps <= 0:
             raise ValueError(f"fps {self.fps} must be above 0, or None for the video's own rate")
         sizes = [n for size in (self.resize, self.crop) for n in (size if isinstance(size, tuple) else (size,))]
@@ -58,11 +56,6 @@ class ClipSpec:
     def in_channels(self) -> int:
         """Number of input channels."""
         return len(self.mean)
-
-    @property
-    def span(self) -> int:
-        """Source frames from the first to the last frame of a clip, both counted."""
-        return (self.num_frames - 1) * self.frame_stride + 1
 
     def with_channels(self, in_channels: int) -> ClipSpec:
         """The same spec for another number of channels, each with the average statistics of the old ones."""

@@ -28,8 +28,25 @@ POINTWISE = (
     nn.Linear,
     *(
         getattr(nn, name)
-        for name in "ReLU ReLU6 LeakyReLU PReLU ELU CELU SELU GELU SiLU Mish Sigmoid Tanh Hardtanh Hardswish "
-        "Hardsigmoid Softplus LogSigmoid".split()
+        for name in [
+            "ReLU",
+            "ReLU6",
+            "LeakyReLU",
+            "PReLU",
+            "ELU",
+            "CELU",
+            "SELU",
+            "GELU",
+            "SiLU",
+            "Mish",
+            "Sigmoid",
+            "Tanh",
+            "Hardtanh",
+            "Hardswish",
+            "Hardsigmoid",
+            "Softplus",
+            "LogSigmoid",
+        ]
     ),
 )
 
@@ -84,8 +101,10 @@ class Stream(nn.Module):
             raise ValueError("flush() of a stream that has seen no frames")
         batch, channels, height, width = self._shape
         weight = next(self.model.parameters(), None)
-        end = torch.empty(batch, channels, 0, height, width) if weight is None else weight.new_empty(
-            batch, channels, 0, height, width
+        end = (
+            torch.empty(batch, channels, 0, height, width)
+            if weight is None
+            else weight.new_empty(batch, channels, 0, height, width)
         )
         _end(self.model)
         try:
@@ -309,8 +328,7 @@ class _Waiting(nn.Module):
     def forward(self, *branches: Tensor) -> Tensor:
         if self.state:
             branches = tuple(
-                torch.cat([ahead, branch], dim=2)
-                for ahead, branch in zip(self.state["ahead"], branches, strict=True)
+                torch.cat([ahead, branch], dim=2) for ahead, branch in zip(self.state["ahead"], branches, strict=True)
             )
         ready = min(branch.shape[2] for branch in branches)
         self.state = {"ahead": [branch[:, :, ready:].clone() for branch in branches]}
@@ -365,9 +383,7 @@ def _take_time_padding(layer: nn.Module, name: str) -> tuple[int, int]:
         padding = triple(padding)
         before = after = padding[0]
     if getattr(layer, "padding_mode", "zeros") != "zeros" and (before or after):
-        raise ValueError(
-            f"layer {name}: padding_mode {layer.padding_mode!r} in time cannot be streamed; use zeros"
-        )
+        raise ValueError(f"layer {name}: padding_mode {layer.padding_mode!r} in time cannot be streamed; use zeros")
     if getattr(layer, "return_indices", False):
         raise ValueError(f"layer {name}: a max pooling that returns indices cannot be streamed")
     layer.padding = (0, *padding[1:])

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from . import heads
+from .machine import cache_dir
 from .spec import TORCHVISION, ClipSpec
 
 FORMAT = "tubelet-1"
@@ -70,12 +71,6 @@ class Checkpoint:
     path: Path
     state: dict[str, Tensor]
     header: dict[str, Any] | None = None
-
-
-def cache_dir() -> Path:
-    """Where downloads and drawn data sets go: $TUBELET_CACHE, else ~/.cache/tubelet."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TUBELET_CACHE") or Path(root) / "tubelet")
 
 
 def fetch(row: Published) -> Path:
@@ -145,9 +140,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def save(
-    model: nn.Module, path: str | os.PathLike, *, metrics: Mapping[str, float] | None = None
-) -> Path:
+def save(model: nn.Module, path: str | os.PathLike, *, metrics: Mapping[str, float] | None = None) -> Path:
     """Write one self-describing safetensors file; `tubelet.load(path)` gives the model back, alone.
 
     metrics: what the model was measured to do, kept in the header.
@@ -173,11 +166,10 @@ def save(
     state = {key: value.detach().contiguous().clone() for key, value in model.state_dict().items()}
     aside = path.with_name(f"{path.name}.part")
     save_file(state, aside, metadata={"tubelet": json.dumps(header)})
-    os.replace(aside, path)
+    aside.replace(path)
     return path
 
 
 def find(tag: str) -> Published | None:
     """The row of the catalogue with this tag, or None."""
     return next((row for row in CATALOGUE if row.tag == tag), None)
-

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from tubelet.extras import needs
+from ..machine import needs
+from .transforms import center_crop, resize
 
 if TYPE_CHECKING:
     import av
 
-__all__ = ["Video", "VideoError", "resize_shape", "write_video"]
+__all__ = ["Video", "VideoError", "write_video"]
 
 # Codecs whose non-reference frames can be left undecoded without changing a bit of the other frames.
 # Elsewhere it saves nothing (VP9, all-intra) or loses frames (AV1).
@@ -85,9 +85,7 @@ class Video:
             self.close()
             raise
         if self._index.is_damaged:
-            message = (
-                f"{self.path}: the file is damaged or cut short: only {self.num_frames} frames are there"
-            )
+            message = f"{self.path}: the file is damaged or cut short: only {self.num_frames} frames are there"
             warnings.warn(message, stacklevel=2)
 
     def __enter__(self) -> Self:
@@ -189,9 +187,7 @@ class Video:
         outside = ~((times >= -_TIME_TOLERANCE_S) & (times <= self.duration_s + _TIME_TOLERANCE_S))
         if outside.any():
             time_s = times[outside][0].item()
-            raise ValueError(
-                f"{self.path}: no frame at {time_s} s; the video runs from 0 to {self.duration_s} s"
-            )
+            raise ValueError(f"{self.path}: no frame at {time_s} s; the video runs from 0 to {self.duration_s} s")
         after = torch.searchsorted(self.times, times + _TIME_TOLERANCE_S, right=True)
         return self.frames((after - 1).tolist(), resize=resize, crop=crop)
 
@@ -257,9 +253,7 @@ class Video:
                 needed = bisect_right(wanted, max(clip))
                 for start in range(done, needed, _BATCH):
                     batch = wanted[start : min(start + _BATCH, needed)]
-                    kept.update(
-                        zip(batch, _fit(list(islice(pictures, len(batch))), resize, crop), strict=True)
-                    )
+                    kept.update(zip(batch, _fit(list(islice(pictures, len(batch))), resize, crop), strict=True))
                 done = max(done, needed)
                 yield torch.stack([kept[index] for index in clip], dim=1)
                 for index in set(clip):
@@ -279,7 +273,7 @@ class Video:
         first = missing[0]
         for start in self._index.starts(first):
             for frame in _run(source, self._index, start, list(missing)):
-                yield self._picture(frame, missing.popleft())
+                yield self._of_one_size(_upright(frame, source.to_rgb), missing.popleft())
             if not missing or missing[0] != first:
                 return
         readable = sum(1 for _ in _run(source, self._index, _Start(None, False), range(self.num_frames)))
@@ -288,8 +282,7 @@ class Video:
             f"from its start {readable} frames are readable"
         )
 
-    def _picture(self, frame: "av.VideoFrame", index: int) -> np.ndarray:
-        picture = _upright(frame)
+    def _of_one_size(self, picture: np.ndarray, index: int) -> np.ndarray:
         size = (picture.shape[0], picture.shape[1])
         self._size = self._size or size
         if size != self._size:
@@ -380,12 +373,16 @@ class _Source:
         except av.error.FFmpegError as error:
             raise VideoError(f"{self.path}: not a video that FFmpeg can read ({error.strerror})") from None
         try:
+            if self.container.format.name == "tty":  # FFmpeg would draw any text file as a terminal
+                raise VideoError(f"{self.path}: a text file, not a video")
             self.stream: Any = _video_stream(self.path, self.container)
         except VideoError:
             self.close()
             raise
         # Threads cost a loader's worker more than they give it: its neighbours use the other cores.
         self.stream.thread_type = "NONE"
+        # One for all frames: it keeps its tables, whose making costs more than a small frame.
+        self.to_rgb = av.video.reformatter.VideoReformatter()
 
     def close(self) -> None:
         self.container.close()
@@ -440,39 +437,64 @@ def _scan(source: _Source) -> _Index:
     num_packets = 0
     shown: list[tuple[int | None, int]] = []
     keys: list[_Key] = []
-    has_key = False
+    is_partial = is_guessed = False
     # AVI stores no presentation times. Those FFmpeg works out are right where nothing is reordered.
     is_avi = source.container.format.name == "avi"
-    is_guessed = False
     for packet in source.packets():
         num_packets += 1
+        is_partial = packet.is_corrupt
         is_guessed |= is_avi and packet.pts != packet.dts
-        if packet.is_keyframe:
-            has_key = True
-            if packet.pts is not None:
-                keys.append(_Key(packet.pts, packet.pts if packet.dts is None else packet.dts))
-        # What precedes the first keyframe, as in a recording cut from a broadcast, cannot be decoded.
-        if has_key and not packet.is_discard:
+        if packet.is_keyframe and packet.pts is not None:
+            keys.append(_Key(packet.pts, packet.pts if packet.dts is None else packet.dts))
+        if not packet.is_discard:
             shown.append((packet.pts, packet.duration or 0))
+    if is_partial:  # the last packet, where a file is cut short within it
+        shown = shown[:-1]
     if not shown:
         raise VideoError(f"{source.path}: the video stream holds no frame")
+    is_damaged = source.broke_off or is_partial or num_packets < stream.frames
+
     durations = {pts: duration for pts, duration in shown if pts is not None}
-    rate = stream.average_rate or Fraction(25)
-    is_counted = is_guessed or not durations
+    has_repeats = len(durations) < sum(pts is not None for pts, _ in shown)
+    is_counted = is_guessed or has_repeats or not keys
     if is_counted:
         durations = dict.fromkeys(range(len(shown)), 1)
+    else:
+        keys.sort()
+        for pts in _undecodable_lead(source, set(durations), keys[0].pts):
+            del durations[pts]
+    return _index(source, durations, keys, is_counted=is_counted, is_damaged=is_damaged)
+
+
+def _undecodable_lead(source: _Source, shown: set[int], first_key: int) -> set[int]:
+    """Frames shown before the first keyframe that refer to what is gone, in a recording cut from a broadcast.
+
+    Only decoding tells them from those that refer to the keyframe alone.
+    """
+    lead = {pts for pts in shown if pts < first_key}
+    if not lead:
+        return lead
+    return lead - {frame.pts for frame in _decoded(source, _Start(None, False), lead)}
+
+
+def _index(
+    source: _Source, durations: dict[int, int], keys: list[_Key], *, is_counted: bool, is_damaged: bool
+) -> _Index:
+    rate = source.stream.average_rate or Fraction(25)
+    time_base = 1 / rate if is_counted else source.stream.time_base
     pts = sorted(durations)
-    times = _seconds([stamp - pts[0] for stamp in pts], 1 / rate if is_counted else stream.time_base)
-    last_s = durations[pts[-1]] * float(1 / rate if is_counted else stream.time_base)
-    mean_s = times[-1].item() / (len(pts) - 1) if len(pts) > 1 else float(1 / rate)
+    times = _seconds([stamp - pts[0] for stamp in pts], time_base)
+    start_of_last_s = times[-1].item()
+    last_s = float(durations[pts[-1]] * time_base)
+    mean_s = start_of_last_s / (len(pts) - 1) if len(pts) > 1 else float(1 / rate)
     return _Index(
         pts=pts,
-        keys=sorted(keys),
+        keys=keys,
         times=times,
-        duration_s=times[-1].item() + (last_s or mean_s),
+        duration_s=start_of_last_s + (last_s or mean_s),
         is_counted=is_counted,
-        is_damaged=source.broke_off or num_packets < stream.frames,
-        skips=stream.codec_context.name in _SKIPPABLE,
+        is_damaged=is_damaged,
+        skips=source.stream.codec_context.name in _SKIPPABLE,
     )
 
 
@@ -518,13 +540,17 @@ def _decoded(source: _Source, start: _Start, needed: set[int]) -> "Iterator[av.V
         try:
             frames = codec.decode(packet)
         except av.error.FFmpegError:
-            # Before the first picture a decoder may lack what a cut recording lost; later it is damage,
-            # and what follows would be guessed from it.
+            # Before the first picture a decoder may lack what a cut recording lost; later it is damage, and
+            # what follows would be guessed from it. The same goes for frames that it marks as corrupt.
             if has_output:
                 break
             continue
-        has_output = has_output or bool(frames)
-        yield from frames
+        for frame in frames:
+            if not frame.is_corrupt:
+                has_output = True
+                yield frame
+            elif has_output:
+                return
         unsent.discard(packet.pts)
         if needed and not unsent:
             break
@@ -547,9 +573,9 @@ def _from_keyframe(source: _Source, start: _Start, needed: set[int]) -> "Iterato
         yield from packets
 
 
-def _upright(frame: "av.VideoFrame") -> np.ndarray:
+def _upright(frame: "av.VideoFrame", to_rgb: Any) -> np.ndarray:
     """(H, W, 3) RGB, turned and mirrored as the file's display matrix says, to the nearest quarter turn."""
-    picture = frame.to_ndarray(format="rgb24")
+    picture = to_rgb.reformat(frame, format="rgb24").to_ndarray()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return picture
@@ -578,57 +604,11 @@ def _forward_groups(clips: list[list[int]]) -> Iterator[list[list[int]]]:
         yield group
 
 
-def resize_shape(height: int, width: int, resize: int | tuple[int, int] | None) -> tuple[int, int]:
-    """Size of a frame after a resize.
-
-    Args:
-        height: pixels before.
-        width: pixels before.
-        resize: the short side (the long one keeps the proportion, rounded down), (height, width), or None.
-
-    Returns:
-        (height, width) in pixels.
-
-    Raises:
-        ValueError: a side of `resize` is below 1.
-    """
-    if resize is None:
-        return height, width
-    if isinstance(resize, int):
-        short = min(height, width)
-        size = (height * resize // short, width * resize // short)
-    else:
-        size = (resize[0], resize[1])
-    if min(size) < 1:
-        raise ValueError(
-            f"resize {resize} gives a frame of {size[0]}x{size[1]}; every side must be at least 1"
-        )
-    return size
-
-
-def _fit(
-    pictures: list[np.ndarray], resize: int | tuple[int, int] | None, crop: tuple[int, int] | None
-) -> list[Tensor]:
+def _fit(pictures: list[np.ndarray], size: int | tuple[int, int] | None, crop: tuple[int, int] | None) -> list[Tensor]:
     """Pictures (H, W, 3) of one size to resized and cropped (3, h, w) uint8, each with memory of its own."""
-    height, width = pictures[0].shape[:2]
-    size = resize_shape(height, width, resize)
-    batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-    if size != (height, width):
-        batch = F.interpolate(batch, size, mode="bilinear", antialias=True)
-    if crop is not None:
-        batch = _centre(batch, crop)
-    return [picture.clone(memory_format=torch.contiguous_format) for picture in batch]
-
-
-def _centre(batch: Tensor, crop: tuple[int, int]) -> Tensor:
-    height, width = batch.shape[-2:]
-    if not (1 <= crop[0] <= height and 1 <= crop[1] <= width):
-        raise ValueError(
-            f"crop {crop[0]}x{crop[1]} does not fit in the frame of {height}x{width} (height x width) "
-            f"after the resize; crop less or resize to more"
-        )
-    top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
-    return batch[..., top : top + crop[0], left : left + crop[1]]
+    batch = torch.from_numpy(np.stack(pictures)).permute(3, 0, 1, 2)
+    batch = center_crop(resize(batch, size), crop)
+    return [picture.clone(memory_format=torch.contiguous_format) for picture in batch.unbind(1)]
 
 
 def write_video(
@@ -643,7 +623,7 @@ def write_video(
         frames: (3, H, W) uint8 RGB, all of one size, H and W even.
         fps: frames a second.
         crf: constant quality, from 0 (lossless) to 51; 18 looks like the original.
-        gop: frames from one keyframe to the next; fewer make random reading faster and the file larger.
+        gop: frames from one keyframe to the next, at most; fewer make random reading faster, the file larger.
 
     Raises:
         ValueError: no frame, or a frame of another dtype, shape or size; fps not above 0.
@@ -686,9 +666,7 @@ def _even_pictures(frames: Iterable[Tensor]) -> Iterator[np.ndarray]:
     shape: tuple[int, ...] | None = None
     for number, frame in enumerate(frames):
         if frame.dtype != torch.uint8 or frame.ndim != 3 or frame.shape[0] != 3:
-            raise ValueError(
-                f"frame {number} is {frame.dtype} {tuple(frame.shape)}; write (3, H, W) of torch.uint8"
-            )
+            raise ValueError(f"frame {number} is {frame.dtype} {tuple(frame.shape)}; write (3, H, W) of torch.uint8")
         if frame.shape[1] % 2 or frame.shape[2] % 2 or not frame.numel():
             raise ValueError(
                 f"frame {number} is {frame.shape[1]}x{frame.shape[2]} (height x width); "

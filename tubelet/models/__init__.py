@@ -11,10 +11,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from .. import convert, heads, weights as files
+from .. import heads
+from .. import weights as files
+from ..convert import convert, recognise, rename
 from ..spec import ClipSpec
 from .resnet import mc3_18, r2plus1d_18, r3d_18
 from .tiny import tiny, tiny_2d, tiny_3d
@@ -63,10 +64,13 @@ def create(
 def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
     """The network of a file, built and ready (in evaluation mode).
 
-    path: a file that `tubelet.save` wrote, or a checkpoint of a known code base, whose network is recognised from
-    its keys and shapes.
+    path: a file that `tubelet.save` wrote, the folder of a run, or a checkpoint of a known code base, whose network
+    is recognised from its keys and shapes.
     hints: what keys cannot tell, by the names of the network's own arguments.
     """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
     checkpoint = files.read(path)
     if checkpoint.header is not None:
         architecture = checkpoint.header["architecture"]
@@ -77,7 +81,7 @@ def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
             )
         model = create(architecture["name"], **{**architecture["arguments"], **hints})
     else:
-        found = convert.recognise(checkpoint.state)
+        found = recognise(checkpoint.state)
         if found is None:
             keys = ", ".join(list(checkpoint.state)[:3])
             raise ValueError(
@@ -88,6 +92,22 @@ def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
         model = create(name, **{**arguments, **hints})
     _fill(model, checkpoint)
     return model.eval()
+
+
+def ready(model: str | os.PathLike | nn.Module) -> tuple[nn.Module, ClipSpec]:
+    """A network in evaluation mode and the clip it takes, from what `evaluate` and `predict` accept as a model.
+
+    model: a file or a run's folder for `load`, a tag of the catalogue, or a network with a `spec`.
+    """
+    if not isinstance(model, nn.Module):
+        row = files.find(str(model))
+        model = create(row.model, weights=row.tag) if row else load(model)
+    spec = getattr(model, "spec", None)
+    if not isinstance(spec, ClipSpec):
+        raise ValueError(
+            f"{type(model).__name__} has no spec: set `model.spec = tubelet.ClipSpec(...)` to say what clip it takes"
+        )
+    return model.eval(), spec
 
 
 def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
@@ -109,7 +129,7 @@ def _load_into(model: nn.Module, weights: str | os.PathLike) -> None:
     if made_for is not None and made_for["name"] != name:
         raise ValueError(f"{checkpoint.path}: holds {made_for['name']}, not {name}")
 
-    fc = convert.rename(checkpoint.state, model).get("head.fc.weight")
+    fc = rename(checkpoint.state, model).get("head.fc.weight")
     num_classes = model.head.fc.out_features
     changes_head = fc is not None and fc.shape[0] != num_classes
     new_head = model.head
@@ -123,7 +143,9 @@ def _load_into(model: nn.Module, weights: str | os.PathLike) -> None:
         model.spec = dataclasses.replace(model.spec, classes=())
         log.warning(
             "%s answers %d classes and %d were asked for: the head is new and must be trained",
-            checkpoint.path, fc.shape[0], num_classes,
+            checkpoint.path,
+            fc.shape[0],
+            num_classes,
         )
 
 
@@ -135,6 +157,6 @@ def _fill(model: nn.Module, checkpoint: files.Checkpoint) -> None:
         if checkpoint.header["spec"] is not None:
             model.spec = ClipSpec.from_dict(checkpoint.header["spec"])
     try:
-        model.load_state_dict(convert.convert(checkpoint.state, model))
+        model.load_state_dict(convert(checkpoint.state, model))
     except ValueError as error:
         raise ValueError(f"{checkpoint.path}: {error}") from None

@@ -1,9 +1,11 @@
-"""Optional packages: one clear error when an extra is not installed."""
+"""What this machine has: optional packages, and a folder for what is downloaded or drawn once."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ["needs"]
+__all__ = ["cache_dir", "needs"]
 
 
 @contextmanager
@@ -21,3 +23,9 @@ def needs(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         message = f'no module named {error.name!r}; install it with: pip install "tubelet[{extra}]"'
         raise ImportError(message, name=error.name) from error
+
+
+def cache_dir() -> Path:
+    """Where downloads and drawn data sets go: $TUBELET_CACHE, else `tubelet` in the user's cache folder."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("TUBELET_CACHE") or home / "tubelet")

@@ -1,0 +1,683 @@
+"""Frames read from files must be the very frames asked for: each carries its index, painted in its pixels."""
+
+import gc
+import os
+import random
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tubelet.data import video
+from tubelet.data.transforms import resize_shape
+from tubelet.data.video import Video, VideoError, write_video
+from tubelet.machine import needs
+
+av = pytest.importorskip("av")
+
+HEIGHT, WIDTH = 48, 96
+BITS = np.arange(8)
+CLIPS = Path(__file__).parents[2].parent / "shared" / "data" / "clips"
+
+
+def painted(index: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """(H, W, 3): the index as 2x4 black or white blocks, most significant first."""
+    bits = (index >> BITS[::-1]) & 1
+    blocks = np.repeat(np.repeat(bits.reshape(2, 4), 24, axis=0), 24, axis=1) * 255
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[:, :] = np.pad(blocks, ((0, max(height - 48, 0)), (0, max(width - 96, 0))))[:height, :width, None]
+    return picture
+
+
+def read_index(picture: torch.Tensor) -> int:
+    """The index painted in an upright (3, 48, 96) picture."""
+    blocks = picture.float().mean(0)[:HEIGHT, :WIDTH].unfold(0, 24, 24).unfold(1, 24, 24)
+    bits = (blocks[..., 8:16, 8:16].mean((-1, -2)) > 128).flatten().tolist()
+    return int("".join("01"[bit] for bit in bits), 2)
+
+
+def read_indices(clip: torch.Tensor) -> list[int]:
+    return [read_index(picture) for picture in clip.unbind(1)]
+
+
+def encode(
+    path: Path,
+    num_frames: int,
+    codec: str = "libx264",
+    *,
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    stamps_ms: list[int] | None = None,
+    prepare: Callable[[object], None] = lambda stream: None,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.height, stream.width, stream.pix_fmt = height, width, pix_fmt
+        if stamps_ms is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        prepare(stream)
+        for index in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(painted(index, height, width), format="rgb24")
+            if stamps_ms is not None:
+                frame.pts, frame.time_base = stamps_ms[index], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def plain_decode(path: Path) -> Iterator[np.ndarray]:
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
+
+
+def x264(gop: int, **options: str) -> dict[str, str]:
+    return {"g": str(gop), "bf": "2", "sc_threshold": "0", "preset": "veryfast", **options}
+
+
+VFR_MS = np.cumsum([0] + [20 + 13 * (i % 7) + 200 * (i % 11 == 0) for i in range(59)]).tolist()
+OPEN_GOP = "keyint=12:min-keyint=12:open-gop=1:scenecut=0"
+
+# name: (file name, codec, pixel format, codec options, frames)
+FILES = {
+    "h264 gop 12": ("a.mp4", "libx264", "yuv420p", x264(12), 60),
+    "h264 gop 250": ("a.mp4", "libx264", "yuv420p", x264(250), 60),
+    "h264 open gop": ("a.mkv", "libx264", "yuv420p", {"bf": "2", "x264-params": OPEN_GOP}, 60),
+    "h264 10 bit": ("a.mkv", "libx264", "yuv420p10le", x264(12), 30),
+    "h264 in avi": ("a.avi", "libx264", "yuv420p", x264(12), 40),
+    "h264 raw, no timestamps": ("a.h264", "libx264", "yuv420p", x264(12), 40),
+    "hevc": ("a.mkv", "libx265", "yuv420p", {"g": "12", "x265-params": "log-level=none:keyint=12"}, 40),
+    "mpeg4 in avi with b-frames": ("a.avi", "mpeg4", "yuv420p", {"g": "12", "bf": "2"}, 40),
+    "mpeg4 in avi": ("a.avi", "mpeg4", "yuv420p", {"g": "12"}, 40),
+    "mpeg-ts": ("a.ts", "libx264", "yuv420p", x264(12), 60),
+    "mpeg2 program stream": ("a.mpg", "mpeg2video", "yuv420p", {"g": "12", "bf": "2"}, 40),
+    "vp8": ("a.webm", "libvpx", "yuv420p", {"g": "12", "auto-alt-ref": "1", "lag-in-frames": "16"}, 40),
+    "vp9": ("a.webm", "libvpx-vp9", "yuv420p", {"g": "12", "deadline": "realtime", "cpu-used": "8"}, 40),
+    "mjpeg": ("a.avi", "mjpeg", "yuvj420p", {}, 20),
+    "gif": ("a.gif", "gif", "rgb8", {}, 30),
+    "gray": ("a.mkv", "ffv1", "gray", {}, 20),
+    "alpha": ("a.mov", "qtrle", "argb", {}, 20),
+    "one frame": ("a.mp4", "libx264", "yuv420p", {}, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, int]]:
+    """Makes each file of FILES once."""
+    made: dict[str, tuple[Path, int]] = {}
+
+    def make(name: str) -> tuple[Path, int]:
+        if name not in made:
+            file_name, codec, pix_fmt, options, num_frames = FILES[name]
+            if codec not in av.codecs_available:
+                pytest.skip(f"this PyAV has no encoder {codec}")
+            path = tmp_path_factory.mktemp("video") / file_name
+            made[name] = encode(path, num_frames, codec, pix_fmt=pix_fmt, options=options), num_frames
+        return made[name]
+
+    return make
+
+
+@pytest.fixture
+def long(files) -> Path:
+    return files("h264 gop 12")[0]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_frame_is_the_one_asked_for(files, name):
+    path, num_frames = files(name)
+    reference = list(plain_decode(path))
+    assert len(reference) == num_frames
+    with Video(path) as clip:
+        assert (clip.num_frames, clip.height, clip.width) == (num_frames, HEIGHT, WIDTH)
+        for index in range(num_frames):
+            picture = clip.frames([index])
+            assert picture.shape == (3, 1, HEIGHT, WIDTH)
+            assert picture.dtype == torch.uint8
+            assert read_index(picture[:, 0]) == index
+            assert np.array_equal(picture[:, 0].permute(1, 2, 0), reference[index])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_selection_in_any_order(files, name):
+    path, num_frames = files(name)
+    draw = random.Random(0)
+    with Video(path) as clip:
+        for length in (1, 4, 16):
+            indices = [draw.randrange(num_frames) for _ in range(length)]
+            assert read_indices(clip.frames(indices)) == indices
+        assert read_indices(clip.frames(range(num_frames))) == list(range(num_frames))
+        assert read_indices(clip.frames(torch.arange(num_frames).flip(0))) == list(range(num_frames))[::-1]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_times_of_a_steady_file(files, name):
+    path, num_frames = files(name)
+    with Video(path) as clip:
+        assert clip.times.dtype == torch.float64
+        torch.testing.assert_close(clip.times, torch.arange(num_frames).double() / 25, atol=1e-3, rtol=0)
+        assert clip.fps == pytest.approx(25, rel=1e-3)
+        assert clip.duration_s == pytest.approx(num_frames / 25, abs=1e-3)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_times_of_an_unsteady_file(tmp_path, suffix):
+    path = encode(tmp_path / f"vfr{suffix}", 60, options=x264(12), stamps_ms=VFR_MS)
+    with Video(path) as clip:
+        times = torch.tensor(VFR_MS).double() / 1000
+        torch.testing.assert_close(clip.times, times, atol=1e-3, rtol=0)
+        assert clip.fps == pytest.approx(60 / clip.duration_s)
+        draw = random.Random(0)
+        for _ in range(10):
+            indices = [draw.randrange(60) for _ in range(4)]
+            assert read_indices(clip.frames(indices)) == indices
+
+
+def test_frames_at_gives_the_frame_on_screen(tmp_path):
+    stamps = [0, 40, 500, 540, 2000]
+    path = encode(tmp_path / "vfr.mp4", 5, options=x264(12), stamps_ms=stamps)
+    with Video(path) as clip:
+        clip_at = clip.frames_at([0, 0.039, 0.04, 0.499, 0.5, 1.999, 2.0, clip.duration_s, 0.0])
+        assert read_indices(clip_at) == [0, 0, 1, 1, 2, 3, 4, 4, 0]
+        # Sums of fractions fall short of the frame's time by a rounding error; the frame is still meant.
+        assert read_indices(clip.frames_at(torch.tensor([0.5 - 1e-12], dtype=torch.float64))) == [2]
+        for time_s in (-0.1, clip.duration_s + 0.1, float("nan")):
+            with pytest.raises(ValueError, match=r"no frame at .* the video runs from 0 to"):
+                clip.frames_at([0.0, time_s])
+
+
+def test_the_first_frame_is_at_time_zero(tmp_path):
+    path = encode(tmp_path / "late.mkv", 30, options=x264(12), stamps_ms=[5000 + 40 * i for i in range(30)])
+    with av.open(str(path)) as container:
+        assert next(container.decode(video=0)).time == 5
+    with Video(path) as clip:
+        assert clip.times[0] == 0
+        assert clip.duration_s == pytest.approx(1.2, abs=2e-3)
+        assert read_indices(clip.frames_at([0.4])) == [10]
+
+
+def test_an_edit_list_hides_frames(tmp_path, long):
+    path = tmp_path / "edited.mp4"
+    with av.open(str(long)) as source, av.open(str(path), "w", options={"use_editlist": "1"}) as edited:
+        stream = edited.add_stream_from_template(source.streams.video[0])
+        shift = int(5 / 25 / source.streams.video[0].time_base)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                edited.mux(packet)
+    reference = list(plain_decode(path))
+    with Video(path) as clip:
+        assert clip.num_frames == len(reference) == 55
+        for index in (0, 1, 6, 7, 30, 54):
+            assert read_indices(clip.frames([index])) == [index + 5]
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [("libx264", {"bf": "2", "x264-params": OPEN_GOP}), ("mpeg2video", {"g": "12", "bf": "2"})],
+)
+def test_a_recording_cut_out_of_a_broadcast(tmp_path, codec, options):
+    whole = encode(tmp_path / "whole.ts", 60, codec, options=options).read_bytes()
+    path = tmp_path / "cut.ts"
+    path.write_bytes(whole[len(whole) // 188 // 2 * 188 :])
+    reference = list(plain_decode(path))
+    assert 0 < len(reference) < 40
+    with Video(path) as clip:
+        assert clip.num_frames == len(reference)
+        for index in range(clip.num_frames):
+            assert np.array_equal(clip.frames([index])[:, 0].permute(1, 2, 0), reference[index])
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_pictures_come_upright(tmp_path, degrees, mirrored):
+    path = encode(
+        tmp_path / "turned.mp4",
+        6,
+        options=x264(12),
+        prepare=lambda stream: stream.set_display_rotation(degrees, hflip=mirrored),
+    )
+    with Video(path) as clip:
+        upright = np.rot90(painted(5), degrees // 90)
+        upright = upright[:, ::-1] if mirrored else upright
+        picture = clip.frames([5])[:, 0].permute(1, 2, 0).numpy()
+        assert (clip.height, clip.width) == picture.shape[:2] == upright.shape[:2]
+        assert np.abs(picture.astype(int) - upright).mean() < 8
+
+
+def test_odd_sizes(tmp_path):
+    path = encode(tmp_path / "odd.mp4", 10, pix_fmt="yuv444p", options=x264(12), height=49, width=97)
+    with Video(path) as clip:
+        assert (clip.height, clip.width) == (49, 97)
+        for index, reference in enumerate(plain_decode(path)):
+            assert np.array_equal(clip.frames([index])[:, 0].permute(1, 2, 0), reference)
+
+
+OVERLAPPING = [list(range(start, start + 8)) for start in range(0, 52, 4)]
+GAPPED = [[0, 1], [30, 31], [31, 59]]
+BACKWARD = [[40, 41, 42], [3, 2, 1], [2, 2, 50], [0]]
+ENTWINED = [[0, 59], [1, 58], [2, 30], [2]]
+
+
+@pytest.mark.parametrize("clips", [OVERLAPPING, GAPPED, BACKWARD, ENTWINED, []])
+@pytest.mark.parametrize("name", ["h264 gop 12", "h264 gop 250", "mpeg-ts"])
+def test_clips_are_the_frames_one_by_one(files, name, clips):
+    with Video(files(name)[0]) as clip:
+        together = list(clip.clips(clips, resize=24, crop=(20, 30)))
+        assert len(together) == len(clips)
+        for indices, tensor in zip(clips, together, strict=True):
+            assert torch.equal(tensor, clip.frames(indices, resize=24, crop=(20, 30)))
+
+
+def spied(monkeypatch, name: str, record: Callable[[object], None]) -> None:
+    original = getattr(video, name)
+
+    def spy(*args):
+        result = original(*args)
+        record(result)
+        return result
+
+    monkeypatch.setattr(video, name, spy)
+
+
+@pytest.mark.parametrize("clips", [OVERLAPPING, GAPPED, ENTWINED])
+def test_no_frame_is_converted_twice(monkeypatch, long, clips):
+    converted: list[object] = []
+    spied(monkeypatch, "_upright", lambda picture: converted.append(1))
+    with Video(long) as clip:
+        list(clip.clips(clips))
+    assert len(converted) == len({index for indices in clips for index in indices})
+
+
+def test_only_the_frames_still_needed_are_kept(monkeypatch, long):
+    alive: weakref.WeakSet = weakref.WeakSet()
+    most = 0
+
+    def record(pictures):
+        nonlocal most
+        alive.update(pictures)
+        most = max(most, len(alive))
+
+    spied(monkeypatch, "_fit", record)
+    with Video(long) as clip:
+        for _ in clip.clips(OVERLAPPING):
+            assert len(alive) <= 8
+    assert 8 <= most <= 12
+    gc.collect()
+    assert not alive
+
+
+@pytest.mark.parametrize("clips", [[[0, 1], [2, 3], range(60)], [[40, 41], [0, 1]]])
+def test_the_first_clip_waits_for_no_later_one(monkeypatch, long, clips):
+    converted: list[object] = []
+    spied(monkeypatch, "_upright", lambda picture: converted.append(1))
+    with Video(long) as clip:
+        next(clip.clips(clips))
+    assert len(converted) == 2
+
+
+def count_packets(monkeypatch) -> list[int]:
+    counts: list[int] = []
+    original = video._Source.packets
+
+    def packets(source):
+        for packet in original(source):
+            counts.append(1)
+            yield packet
+
+    monkeypatch.setattr(video._Source, "packets", packets)
+    return counts
+
+
+@pytest.mark.parametrize("name", ["h264 gop 12", "mpeg-ts", "mpeg4 in avi"])
+def test_it_seeks_over_a_gap(monkeypatch, files, name):
+    path, num_frames = files(name)
+    with Video(path) as clip:
+        counts = count_packets(monkeypatch)
+        indices = [0, num_frames - 2]
+        assert read_indices(clip.frames(indices)) == indices
+    assert len(counts) <= num_frames // 2
+
+
+def test_a_clip_without_gap_is_read_once(monkeypatch, long):
+    with Video(long) as clip:
+        counts = count_packets(monkeypatch)
+        clip.frames(range(2, 40))
+    assert len(counts) <= 40
+
+
+def test_passes_may_overlap(long):
+    with Video(long) as clip:
+        outer = clip.clips([[0, 1], [20, 21], [50]])
+        for expected in ([0, 1], [20, 21], [50]):
+            assert read_indices(next(outer)) == expected
+            assert read_indices(clip.frames([33])) == [33]
+
+
+def test_resize_and_crop(tmp_path):
+    # The left half is white: a resize keeps it, a centre crop keeps the edge in the middle.
+    half = torch.zeros(3, 60, 120, dtype=torch.uint8)
+    half[..., :60] = 255
+    write_video(tmp_path / "half.mp4", [half] * 3, 25)
+    with Video(tmp_path / "half.mp4") as clip:
+        assert clip.frames([0, 2], resize=30).shape == (3, 2, 30, 60)
+        assert clip.frames([0], resize=(30, 31)).shape == (3, 1, 30, 31)
+        cut = clip.frames([0, 2], resize=30, crop=(20, 24))
+        assert cut.shape == (3, 2, 20, 24)
+        assert cut[..., :10].float().mean() > 245
+        assert cut[..., 14:].float().mean() < 10
+        assert torch.equal(clip.frames([1], crop=(20, 24)), clip.frames([1])[..., 20:40, 48:72])
+        whole = clip.frames([1])[:, 0]
+        small = torch.nn.functional.interpolate(whole[None], (30, 60), mode="bilinear", antialias=True)[0]
+        assert (clip.frames([1], resize=30)[:, 0].int() - small.int()).abs().max() <= 1
+        with pytest.raises(ValueError, match="crop 31x20 does not fit in the frame of 30x60"):
+            clip.frames([0], resize=30, crop=(31, 20))
+        with pytest.raises(ValueError, match="resize 0"):
+            clip.frames([0], resize=0)
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000), st.integers(1, 1000))
+def test_resize_shape_keeps_the_proportion(height, width, short):
+    size = resize_shape(height, width, short)
+    assert min(size) == short
+    assert max(size) == int(Fraction(short * max(height, width), min(height, width)))
+    assert (size[0] <= size[1]) if height <= width else (size[0] >= size[1])
+
+
+def test_resize_shape_of_a_pair_or_nothing():
+    assert resize_shape(10, 20, (3, 4)) == (3, 4)
+    assert resize_shape(10, 20, None) == (10, 20)
+    with pytest.raises(ValueError, match="at least 1"):
+        resize_shape(10, 20, (3, 0))
+
+
+@pytest.mark.parametrize(("indices", "number"), [([60], 60), ([0, -1], -1), ([3, 1000, 5], 1000)])
+def test_an_index_outside_the_video(long, indices, number):
+    with Video(long) as clip:
+        with pytest.raises(ValueError, match=f"frame {number} asked for; the video has frames 0 to 59"):
+            clip.frames(indices)
+        with pytest.raises(ValueError, match=f"frame {number} "):
+            clip.clips([[0], indices])
+        with pytest.raises(ValueError, match="no frame index"):
+            clip.frames([])
+
+
+def write_audio(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        for _ in range(10):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = 16000
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+BAD_FILES = {
+    "no such file": lambda path: None,
+    "a directory": lambda path: path.mkdir(),
+    "the file is empty": lambda path: path.write_bytes(b""),
+    "not a video": lambda path: path.write_text("hello\n" * 100),
+    "not a video that FFmpeg can read": lambda path: path.write_bytes(random.Random(0).randbytes(5000)),
+    "no video stream": write_audio,
+}
+
+
+@pytest.mark.parametrize("reason", BAD_FILES)
+def test_a_bad_file_is_one_named_error(tmp_path, reason):
+    path = tmp_path / "bad.mp4"
+    BAD_FILES[reason](path)
+    with pytest.raises(VideoError) as caught:
+        Video(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert reason in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_file_without_frames(tmp_path):
+    path = tmp_path / "none.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        container.start_encoding()
+    with pytest.raises(VideoError, match="no frame"):
+        Video(path)
+
+
+def packets_of(path: Path) -> list:
+    with av.open(str(path)) as container:
+        return [packet for packet in container.demux(video=0) if packet.size]
+
+
+@pytest.fixture
+def noisy(tmp_path) -> Path:
+    """60 frames of moving noise, the index of the file first, so that a cut removes pictures alone."""
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 48, 96), np.uint8))
+    write_video(tmp_path / "noisy.mp4", (noise.roll(2 * i, -1) for i in range(60)), 25, gop=12)
+    return tmp_path / "noisy.mp4"
+
+
+@pytest.mark.parametrize("within_a_packet", [True, False])
+def test_a_truncated_file_offers_what_is_there(noisy, within_a_packet):
+    reference = list(plain_decode(noisy))
+    packet = packets_of(noisy)[30]
+    noisy.write_bytes(noisy.read_bytes()[: packet.pos + packet.size // 2 * within_a_packet])
+    with pytest.warns(UserWarning, match="damaged or cut short: only 30 frames"):
+        clip = Video(noisy)
+    with clip:
+        shown = (clip.times * 25).round().int().tolist()
+        for index, number in enumerate(shown):
+            assert np.array_equal(clip.frames([index])[:, 0].permute(1, 2, 0), reference[number])
+        with pytest.raises(VideoError, match=r"frame 59 .* breaks off"):
+            clip.frames([59])
+
+
+def test_damage_in_the_middle_is_named_and_the_rest_is_read(noisy):
+    reference = list(plain_decode(noisy))
+    packet = packets_of(noisy)[26]
+    data = bytearray(noisy.read_bytes())
+    data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+    noisy.write_bytes(data)
+    with Video(noisy) as clip:
+        assert clip.num_frames == 60
+        for index in [*range(24), *range(36, 60)]:
+            assert np.array_equal(clip.frames([index])[:, 0].permute(1, 2, 0), reference[index])
+        with pytest.raises(VideoError, match=r"frame 30 of 60 cannot be decoded.* 2\d frames are readable"):
+            clip.frames([30])
+        first = clip.clips([[0, 1], [30]])
+        assert next(first).shape[1] == 2
+        with pytest.raises(VideoError, match="frame 30"):
+            next(first)
+        assert clip.frames([59]).shape[1] == 1
+
+
+def test_a_picture_the_decoder_marks_as_corrupt_is_not_given(tmp_path):
+    path = encode(tmp_path / "a.avi", 40, "mpeg4", options={"g": "40", "sc_threshold": "1000000000"})
+    packet = packets_of(path)[20]
+    data = bytearray(path.read_bytes())
+    start = path.read_bytes().index(bytes(packet))
+    data[start + packet.size // 4 : start + packet.size] = b"\xff" * (packet.size - packet.size // 4)
+    path.write_bytes(data)
+    with av.open(str(path)) as container:
+        assert [frame.is_corrupt for frame in container.decode(video=0)].index(True) == 20
+    with Video(path) as clip:
+        assert read_indices(clip.frames(range(20))) == list(range(20))
+        for index in (20, 25):
+            with pytest.raises(VideoError, match=f"frame {index} of 40 .* 20 frames are readable"):
+                clip.frames([index])
+
+
+def test_timestamps_that_repeat_are_not_trusted(tmp_path):
+    part = encode(tmp_path / "part.ts", 13, options=x264(12)).read_bytes()
+    path = tmp_path / "twice.ts"
+    path.write_bytes(part + part)
+    with Video(path) as clip:
+        assert clip.num_frames == len(list(plain_decode(path))) == 26
+        assert read_indices(clip.frames(range(26))) == [*range(13), *range(13)]
+
+
+def test_a_change_of_picture_size_is_an_error(tmp_path):
+    parts = []
+    for number, size in enumerate([(48, 96), (96, 48)]):
+        stamps = [5000 * number + 40 * i for i in range(13)]
+        part = encode(tmp_path / f"{number}.ts", 13, options=x264(12), stamps_ms=stamps, height=size[0], width=size[1])
+        parts.append(part.read_bytes())
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(parts))
+    with Video(path) as clip:
+        assert clip.frames(range(13)).shape[-2:] == (48, 96)
+        with pytest.raises(VideoError, match="is 96x48 where others are 48x96"):
+            clip.frames([0, 20])
+
+
+def test_closing(long):
+    clip = Video(long)
+    clip.close()
+    clip.close()
+    with pytest.raises(ValueError, match="closed"):
+        clip.frames([0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files in /proc, which is Linux's")
+def test_no_file_stays_open(tmp_path, long):
+    write_audio(tmp_path / "audio.mp4")
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    gc.disable()
+    try:
+        for number in range(100):
+            clip = Video(long)
+            if number % 4 == 0:
+                next(clip.clips([[3], [4]]))
+            if number % 2:
+                clip.close()
+            del clip
+            with pytest.raises(VideoError):
+                Video(tmp_path / "audio.mp4")
+        clip = Video(long)
+        unfinished = clip.clips([[3], [4]])
+        next(unfinished)
+        clip.close()
+        assert read_index(next(unfinished)[:, 0]) == 4
+        assert next(unfinished, None) is None
+        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("fps", [25, 30000 / 1001, 12.5])
+def test_written_files_read_back(tmp_path, fps):
+    frames = [torch.from_numpy(painted(index)).permute(2, 0, 1) for index in range(30)]
+    path = tmp_path / "out.mp4"
+    write_video(path, iter(frames), fps, gop=10)
+    assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
+    with Video(path) as clip:
+        assert clip.fps == pytest.approx(fps, rel=1e-6)
+        assert read_indices(clip.frames(range(30))) == list(range(30))
+        assert (clip.frames(range(30)).float() - torch.stack(frames, 1)).abs().mean() < 3
+
+
+def test_written_files_are_h264_with_the_gop_asked_for(tmp_path):
+    path = tmp_path / "out.mp4"
+    write_video(path, torch.zeros(30, 3, 48, 96, dtype=torch.uint8), 25, gop=10)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        keys = [packet.pts for packet in container.demux(stream) if packet.is_keyframe]
+        assert [key * stream.time_base * 25 for key in keys] == [0, 10, 20]
+
+
+def test_fewer_bits_for_a_larger_crf(tmp_path):
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 3, 48, 96), np.uint8))
+    for crf in (10, 40):
+        write_video(tmp_path / f"{crf}.mp4", noise, 25, crf=crf)
+    assert (tmp_path / "40.mp4").stat().st_size < (tmp_path / "10.mp4").stat().st_size / 2
+
+
+def test_an_interrupted_write_leaves_no_file(tmp_path):
+    def frames():
+        yield from torch.zeros(200, 3, 48, 96, dtype=torch.uint8)
+        raise KeyboardInterrupt
+
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"before")
+    with pytest.raises(KeyboardInterrupt):
+        write_video(path, frames(), 25)
+    assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
+    assert path.read_bytes() == b"before"
+
+
+BAD_FRAMES = {
+    "no frames to write": [],
+    "needs even sides": [torch.zeros(3, 47, 96, dtype=torch.uint8)],
+    r"frame 0 is torch.float32 \(3, 48, 96\)": [torch.zeros(3, 48, 96)],
+    r"frame 0 is torch.uint8 \(48, 96, 3\)": [torch.zeros(48, 96, 3, dtype=torch.uint8)],
+    r"frame 1 is \(3, 48, 48\) where the first": [torch.zeros(3, 48, w, dtype=torch.uint8) for w in (96, 48)],
+}
+
+
+@pytest.mark.parametrize("reason", BAD_FRAMES)
+def test_frames_that_cannot_be_written(tmp_path, reason):
+    with pytest.raises(ValueError, match=reason):
+        write_video(tmp_path / "out.mp4", BAD_FRAMES[reason], 25)
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    frames = [torch.zeros(3, 48, 96, dtype=torch.uint8)]
+    with pytest.raises(VideoError, match="No such file or directory"):
+        write_video(tmp_path / "absent" / "out.mp4", frames, 25)
+    with pytest.raises(VideoError, match=r"end in \.mp4"):
+        write_video(tmp_path / "out.avi", frames, 25)
+    with pytest.raises(ValueError, match="fps 0"):
+        write_video(tmp_path / "out.mp4", frames, 0)
+
+
+@pytest.mark.parametrize(
+    "name", ["arm_wrestling.mp4", "cricket_shot.gif", "h264_long_gop.mp4", "test.avi", "walking_people.mp4"]
+)
+def test_real_files_equal_a_plain_decode(name):
+    path = CLIPS / name
+    if not path.is_file():
+        pytest.skip(f"needs {path}, real data that the project does not ship")
+    draw = random.Random(0)
+    with Video(path) as clip:
+        some = sorted(draw.sample(range(clip.num_frames), 12))
+        reference = {}
+        for number, picture in enumerate(plain_decode(path)):
+            if number in some:
+                reference[number] = picture
+        assert number + 1 == clip.num_frames
+        draw.shuffle(some)
+        for indices in (some[:1], some[1:4], some[4:]):
+            for index, picture in zip(indices, clip.frames(indices).unbind(1), strict=True):
+                assert np.array_equal(picture.permute(1, 2, 0), reference[index])
+
+
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch, long):
+    with (
+        pytest.raises(ImportError, match=r"no module named 'absent_package'.* pip install \"tubelet\[plot\]\""),
+        needs("plot"),
+    ):
+        import absent_package  # noqa: F401
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=r'pip install "tubelet\[video\]"'):
+        Video(long)
+
+
+def test_other_errors_pass_through_needs():
+    with pytest.raises(ZeroDivisionError), needs("plot"):
+        _ = 1 / 0
+
+
+def test_importing_the_module_does_not_import_av():
+    code = "import sys, tubelet.data.video; sys.exit('av' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

@@ -1,0 +1,143 @@
+"""The command line, made from the signatures of the functions. The one file that imports jsonargparse."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__, terminal
+from .data.loader import reason
+from .evaluate import evaluate
+from .models import MODELS
+from .predict import Prediction, predict
+from .train import train
+
+MODEL_HELP = "file of weights, folder of a run, or tag of the catalogue (default: the newest run in runs/)"
+OUT_HELP = "write windows to FILE.json or FILE.csv, or the annotated video to FILE.mp4; all three into a folder"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 2 after an error that is told in one line, 130 after Ctrl-C."""
+    from jsonargparse import ArgumentError
+
+    terminal.log_to_terminal()
+    try:
+        parser = _parser()
+        parsed = parser.parse_args(_spelled_out(sys.argv[1:] if arguments is None else arguments))
+        chosen = parser.instantiate_classes(parsed)
+        command = chosen.subcommand
+        values = vars(chosen[command])
+        values.pop("config", None)
+        _COMMANDS[command](values)
+    except ArgumentError as error:
+        return _fail(" ".join(str(error).split()), 2)
+    except (ValueError, OSError, ImportError) as error:
+        return _fail(reason(error), 2)
+    except KeyboardInterrupt as stop:
+        return _fail(str(stop) or "interrupted", 130)
+    return 0
+
+
+def _fail(line: str, status: int) -> int:
+    terminal.say(f"tubelet: {line}")
+    return status
+
+
+def _parser() -> Any:
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    def command(function: Callable, skip: set[str], **options: Any) -> Any:
+        parser = ArgumentParser(description=(function.__doc__ or "").split("\n")[0], exit_on_error=False)
+        parser.add_argument("--config", action=ActionConfigFile, help="arguments from a file, such as a run.json")
+        parser.add_function_arguments(function, as_positional=True, skip=skip)
+        for name, help_line in options.items():
+            parser.add_argument(name if name == "source" else f"--{name}", type=str, help=help_line)
+        return parser
+
+    parser = ArgumentParser(
+        prog="tubelet", version=__version__, exit_on_error=False,
+        description="Convolutional networks over space and a third axis: time in video, depth in CT and MRI.",
+    )  # fmt: skip
+    commands = parser.add_subcommands(required=True)
+    commands.add_subcommand("train", command(train, set()), help="train a network on videos")
+    commands.add_subcommand(
+        "evaluate", command(evaluate, {"model"}, model=MODEL_HELP), help="measure a network on videos"
+    )
+    commands.add_subcommand(
+        "predict",
+        command(
+            predict,
+            {"model", "source", "fps"},
+            source="a video or a folder of them",
+            model=MODEL_HELP,
+            out=OUT_HELP,
+        ),
+        help="what happens in a video, and when",
+    )
+    listing = ArgumentParser(description="The networks that there are.", exit_on_error=False)
+    commands.add_subcommand("models", listing, help="list the networks")
+    return parser
+
+
+def _spelled_out(arguments: Sequence[str]) -> list[str]:
+    """Arguments as jsonargparse wants them: `--resume` alone is true, a size 56x72 is [56,72]."""
+    spelled = []
+    for i, argument in enumerate(arguments):
+        if argument == "--resume" and (i + 1 == len(arguments) or arguments[i + 1] not in ("true", "false")):
+            argument = "--resume=true"
+        elif size := re.fullmatch(r"(--\w+=)?(\d+)x(\d+)", argument):
+            argument = f"{size[1] or ''}[{size[2]},{size[3]}]"
+        spelled.append(argument)
+    return spelled
+
+
+def _newest_run() -> str:
+    files = sorted(Path("runs").rglob("model.safetensors"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        raise ValueError(
+            "no trained model in runs/: train one with `tubelet train`, or name one with --model (a file of weights, "
+            "a run's folder, or a tag such as r2plus1d_18.k400)"
+        )
+    terminal.say(f"model: {files[-1].parent}")
+    return str(files[-1].parent)
+
+
+def _train(values: dict[str, Any]) -> None:
+    print(train(**values))
+
+
+def _evaluate(values: dict[str, Any]) -> None:
+    print(evaluate(values.pop("model") or _newest_run(), values.pop("data"), **values))
+
+
+def _predict(values: dict[str, Any]) -> None:
+    out = values.pop("out")
+    prediction = predict(values.pop("model") or _newest_run(), values.pop("source"), **values)
+    print(prediction.top())
+    if out is not None:
+        for path in _write(prediction, Path(out)):
+            terminal.say(f"wrote {path}")
+
+
+def _write(prediction: Prediction, out: Path) -> list[Path]:
+    """Write what the ending of `out` asks for; a folder gets the windows as json and csv, and each video as mp4."""
+    writers = {".json": Prediction.to_json, ".csv": Prediction.to_csv, ".mp4": Prediction.to_video}
+    if out.suffix in writers:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return [writers[out.suffix](prediction, out)]
+    if out.suffix:
+        raise ValueError(f"{out}: ends in {out.suffix}; give a folder or a file ending in {', '.join(writers)}")
+    out.mkdir(parents=True, exist_ok=True)
+    written = [prediction.to_json(out / "windows.json"), prediction.to_csv(out / "windows.csv")]
+    return written + [part.to_video(out / f"{Path(part.sources[0]).stem}.mp4") for part in prediction.videos()]
+
+
+def _models(_: dict[str, Any]) -> None:
+    rows = [{"name": network.__name__, "what": (network.__doc__ or "").split("\n")[0]} for network in MODELS]
+    print(terminal.Table(rows))
+
+
+_COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "models": _models}

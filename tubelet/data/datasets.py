@@ -1,0 +1,345 @@
+"""Data sets of videos: which layout a path has, its samples and classes, and the clips of a sample.
+
+Layouts, recognised without flags:
+- a folder for each class, `videos/jump/a.mp4`, alone or under `train/` and `val/` (and `test/`);
+- a list, `.csv`, `.tsv` or `.txt`: two columns `path label`, or a header with the columns of `COLUMNS`;
+- a folder with `train.csv` and `val.csv` (or `.txt`, `.tsv`).
+Without a validation part, a fifth of each class is set aside, the same one every time.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..spec import ClipSpec
+from . import sampling, transforms
+from .sampling import Short
+from .video import Video, VideoError
+
+SUFFIXES = frozenset(
+    [
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".flv",
+        ".gif",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".ts",
+        ".webm",
+        ".wmv",
+    ]
+)
+LISTS = frozenset({".csv", ".tsv", ".txt"})
+SPLITS = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "validate": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+COLUMNS = {
+    "path": ("path", "file", "filename", "video", "video_path", "clip"),
+    "label": ("label", "class", "target", "word", "class_name", "label_name"),
+    "start": ("start_frame",),
+    "end": ("end_frame",),
+    "split": ("split", "subset", "set", "part"),
+}
+VAL_FRACTION = 0.2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A video, or frames [start, end) of it, and its class."""
+
+    path: Path
+    target: int
+    start: int = 0
+    end: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The path, with the frames when they are not all."""
+        return str(self.path) if self.end is None else f"{self.path}[{self.start}:{self.end}]"
+
+
+@dataclass(frozen=True)
+class VideoData:
+    """What a path holds: class names in the order of the targets, and the samples of each split."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, list[Sample]]
+
+
+def open_data(path: str | os.PathLike) -> VideoData:
+    """Recognise the layout of a folder or a list and read which samples it names.
+
+    ValueError says what is wrong and what is accepted: no such path, no videos, one class only, a class of the
+    validation part that training lacks, a row that cannot be read, a file that is not there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        lists = {SPLITS.get(file.stem): file for file in sorted(path.iterdir()) if file.suffix in LISTS}
+        if "train" in lists:
+            rows = [row for split, file in lists.items() if split for row in _read_list(file, split)]
+        else:
+            rows = list(_read_folder(path))
+    elif not path.is_file():
+        raise ValueError(f"{path}: no such folder or list of videos")
+    elif path.suffix in LISTS:
+        rows = list(_read_list(path))
+    else:
+        raise ValueError(f"{path}: one file of type {path.suffix or 'unknown'}; {_ACCEPTED}")
+    return _collect(path, rows)
+
+
+_ACCEPTED = (
+    f"give a folder with a folder of videos for each class, or a list ({', '.join(sorted(LISTS))}) of `path label`"
+)
+
+
+class Row(NamedTuple):
+    """One line of a list or one file of a folder."""
+
+    split: str | None
+    label: str
+    path: Path
+    start: int = 0
+    end: int | None = None
+
+
+def _read_folder(root: Path) -> Iterator[Row]:
+    folders = {SPLITS.get(folder.name.lower()): folder for folder in _subfolders(root)}
+    if "train" not in folders:
+        folders = {None: root}
+    for split, folder in folders.items():
+        if split or folder is root:
+            yield from _read_classes(folder, split)
+
+
+def _read_classes(root: Path, split: str | None) -> Iterator[Row]:
+    for folder in _subfolders(root):
+        videos = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not videos:
+            raise ValueError(f"{folder}: no videos ({' '.join(sorted(SUFFIXES))}); fill or remove the folder")
+        for video in videos:
+            yield Row(split, folder.name, video)
+
+
+def _subfolders(root: Path) -> list[Path]:
+    return [folder for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+
+
+def _read_list(file: Path, split: str | None = None) -> Iterator[Row]:
+    """Rows of a list; `split` is that of the whole file, or None where a column may tell."""
+    lines = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{file}: the list is empty")
+    table = _columns(lines)
+    header = [cell.strip().lower() for cell in table[0]]
+    places = {
+        name: next((header.index(alias) for alias in aliases if alias in header), None)
+        for name, aliases in COLUMNS.items()
+    }
+    has_header = places["path"] is not None and places["label"] is not None
+    if not has_header and len(header) != 2:
+        known = ", ".join(f"{name} ({'|'.join(aliases)})" for name, aliases in COLUMNS.items())
+        raise ValueError(
+            f"{file}: {len(header)} columns and no header that names them; two columns are `path label`, "
+            f"more need a header: {known}"
+        )
+    if not has_header:
+        places = {"path": 0, "label": 1}
+    for number, cells in enumerate(table[has_header:], start=1 + has_header):
+        values = {
+            name: cells[place].strip() for name, place in places.items() if place is not None and place < len(cells)
+        }
+        try:
+            yield _row(values, file.parent, split)
+        except ValueError as error:
+            raise ValueError(f"{file}, row {number} ({' | '.join(cells)}): {error}") from None
+
+
+def _row(values: dict[str, str], folder: Path, split: str | None) -> Row:
+    if not values.get("path") or not values.get("label"):
+        raise ValueError("no path or no label")
+    told = values.get("split", "").lower()
+    if told and told not in SPLITS:
+        raise ValueError(f"split {told!r} is none of {', '.join(SPLITS)}")
+    start = int(values.get("start") or 0)
+    end = int(values["end"]) if values.get("end") else None
+    if start < 0 or (end is not None and end <= start):
+        raise ValueError(f"frames [{start}, {end}) are none")
+    path = Path(values["path"])
+    beside = folder / path
+    return Row(split or SPLITS.get(told), values["label"], beside if beside.exists() else path, start, end)
+
+
+def _columns(lines: list[str]) -> list[list[str]]:
+    """Cells of each line, by the separator that gives every line as many (at least two)."""
+    for separator in "\t,;":
+        table = list(csv.reader(lines, delimiter=separator))
+        if len(table[0]) > 1 and len({len(cells) for cells in table}) == 1:
+            return table
+    # paths may hold spaces, labels of such lists do not
+    return [line.rsplit(maxsplit=1) for line in lines]
+
+
+def _collect(root: Path, rows: Sequence[Row]) -> VideoData:
+    if not rows:
+        raise ValueError(f"{root}: no videos; {_ACCEPTED}")
+    labels = {label for _, label, *_ in rows}
+    is_numbered = all(label.isdecimal() for label in labels)
+    classes = tuple(sorted(labels, key=int) if is_numbered else sorted(labels))
+    if len(classes) == 1:
+        raise ValueError(f"{root}: one class only ({classes[0]}); a classifier needs at least two")
+    targets = {name: number for number, name in enumerate(classes)}
+    splits: dict[str, list[Sample]] = defaultdict(list)
+    for split, label, path, start, end in rows:
+        splits[split or "train"].append(Sample(path, targets[label], start, end))
+    if missing := [sample.path for samples in splits.values() for sample in samples if not sample.path.exists()]:
+        raise ValueError(f"{root}: {len(missing)} of {len(rows)} files are not there, first {missing[0]}")
+    if not splits.get("train"):
+        return VideoData(classes, dict(splits))
+    if "val" not in splits:
+        splits["train"], splits["val"] = _set_aside(splits["train"], root)
+    taught = {sample.target for sample in splits["train"]}
+    if unknown := sorted({classes[s.target] for s in splits["val"] if s.target not in taught}):
+        raise ValueError(f"{root}: no training video for {', '.join(unknown[:5])}, which validation has")
+    return VideoData(classes, dict(splits))
+
+
+def _set_aside(samples: list[Sample], root: Path) -> tuple[list[Sample], list[Sample]]:
+    """Training and validation parts: of each class, the fifth whose names hash lowest.
+
+    A hash of the name, so that adding videos moves few of the others; all samples of one file stay together.
+    """
+
+    def rank(path: Path) -> str:
+        return hashlib.sha256(path.name.encode()).hexdigest()
+
+    by_class: dict[int, set[Path]] = defaultdict(set)
+    owner: dict[Path, int] = {}
+    for sample in samples:
+        by_class[owner.setdefault(sample.path, sample.target)].add(sample.path)
+    aside: set[Path] = set()
+    for target, paths in by_class.items():
+        if len(paths) < 2:
+            path = next(iter(paths))
+            raise ValueError(
+                f"{root}: one video only ({path}) for class {target}, so none is left to validate on; "
+                "add videos or give a validation part"
+            )
+        aside |= set(sorted(paths, key=rank)[: max(1, round(VAL_FRACTION * len(paths)))])
+    return [s for s in samples if s.path not in aside], [s for s in samples if s.path in aside]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes to a training clip, each alike for all frames.
+
+    max_shift: pixels that the crop may lie off the centre; None lets it lie anywhere in the frame.
+    flip: mirror half of the clips; wrong where left and right are classes.
+    color: largest change of contrast and brightness, 0..1.
+    """
+
+    max_shift: int | None = None
+    flip: bool = False
+    color: float = 0.0
+
+
+class TrainClips(Dataset):
+    """A random clip of each sample: (clip uint8 (C, T, H, W), target), the same for the same (epoch, index).
+
+    Keys are pairs (epoch, index), so that worker processes need not be told of the epoch.
+    """
+
+    def __init__(self, samples: Sequence[Sample], spec: ClipSpec, augment: Augment, short: Short, seed: int) -> None:
+        self.samples, self.spec, self.augment, self.short, self.seed = samples, spec, augment, short, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        sample, spec = self.samples[index], self.spec
+        generator = torch.Generator().manual_seed(hash((self.seed, epoch, index)) & (2**63 - 1))
+        shift = self.augment.max_shift
+        room = None
+        if shift is not None and spec.crop is not None:
+            room = (spec.crop[0] + 2 * shift, spec.crop[1] + 2 * shift)
+
+        def starts(total: int, span: int) -> list[int]:
+            return [sampling.random_start(total, span, generator)]
+
+        (clip,) = _read_clips(sample, spec, self.short, starts, room)
+        clip = transforms.random_crop(clip, spec.crop, generator)
+        if self.augment.flip and torch.rand((), generator=generator) < 0.5:
+            clip = transforms.flip(clip)
+        if self.augment.color:
+            clip = transforms.color_jitter(clip, self.augment.color, generator)
+        return clip, sample.target
+
+
+class ViewClips(Dataset):
+    """All views of each sample: (clips uint8 (views * crops, C, T, H, W), target, index).
+
+    Views are spread over the video, crops over the side with more room; view by view, crop by crop.
+    """
+
+    def __init__(self, samples: Sequence[Sample], spec: ClipSpec, views: int, crops: int, short: Short) -> None:
+        self.samples, self.spec, self.views, self.crops, self.short = samples, spec, views, crops, short
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        sample = self.samples[index]
+
+        def starts(total: int, span: int) -> list[int]:
+            return sampling.view_starts(total, span, self.views)
+
+        clips = _read_clips(sample, self.spec, self.short, starts)
+        crops = [crop for clip in clips for crop in transforms.spread_crops(clip, self.spec.crop, self.crops)]
+        return torch.stack(crops), sample.target, index
+
+
+def _read_clips(
+    sample: Sample,
+    spec: ClipSpec,
+    short: Short,
+    starts: Callable[[int, int], list[int]],
+    room: tuple[int, int] | None = None,
+) -> list[Tensor]:
+    """Clips (3, T, H, W) that begin at `starts(total, span)`, resized; `room` is cut from the centre already."""
+    with Video(sample.path) as video:
+        end = video.num_frames if sample.end is None else sample.end
+        if end > video.num_frames:
+            raise VideoError(f"{sample.name}: the video has {video.num_frames} frames only")
+        step = sampling.step(spec, video.fps)
+        total = end - sample.start
+        try:
+            lists = [
+                sampling.fit(sampling.clip(start, spec.num_frames, step), total, short)
+                for start in starts(total, sampling.span(spec.num_frames, step))
+            ]
+        except ValueError as error:
+            raise VideoError(f"{sample.name}: {error}") from None
+        shifted = [[sample.start + index for index in indices] for indices in lists]
+        return list(video.clips(shifted, resize=spec.resize, crop=room))

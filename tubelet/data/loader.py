@@ -1,0 +1,55 @@
+"""Batches: the order of the samples, the worker processes, and what a failed worker has to say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class EpochOrder(Sampler[tuple[int, int]]):
+    """Keys (epoch, index) of all samples in a random order, the same for the same (seed, epoch)."""
+
+    def __init__(self, num_samples: int, seed: int) -> None:
+        self.num_samples, self.seed, self.epoch = num_samples, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) & (2**63 - 1))
+        for index in torch.randperm(self.num_samples, generator=generator).tolist():
+            yield self.epoch, index
+
+
+def loader(
+    dataset: Dataset, batch_size: int, *, order: Sampler | None = None, workers: int | None = None
+) -> DataLoader:
+    """Batches of `batch_size` in the given order (None: as they stand), the last one maybe smaller.
+
+    workers: processes that read; 0 reads in this one, None takes one a core and leaves one core to the network.
+    """
+    if workers is None:
+        workers = max(1, min(8, len(os.sched_getaffinity(0)) - 1)) if hasattr(os, "sched_getaffinity") else 1
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=order,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def reason(error: Exception) -> str:
+    """What an error says in one line; one that a worker process raised comes wrapped in its traceback."""
+    text = str(error).strip()
+    if "Original Traceback" not in text:
+        return text
+    return text.splitlines()[-1].partition(": ")[2]

@@ -1,0 +1,189 @@
+"""Evaluation: accuracy over views, per class, with every score on disk, and whether motion is used at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import metrics, plot, terminal
+from .data import datasets, motion, transforms
+from .data.datasets import Sample, ViewClips
+from .data.loader import loader
+from .data.sampling import Short
+from .models import ready
+from .spec import ClipSpec
+from .terminal import Table
+
+
+def evaluate(
+    model: str | os.PathLike | nn.Module,
+    data: str | os.PathLike,
+    *,
+    split: str = "val",
+    views: int = 10,
+    crops: int = 3,
+    audit: bool = True,
+    batch_size: int = 16,
+    short: Short = "error",
+    workers: int | None = None,
+    out: str | os.PathLike | None = None,
+) -> Table:
+    """Measure a classifier on videos, each seen as views x crops clips whose softmax scores are averaged.
+
+    Args:
+        model: a file of weights, the folder of a run, or a network with a `spec`.
+        data: as in `train`.
+        split: part of the data: train, val or test.
+        views: clips spread over the length of each video.
+        crops: crops of each, spread over its longer side.
+        audit: also measure with one centre view as it is, reversed, shuffled and with one frame repeated, which
+            tells whether the network uses motion.
+        batch_size: clips in one pass of the network.
+        short: videos with fewer frames than a clip: error, loop or hold.
+        workers: processes that read; 0 reads in this one.
+        out: folder for `scores.csv` (each view of each sample), `classes.csv`, `confusion.png`, `audit.png` and
+            `evaluate.json`; by default `evaluate` beside the weights, or `runs/evaluate`.
+
+    Returns:
+        A row for each class; `summary` holds top1, top5 (above five classes), mean_class, and the audit, 0..1.
+
+    Raises:
+        ValueError: model, data or split do not fit; the message says what would.
+    """
+    if views < 1 or crops < 1 or batch_size < 1:
+        raise ValueError(f"views {views}, crops {crops} and batch_size {batch_size} must be at least 1")
+    network, spec = ready(model)
+    folder = Path(out) if out is not None else _beside(model) / "evaluate"
+    samples = _samples(spec, data, split)
+    names = spec.classes
+    folder.mkdir(parents=True, exist_ok=True)
+    measures = metrics.classification(len(names))
+    with (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sample", "target", "view", "crop", *names])
+        clips = ViewClips(samples, spec, views, crops, short)
+        for index, scores in _scores(network, spec, clips, batch_size, workers, "evaluating"):
+            sample = samples[index]
+            for i, row in enumerate(scores.tolist()):
+                values = [f"{value:.6g}" for value in row]
+                writer.writerow([sample.name, names[sample.target], i // crops, i % crops, *values])
+            measures.update(scores.mean(0, keepdim=True), torch.tensor([sample.target]))
+    found = measures.compute()
+    confusion = found.pop("confusion")
+    summary: dict[str, Any] = {name: value.item() for name, value in sorted(found.items(), reverse=True)}
+    summary |= {"samples": len(samples), "views": views, "crops": crops}
+    if audit:
+        summary |= _audit(network, spec, samples, batch_size, short, workers)
+    table = Table(_rows(confusion, names), summary, f"{split} of {data}")
+    table.to_csv(folder / "classes.csv")
+    plot.confusion(confusion, names, folder / "confusion.png")
+    if audit:
+        accuracies = {name.removeprefix("audit "): value for name, value in summary.items() if "audit" in name}
+        plot.audit(accuracies, 1 / len(names), folder / "audit.png")
+    values = {"summary": summary, "confusion": confusion.tolist(), "classes": names, "data": str(data)}
+    (folder / "evaluate.json").write_text(json.dumps(values, indent=2) + "\n")
+    return table
+
+
+def _beside(model: str | os.PathLike | nn.Module) -> Path:
+    """The folder that a model's weights are in; `runs` for a network in memory or from the catalogue."""
+    if isinstance(model, nn.Module) or not Path(model).exists():
+        return Path("runs")
+    return Path(model) if Path(model).is_dir() else Path(model).parent
+
+
+def _samples(spec: ClipSpec, data: str | os.PathLike, split: str) -> list[Sample]:
+    """Samples of a split, their targets in the order of the model's own classes."""
+    found = datasets.open_data(motion.motion() if str(data) == "motion" else data)
+    if split not in found.splits:
+        raise ValueError(f"{data}: no part {split!r}; it has {', '.join(sorted(found.splits))}")
+    if not spec.classes:
+        raise ValueError("the model does not say what its classes are: set `model.spec` with `classes`")
+    places = {name: i for i, name in enumerate(spec.classes)}
+    if unknown := [name for name in found.classes if name not in places]:
+        raise ValueError(
+            f"{data}: the model does not know {', '.join(unknown[:5])}; it knows {', '.join(spec.classes[:5])}"
+            + (f" and {len(spec.classes) - 5} more" if len(spec.classes) > 5 else "")
+        )
+    return [replace(sample, target=places[found.classes[sample.target]]) for sample in found.splits[split]]
+
+
+@torch.no_grad()
+def _scores(
+    network: nn.Module, spec: ClipSpec, clips: Any, batch_size: int, workers: int | None, what: str
+) -> Iterator[tuple[int, Tensor]]:
+    """Index and softmax scores (V, K) of each sample of a data set of (clips (V, C, T, H, W), target, index)."""
+    device = next(network.parameters()).device
+    batches = loader(clips, 1, workers=workers)
+    for views, _, index in terminal.progress(batches, what):
+        parts = [
+            network(transforms.normalize(part.to(device), spec.mean, spec.std)).softmax(1).cpu()
+            for part in views[0].split(batch_size)
+        ]
+        yield int(index), torch.cat(parts)
+
+
+class _Altered(torch.utils.data.Dataset):
+    """The centre view of each sample, as it is and with its frames altered in the ways of `WAYS`."""
+
+    WAYS = ("as is", "reversed", "shuffled", "single frame")
+
+    def __init__(self, clips: ViewClips) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        (clip,), target, _ = self.clips[index]
+        frames = clip.shape[1]
+        order = torch.randperm(frames, generator=torch.Generator().manual_seed(index))
+        middle = clip[:, frames // 2 : frames // 2 + 1].expand_as(clip)
+        return torch.stack([clip, clip.flip(1), clip[:, order], middle]), target, index
+
+
+def _audit(
+    network: nn.Module,
+    spec: ClipSpec,
+    samples: Sequence[Sample],
+    batch_size: int,
+    short: Short,
+    workers: int | None,
+) -> dict[str, float]:
+    """Accuracy of each way of altering time: `{"audit reversed": 0.1, ...}`."""
+    altered = _Altered(ViewClips(samples, spec, 1, 1, short))
+    right = torch.zeros(len(_Altered.WAYS))
+    for index, scores in _scores(network, spec, altered, batch_size, workers, "motion audit"):
+        right += scores.argmax(1) == samples[index].target
+    return {f"audit {way}": value / len(samples) for way, value in zip(_Altered.WAYS, right.tolist(), strict=True)}
+
+
+def _rows(confusion: Tensor, names: Sequence[str]) -> list[dict[str, object]]:
+    """One row a class: samples, recall, precision and the class it is taken for most often."""
+    rows = []
+    for i, name in enumerate(names):
+        of_class, as_class, right = (
+            confusion[i].sum().item(),
+            confusion[:, i].sum().item(),
+            confusion[i, i].item(),
+        )
+        others = confusion[i].clone()
+        others[i] = 0
+        rows.append(
+            {
+                "class": name,
+                "samples": int(of_class),
+                "recall": right / of_class if of_class else float("nan"),
+                "precision": right / as_class if as_class else float("nan"),
+                "mostly taken for": names[int(others.argmax())] if others.sum() else "",
+            }
+        )
+    return rows

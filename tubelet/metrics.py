@@ -1,0 +1,29 @@
+"""Measures of quality, from torchmetrics, so that they are exact over batches and over processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .machine import needs
+
+TOP_K = 5
+
+
+def classification(num_classes: int) -> Any:
+    """Accuracies of logits or scores (N, K) against class indices (N,), as a torchmetrics MetricCollection.
+
+    Gives `top1`, `top5` (above five classes), `mean_class` (accuracy averaged over the classes that occur) and
+    `confusion` (K, K) counts, rows the target, columns the prediction.
+    """
+    with needs("train"):
+        from torchmetrics import MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+    measures: dict[str, Any] = {
+        "top1": MulticlassAccuracy(num_classes, average="micro"),
+        "mean_class": MulticlassAccuracy(num_classes, average="macro"),
+        "confusion": MulticlassConfusionMatrix(num_classes),
+    }
+    if num_classes > TOP_K:
+        measures["top5"] = MulticlassAccuracy(num_classes, top_k=TOP_K, average="micro")
+    return MetricCollection(measures, compute_groups=False)

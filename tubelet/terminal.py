@@ -1,0 +1,127 @@
+"""What a person sees in the terminal: progress bars, tables, log lines. The one file that imports rich."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+
+
+@functools.cache
+def _console() -> Console:
+    """One for bars and lines, so that a line appears above a running bar."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+class Bar:
+    """A bar on stderr: how much is done, at which rate, and when it will end. Nothing where that is no terminal."""
+
+    def __init__(self, what: str, total: int | None) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        rate = TextColumn("{task.fields[rate]}")
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            rate,
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=_console(), transient=True, disable=not _console().is_terminal)
+        self._task = self._progress.add_task(what, total=total, rate="")
+
+    def start(self) -> None:
+        """Show the bar."""
+        self._progress.start()
+
+    def advance(self) -> None:
+        """One more is done."""
+        speed = self._progress.tasks[0].speed
+        self._progress.update(self._task, advance=1, rate=f"{speed:.1f}/s" if speed else "")
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+
+def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """The items, with a `Bar` while they last; `total` where the items do not know their number."""
+    bar = Bar(what, len(items) if total is None and isinstance(items, Sized) else total)
+    bar.start()
+    try:
+        for item in items:
+            yield item
+            bar.advance()
+    finally:
+        bar.stop()
+
+
+def say(line: str) -> None:
+    """Print one line for the reader, on stderr, so that what a command answers stays alone on stdout."""
+    _console().print(line, markup=False, soft_wrap=True)
+
+
+def log_to_terminal() -> None:
+    """Show tubelet's own log lines (a new head, a looped video) on stderr."""
+    logger = logging.getLogger("tubelet")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
+@dataclass
+class Table:
+    """Rows of one kind with the figures that sum them up; `print(table)` draws it.
+
+    rows: mappings from column to value. summary: figures of the whole. title: one line above.
+    """
+
+    rows: Sequence[Mapping[str, object]]
+    summary: Mapping[str, object] = field(default_factory=dict)
+    title: str = ""
+
+    def __str__(self) -> str:
+        from rich.console import Console
+        from rich.table import Table as Drawing
+
+        drawing = Drawing(title=self.title or None, title_justify="left")
+        for column in self.rows[0] if self.rows else ():
+            is_text = isinstance(self.rows[0][column], str)
+            drawing.add_column(column, justify="left" if is_text else "right", overflow="fold")
+        for row in self.rows:
+            drawing.add_row(*map(show, row.values()))
+        out = Console(file=io.StringIO(), width=100, highlight=False)
+        if self.rows:
+            out.print(drawing)
+        for name, value in self.summary.items():
+            out.print(f"{name}: {show(value)}", markup=False)
+        return out.file.getvalue().rstrip()
+
+    def to_csv(self, path: str | os.PathLike) -> Path:
+        """Write the rows with a header."""
+        path = Path(path)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]) if self.rows else [])
+            writer.writeheader()
+            writer.writerows(self.rows)
+        return path
+
+
+def show(value: object) -> str:
+    """A value as a table shows it: floats to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,410 @@
+"""Training: from a folder of clips to a model in one self-describing file. The one file that imports Lightning."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import logging
+import os
+import signal
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import metrics, plot, terminal
+from . import weights as files
+from .data import datasets, motion, transforms
+from .data.datasets import Augment
+from .data.loader import EpochOrder, loader
+from .data.sampling import Short
+from .machine import needs
+from .models import create, load, ready
+from .spec import ClipSpec
+
+Size = int | tuple[int, int] | Literal["none"]
+
+# For a batch of 16 and new weights; both rates grow with the batch (Goyal et al. 2017, arXiv 1706.02677).
+LEARNING_RATE = {"adamw": 1e-3, "sgd": 1e-2}
+WEIGHT_DECAY = {"adamw": 0.05, "sgd": 1e-4}
+FINE_TUNING = 0.1  # of the rate, when the weights are not new
+WARMUP = 0.1  # of the steps
+PLAIN = Augment()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run.
+
+    out: its folder: `run.json`, `metrics.csv`, `curves.png`, `model.safetensors` (the best epoch), `last.ckpt`.
+    history: one row of figures for each epoch. best: the row of the epoch whose weights were kept.
+    """
+
+    out: Path
+    history: list[dict[str, float]]
+    best: dict[str, float]
+
+    def load(self) -> nn.Module:
+        """The best model, in evaluation mode."""
+        return load(self.out)
+
+    def __str__(self) -> str:
+        return f"best top-1 {100 * self.best['val_top1']:.1f} % in epoch {self.best['epoch']:.0f}: {self.out}"
+
+
+def train(
+    data: str | os.PathLike,
+    *,
+    model: str | nn.Module = "r2plus1d_18",
+    task: Literal["classify"] = "classify",
+    weights: str | os.PathLike | None = None,
+    epochs: int = 30,
+    batch_size: int = 16,
+    lr: float | None = None,
+    optimizer: Literal["adamw", "sgd"] = "adamw",
+    weight_decay: float | None = None,
+    label_smoothing: float = 0.1,
+    num_frames: int | None = None,
+    frame_stride: int | None = None,
+    fps: float | Literal["none"] | None = None,
+    resize: Size | None = None,
+    crop: Size | None = None,
+    augment: Augment = PLAIN,
+    short: Short = "error",
+    workers: int | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    out: str | os.PathLike | None = None,
+) -> Run:
+    """Train a network on videos and keep the epoch that does best on the validation part.
+
+    Args:
+        data: a folder with a folder of videos for each class, a list of `path label`, or `motion` (built in).
+        model: name of a network, or any nn.Module from (B, C, T, H, W) to logits (B, K) with a `spec`.
+        task: one answer a clip.
+        weights: a tag of the catalogue or a checkpoint to start from; the head is new where classes differ.
+        epochs: passes over the training part.
+        batch_size: clips a step.
+        lr: highest learning rate; by default chosen for the optimizer, the batch and the weights, and printed.
+        optimizer: adamw, or sgd with Nesterov momentum 0.9; linear warmup, then a cosine to zero.
+        weight_decay: of convolutions and linear layers, never of norms and biases.
+        label_smoothing: probability spread over the other classes.
+        num_frames: frames of a clip; like the next four, by default the network's own (`model.spec`).
+        frame_stride: source frames between two of them, counted at `fps`.
+        fps: rate to which videos are brought, or none for their own.
+        resize: short side, or height and width (128x171), before the crop; none keeps the size.
+        crop: height and width of a clip (112x112); none keeps the size.
+        augment: random changes to training clips.
+        short: videos with fewer frames than a clip: error, loop (from the start again) or hold (the last frame).
+        workers: processes that read; 0 reads in this one.
+        seed: of order, clips, augmentation and new weights.
+        resume: go on after the last whole epoch of the run in `out`, with the same arguments.
+        out: folder of the run; by default the next free `runs/DATA-MODEL`.
+
+    Returns:
+        The run: its folder and its figures.
+
+    Raises:
+        ValueError: data, a name, an argument or a checkpoint does not fit; the message says what would.
+        KeyboardInterrupt: Ctrl-C; the message says how to go on.
+    """
+    arguments = {name: value for name, value in locals().items() if name != "resume"}
+    _check(epochs=epochs, batch_size=batch_size)
+    found = datasets.open_data(motion.motion() if str(data) == "motion" else data)
+    if not found.splits.get("train"):
+        raise ValueError(f"{data}: no training part, only {', '.join(found.splits)}")
+
+    torch.manual_seed(seed)
+    name = model if isinstance(model, str) else type(model).__name__
+    folder = _folder(out, f"{Path(data).stem}-{name}", resume)
+    if isinstance(model, str):
+        model = create(model, num_classes=len(found.classes), weights=weights)
+    model, spec = ready(model)
+    model.spec = spec = _spec(spec, found.classes, num_frames, frame_stride, fps, resize, crop)
+    rate = lr or LEARNING_RATE[optimizer] * batch_size / 16 * (FINE_TUNING if weights else 1)
+    decay = WEIGHT_DECAY[optimizer] if weight_decay is None else weight_decay
+    arguments["out"] = folder
+    _write_arguments(folder, arguments, name, resume)
+
+    train_clips = datasets.TrainClips(found.splits["train"], spec, augment, short, seed)
+    val_clips = datasets.ViewClips(found.splits["val"], spec, 1, 1, short)
+    order = EpochOrder(len(train_clips), seed)
+    size = "x".join(map(str, spec.crop)) if spec.crop else "full size"
+    terminal.say(
+        f"{name} on {len(train_clips)} clips of {len(found.classes)} classes, {len(val_clips)} to validate; "
+        f"{spec.num_frames} frames, every {spec.frame_stride}., {size}; {optimizer}, lr {rate:.2g}, batch {batch_size}"
+    )
+    task_class, kept_class = _lightning_classes()
+    kept = kept_class(folder, epochs)
+    _fit(
+        task_class(model.train(), optimizer, rate, decay, label_smoothing, seed),
+        kept,
+        loader(train_clips, batch_size, order=order, workers=workers),
+        loader(val_clips, batch_size, workers=workers),
+        epochs,
+        folder,
+        resume,
+    )
+    return Run(folder, kept.history, kept.best)
+
+
+def _check(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} {value} must be at least 1")
+
+
+def _spec(
+    spec: ClipSpec,
+    classes: tuple[str, ...],
+    num_frames: int | None,
+    frame_stride: int | None,
+    fps: float | Literal["none"] | None,
+    resize: Size | None,
+    crop: Size | None,
+) -> ClipSpec:
+    """The network's own clip with what was asked for instead."""
+    asked = {
+        "num_frames": num_frames,
+        "frame_stride": frame_stride,
+        "fps": fps,
+        "resize": resize,
+        "crop": crop,
+    }
+    changes: dict[str, Any] = {
+        name: None if value == "none" else value for name, value in asked.items() if value is not None
+    }
+    if isinstance(changes.get("crop"), int):
+        changes["crop"] = (changes["crop"], changes["crop"])
+    return replace(spec, classes=classes, **changes)
+
+
+def _folder(out: str | os.PathLike | None, name: str, resume: bool) -> Path:
+    """Folder of the run: the one given, else `runs/NAME`, numbered where it is taken."""
+    if out is not None:
+        folder = Path(out)
+    else:
+        number = 1
+        while (Path("runs") / _numbered(name, number) / "run.json").exists():
+            number += 1
+        folder = Path("runs") / _numbered(name, max(1, number - resume))
+    exists = (folder / "run.json").exists()
+    if resume and not exists:
+        raise ValueError(f"{folder}: no run to resume (no run.json); start it without resume")
+    if exists and not resume:
+        raise ValueError(f"{folder}: holds a run; resume it, or give another folder as out")
+    return folder
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"
+
+
+def _write_arguments(folder: Path, arguments: dict[str, Any], name: str, resume: bool) -> None:
+    """Write `run.json`, from which `tubelet train --config` replays the run; a resumed run must ask for the same."""
+    plain = {
+        key: value if value is None or isinstance(value, int | float | str | tuple) else
+        vars(value) if isinstance(value, Augment) else name if key == "model" else str(value)
+        for key, value in arguments.items()
+    }  # fmt: skip
+    plain = json.loads(json.dumps(plain))
+    path = folder / "run.json"
+    if resume:
+        before = json.loads(path.read_text())
+        free = {"workers", "out"}
+        for key in plain.keys() - free:
+            if before[key] != plain[key]:
+                raise ValueError(
+                    f"{folder}: was trained with {key} {before[key]!r}, now {plain[key]!r}; resume it with the same: "
+                    f"tubelet train --config {path} --resume"
+                )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plain, indent=2) + "\n")
+
+
+def _fit(task: Any, kept: Any, train_loader: Any, val_loader: Any, epochs: int, folder: Path, resume: bool) -> None:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    last = folder / "last.ckpt"
+    every_epoch = ModelCheckpoint(
+        folder, "last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
+    )
+    with _quiet():
+        trainer = Trainer(
+            max_epochs=epochs,
+            callbacks=[kept, every_epoch],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            default_root_dir=folder,
+        )
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(task, train_loader, val_loader, ckpt_path=last if resume and last.exists() else None)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            signal.signal(signal.SIGINT, handler)
+            done = len(kept.history)
+            raise KeyboardInterrupt(
+                f"interrupted after {done} of {epochs} epochs; go on with: "
+                f"tubelet train --config {folder / 'run.json'} --resume"
+            ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's banners and advice, which are for its own users, kept off the screen."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*")
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+@functools.cache
+def _lightning_classes() -> tuple[type, type]:
+    """The two classes that inherit from Lightning's, made when training starts: `import tubelet` costs torch alone."""
+    with needs("train"):
+        from lightning.pytorch import Callback, LightningModule
+
+    class ClassifyTask(LightningModule):
+        """Loss, measures and optimizer of clip classification."""
+
+        def __init__(
+            self,
+            model: nn.Module,
+            optimizer: str,
+            lr: float,
+            weight_decay: float,
+            label_smoothing: float,
+            seed: int,
+        ) -> None:
+            super().__init__()
+            self.model = model
+            self.spec: ClipSpec = model.spec
+            self.optimizer, self.lr, self.weight_decay = optimizer, lr, weight_decay
+            self.label_smoothing, self.seed = label_smoothing, seed
+            self.measures = metrics.classification(len(self.spec.classes))
+
+        def on_train_epoch_start(self) -> None:
+            # so that dropout of an epoch does not depend on whether the run was interrupted before it
+            torch.manual_seed(hash((self.seed, self.current_epoch)) & (2**63 - 1))
+
+        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+            clips, targets = batch
+            logits = self.model(transforms.normalize(clips, self.spec.mean, self.spec.std))
+            loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+            self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(targets))
+            return loss
+
+        def validation_step(self, batch: list[Tensor], _: int) -> None:
+            clips, targets, _ = batch
+            logits = self.model(transforms.normalize(clips[:, 0], self.spec.mean, self.spec.std))
+            loss = F.cross_entropy(logits, targets)
+            self.log("val_loss", loss, on_epoch=True, batch_size=len(targets), sync_dist=True)
+            self.measures.update(logits, targets)
+
+        def on_validation_epoch_end(self) -> None:
+            for name, value in self.measures.compute().items():
+                if name != "confusion":
+                    self.log(f"val_{name}", value)
+            self.measures.reset()
+
+        def configure_optimizers(self) -> Any:
+            decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
+            others = [p for p in self.model.parameters() if p.requires_grad and p.ndim <= 1]
+            groups = [
+                {"params": decayed, "weight_decay": self.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ]
+            if self.optimizer == "adamw":
+                optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=self.lr)
+            else:
+                optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=0.9, nesterov=True)
+            steps = int(self.trainer.estimated_stepping_batches)
+            warmup = max(1, int(WARMUP * steps))
+            rising = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup)
+            falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup))
+            schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [rising, falling], [warmup])
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    class Kept(Callback):
+        """What a run leaves: figures of each epoch, curves, the best model; and on the way a bar and a line an epoch."""
+
+        def __init__(self, folder: Path, epochs: int) -> None:
+            self.folder, self.epochs = folder, epochs
+            self.history: list[dict[str, float]] = []
+            self.best: dict[str, float] = {}
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"history": self.history, "best": self.best}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self.history, self.best = state_dict["history"], state_dict["best"]
+
+        def on_train_start(self, trainer: Any, task: Any) -> None:
+            self.bar = terminal.Bar("training", trainer.num_training_batches * (self.epochs - trainer.current_epoch))
+            self.bar.start()
+
+        def on_train_epoch_start(self, trainer: Any, task: Any) -> None:
+            self.since = time.monotonic()
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.bar.advance()
+
+        def on_train_epoch_end(self, trainer: Any, task: Any) -> None:
+            if not trainer.is_global_zero:
+                return
+            row = {
+                "epoch": trainer.current_epoch + 1,
+                "lr": trainer.optimizers[0].param_groups[0]["lr"],
+                **{name: value.item() for name, value in sorted(trainer.callback_metrics.items())},
+            }
+            seconds = row["seconds"] = time.monotonic() - self.since
+            self.history = [*self.history, row]
+            _write_history(self.history, self.folder / "metrics.csv")
+            is_best = not self.best or row["val_top1"] >= self.best["val_top1"]
+            if is_best:
+                self.best = row
+                files.save(task.model, self.folder / "model.safetensors", metrics=row)
+            ends = time.strftime("%H:%M", time.localtime(time.time() + seconds * (self.epochs - row["epoch"])))
+            terminal.say(
+                f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.3f}  "
+                f"val loss {row['val_loss']:.3f}  top-1 {100 * row['val_top1']:5.1f} %{' *' if is_best else '  '}  "
+                f"{seconds:.1f} s, ends {ends}"
+            )
+
+        def on_fit_end(self, trainer: Any, task: Any) -> None:
+            self.bar.stop()
+            if trainer.is_global_zero:
+                plot.curves(self.history, self.folder / "curves.png")
+
+        def on_exception(self, *_: Any) -> None:
+            if hasattr(self, "bar"):
+                self.bar.stop()
+
+    return ClassifyTask, Kept
+
+
+def _write_history(history: list[dict[str, float]], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
