@@ -21,12 +21,12 @@ Factory = Callable[..., nn.Module]
 
 
 def add(*branches: Tensor) -> Tensor:
-    """Sum of the branches, all of one shape."""
+    """Sum of the branches, all (B, C, T, H, W)."""
     return reduce(torch.add, branches)
 
 
 def concat(*branches: Tensor) -> Tensor:
-    """The branches side by side along the channels."""
+    """The branches (B, C_i, T, H, W) side by side: (B, sum of C_i, T, H, W)."""
     return torch.cat(branches, dim=1)
 
 
@@ -69,8 +69,8 @@ def conv3d(
 ) -> nn.Conv3d:
     """(B, C, T, H, W) convolution without bias that keeps the size (stride 1, odd kernels)."""
     kernel, spread = triple(kernel_size), triple(dilation)
-    padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, spread, strict=True))
-    return nn.Conv3d(in_channels, out_channels, kernel, triple(stride), padding, spread, groups=groups, bias=False)
+    t, h, w = (d * (k - 1) // 2 for k, d in zip(kernel, spread, strict=True))
+    return nn.Conv3d(in_channels, out_channels, kernel, triple(stride), (t, h, w), spread, groups=groups, bias=False)
 
 
 def conv_norm_act(

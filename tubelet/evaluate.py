@@ -88,8 +88,8 @@ def evaluate(
     if audit:
         accuracies = {name.removeprefix("audit "): value for name, value in summary.items() if "audit" in name}
         plot.audit(accuracies, 1 / len(names), folder / "audit.png")
-    values = {"summary": summary, "confusion": confusion.tolist(), "classes": names, "data": str(data)}
-    (folder / "evaluate.json").write_text(json.dumps(values, indent=2) + "\n")
+    report = {"data": str(data), "split": split, "classes": names, "summary": summary, "confusion": confusion.tolist()}
+    (folder / "evaluate.json").write_text(json.dumps(report, indent=2) + "\n")
     return table
 
 

@@ -43,9 +43,10 @@ class ClipSpec:
         if self.fps is not None and self.fps <= 0:
             raise ValueError(f"fps {self.fps} must be above 0, or None for the video's own rate")
         sizes = [n for size in (self.resize, self.crop) for n in (size if isinstance(size, tuple) else (size,))]
-        if any(n is not None and n < 1 for n in sizes) or (self.crop is not None and len(self.crop) != 2):
+        pairs = [size for size in (self.resize, self.crop) if isinstance(size, tuple)]
+        if any(n is not None and n < 1 for n in sizes) or any(len(pair) != 2 for pair in pairs):
             raise ValueError(
-                f"resize {self.resize} and crop {self.crop} must be at least 1 pixel, and crop a (height, width)"
+                f"resize {self.resize} and crop {self.crop} must be at least 1 pixel, and a pair a (height, width)"
             )
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} channels and std {len(self.std)}: give as many")

@@ -198,7 +198,7 @@ _CANNOT = (
 )
 
 
-def _twins(model: nn.Module) -> dict[str, nn.Module]:
+def _twins(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, TWINS)}
 
 
@@ -243,7 +243,7 @@ def _is_pointwise(module: nn.Module) -> bool:
 class _Sliding(nn.Module):
     """Twin of a convolution or pooling: keeps the tail of its input, pads in time at the two ends itself."""
 
-    def __init__(self, layer: nn.Module, name: str) -> None:
+    def __init__(self, layer: Any, name: str) -> None:
         super().__init__()
         self.layer = layer
         self.kernel = triple(layer.kernel_size)[0]
@@ -369,7 +369,7 @@ class _Averaging(nn.Module):
 TWINS = (_Sliding, _Waiting, _Averaging)
 
 
-def _take_time_padding(layer: nn.Module, name: str) -> tuple[int, int]:
+def _take_time_padding(layer: Any, name: str) -> tuple[int, int]:
     """Padding in time (before, after) of a layer, which is left with its padding in space alone."""
     padding = layer.padding
     if isinstance(padding, str):

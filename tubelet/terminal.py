@@ -71,7 +71,7 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterato
 
 def say(line: str) -> None:
     """Print one line for the reader, on stderr, so that what a command answers stays alone on stdout."""
-    _console().print(line, markup=False, soft_wrap=True)
+    _console().print(line, markup=False, emoji=False, soft_wrap=True)
 
 
 def log_to_terminal() -> None:
@@ -105,12 +105,13 @@ class Table:
             drawing.add_column(column, justify="left" if is_text else "right", overflow="fold")
         for row in self.rows:
             drawing.add_row(*map(show, row.values()))
-        out = Console(file=io.StringIO(), width=100, highlight=False)
+        text = io.StringIO()
+        out = Console(file=text, width=100, highlight=False, markup=False, emoji=False, color_system=None)
         if self.rows:
             out.print(drawing)
         for name, value in self.summary.items():
-            out.print(f"{name}: {show(value)}", markup=False)
-        return out.file.getvalue().rstrip()
+            out.print(f"{name}: {show(value)}")
+        return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
     def to_csv(self, path: str | os.PathLike) -> Path:
         """Write the rows with a header."""

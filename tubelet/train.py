@@ -127,8 +127,9 @@ def train(
     folder = _folder(out, f"{Path(data).stem}-{name}", resume)
     if isinstance(model, str):
         model = create(model, num_classes=len(found.classes), weights=weights)
-    model, spec = ready(model)
-    model.spec = spec = _spec(spec, found.classes, num_frames, frame_stride, fps, resize, crop)
+    network: Any
+    network, spec = ready(model)
+    network.spec = spec = _spec(spec, found.classes, num_frames, frame_stride, fps, resize, crop)
     rate = lr or LEARNING_RATE[optimizer] * batch_size / 16 * (FINE_TUNING if weights else 1)
     decay = WEIGHT_DECAY[optimizer] if weight_decay is None else weight_decay
     arguments["out"] = folder
@@ -145,7 +146,7 @@ def train(
     task_class, kept_class = _lightning_classes()
     kept = kept_class(folder, epochs)
     _fit(
-        task_class(model.train(), optimizer, rate, decay, label_smoothing, seed),
+        task_class(network.train(), optimizer, rate, decay, label_smoothing, seed),
         kept,
         loader(train_clips, batch_size, order=order, workers=workers),
         loader(val_clips, batch_size, workers=workers),
@@ -236,6 +237,10 @@ def _fit(task: Any, kept: Any, train_loader: Any, val_loader: Any, epochs: int, 
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     last = folder / "last.ckpt"
+    goes_on = resume and last.exists()
+    if goes_on:
+        # Lightning tells the order of its epoch only after the workers were asked for the first batches
+        train_loader.sampler.set_epoch(torch.load(last, mmap=True, weights_only=True)["epoch"] + 1)
     every_epoch = ModelCheckpoint(
         folder, "last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
     )
@@ -252,7 +257,7 @@ def _fit(task: Any, kept: Any, train_loader: Any, val_loader: Any, epochs: int, 
         )
         handler = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit(task, train_loader, val_loader, ckpt_path=last if resume and last.exists() else None)
+            trainer.fit(task, train_loader, val_loader, ckpt_path=last if goes_on else None)
         except SystemExit:  # what Lightning makes of Ctrl-C
             signal.signal(signal.SIGINT, handler)
             done = len(kept.history)
@@ -289,7 +294,7 @@ def _lightning_classes() -> tuple[type, type]:
 
         def __init__(
             self,
-            model: nn.Module,
+            model: Any,
             optimizer: str,
             lr: float,
             weight_decay: float,
@@ -303,9 +308,9 @@ def _lightning_classes() -> tuple[type, type]:
             self.label_smoothing, self.seed = label_smoothing, seed
             self.measures = metrics.classification(len(self.spec.classes))
 
-        def on_train_epoch_start(self) -> None:
-            # so that dropout of an epoch does not depend on whether the run was interrupted before it
-            torch.manual_seed(hash((self.seed, self.current_epoch)) & (2**63 - 1))
+        def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+            # so that dropout of a step depends on nothing that happened before it, an interruption least of all
+            torch.manual_seed(hash((self.seed, self.global_step)) & (2**63 - 1))
 
         def training_step(self, batch: list[Tensor], _: int) -> Tensor:
             clips, targets = batch
@@ -315,7 +320,7 @@ def _lightning_classes() -> tuple[type, type]:
             return loss
 
         def validation_step(self, batch: list[Tensor], _: int) -> None:
-            clips, targets, _ = batch
+            clips, targets = batch[:2]
             logits = self.model(transforms.normalize(clips[:, 0], self.spec.mean, self.spec.std))
             loss = F.cross_entropy(logits, targets)
             self.log("val_loss", loss, on_epoch=True, batch_size=len(targets), sync_dist=True)
@@ -346,7 +351,7 @@ def _lightning_classes() -> tuple[type, type]:
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     class Kept(Callback):
-        """What a run leaves: figures of each epoch, curves, the best model; and on the way a bar and a line an epoch."""
+        """What a run leaves: figures of each epoch, curves, the best model; on the way a bar and a line an epoch."""
 
         def __init__(self, folder: Path, epochs: int) -> None:
             self.folder, self.epochs = folder, epochs

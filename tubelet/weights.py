@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +98,7 @@ def read(path: str | os.PathLike) -> Checkpoint:
         return _read_safetensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+    except Exception as error:  # what the bytes of some other file run into has any type
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a file of weights that can be read safely ({reason})") from error
     return Checkpoint(path, _unwrap(content, path))
@@ -140,12 +138,12 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def save(model: nn.Module, path: str | os.PathLike, *, metrics: Mapping[str, float] | None = None) -> Path:
+def save(model: Any, path: str | os.PathLike, *, metrics: Mapping[str, float] | None = None) -> Path:
     """Write one self-describing safetensors file; `tubelet.load(path)` gives the model back, alone.
 
     metrics: what the model was measured to do, kept in the header.
     A model that `create` did not make is saved without its call: such a file holds the weights, and `load` asks
-    for the network. ValueError when the model is no longer what its call makes.
+    for the network. ValueError when the model is no longer what its call makes, its head aside.
     """
     from safetensors.torch import save_file
 
@@ -153,9 +151,11 @@ def save(model: nn.Module, path: str | os.PathLike, *, metrics: Mapping[str, flo
 
     architecture = getattr(model, "architecture", None)
     spec = getattr(model, "spec", None)
+    if architecture:
+        _check_layers(model, architecture)
     header = {
         "format": FORMAT,
-        "architecture": architecture,
+        "architecture": {key: architecture[key] for key in ("name", "arguments")} if architecture else None,
         "head": heads.describe(model.head) if architecture else None,
         "spec": spec.to_dict() if isinstance(spec, ClipSpec) else None,
         "metrics": dict(metrics or {}),
@@ -168,6 +168,26 @@ def save(model: nn.Module, path: str | os.PathLike, *, metrics: Mapping[str, flo
     save_file(state, aside, metadata={"tubelet": json.dumps(header)})
     aside.replace(path)
     return path
+
+
+def layers(model: nn.Module) -> dict[str, str]:
+    """Each innermost layer but the head's in words, by name: what `create` notes and `save` compares."""
+    return {
+        name: f"{module} {[tuple(value.shape) for value in module.state_dict().values()]}"
+        for name, module in model.named_modules()
+        if name.partition(".")[0] != "head" and not list(module.children())
+    }
+
+
+def _check_layers(model: nn.Module, architecture: Mapping[str, Any]) -> None:
+    made, now = architecture["layers"], layers(model)
+    changed = [name for name in {**made, **now} if made.get(name) != now.get(name)]
+    if changed:
+        was, got = (found.get(changed[0], "no layer") for found in (made, now))
+        raise ValueError(
+            f"{len(changed)} layers are not those that {architecture['name']} is made with, first {changed[0]}: {got} "
+            f"for {was}; no file could rebuild it. `model.architecture = None` saves the weights alone"
+        )
 
 
 def find(tag: str) -> Published | None:

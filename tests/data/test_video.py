@@ -13,11 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tubelet.data import video
-from tubelet.data.transforms import resize_shape
 from tubelet.data.video import Video, VideoError, write_video
 from tubelet.machine import needs
 
@@ -384,21 +381,6 @@ def test_resize_and_crop(tmp_path):
             clip.frames([0], resize=30, crop=(31, 20))
         with pytest.raises(ValueError, match="resize 0"):
             clip.frames([0], resize=0)
-
-
-@given(st.integers(1, 4000), st.integers(1, 4000), st.integers(1, 1000))
-def test_resize_shape_keeps_the_proportion(height, width, short):
-    size = resize_shape(height, width, short)
-    assert min(size) == short
-    assert max(size) == int(Fraction(short * max(height, width), min(height, width)))
-    assert (size[0] <= size[1]) if height <= width else (size[0] >= size[1])
-
-
-def test_resize_shape_of_a_pair_or_nothing():
-    assert resize_shape(10, 20, (3, 4)) == (3, 4)
-    assert resize_shape(10, 20, None) == (10, 20)
-    with pytest.raises(ValueError, match="at least 1"):
-        resize_shape(10, 20, (3, 0))
 
 
 @pytest.mark.parametrize(("indices", "number"), [([60], 60), ([0, -1], -1), ([3, 1000, 5], 1000)])

@@ -14,6 +14,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -95,14 +96,14 @@ def open_data(path: str | os.PathLike) -> VideoData:
     """
     path = Path(path)
     if path.is_dir():
-        lists = {SPLITS.get(file.stem): file for file in sorted(path.iterdir()) if file.suffix in LISTS}
+        lists = {SPLITS.get(file.stem.lower()): file for file in sorted(path.iterdir()) if file.suffix.lower() in LISTS}
         if "train" in lists:
             rows = [row for split, file in lists.items() if split for row in _read_list(file, split)]
         else:
             rows = list(_read_folder(path))
     elif not path.is_file():
         raise ValueError(f"{path}: no such folder or list of videos")
-    elif path.suffix in LISTS:
+    elif path.suffix.lower() in LISTS:
         rows = list(_read_list(path))
     else:
         raise ValueError(f"{path}: one file of type {path.suffix or 'unknown'}; {_ACCEPTED}")
@@ -148,7 +149,11 @@ def _subfolders(root: Path) -> list[Path]:
 
 def _read_list(file: Path, split: str | None = None) -> Iterator[Row]:
     """Rows of a list; `split` is that of the whole file, or None where a column may tell."""
-    lines = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{file}: the list is empty")
     table = _columns(lines)
@@ -197,7 +202,10 @@ def _columns(lines: list[str]) -> list[list[str]]:
         table = list(csv.reader(lines, delimiter=separator))
         if len(table[0]) > 1 and len({len(cells) for cells in table}) == 1:
             return table
-    # paths may hold spaces, labels of such lists do not
+    quoted = list(csv.reader(lines, delimiter=" ", skipinitialspace=True))
+    if all(len(cells) == 2 for cells in quoted):
+        return quoted
+    # bare paths may hold spaces, labels of such lists do not
     return [line.rsplit(maxsplit=1) for line in lines]
 
 
@@ -218,21 +226,22 @@ def _collect(root: Path, rows: Sequence[Row]) -> VideoData:
     if not splits.get("train"):
         return VideoData(classes, dict(splits))
     if "val" not in splits:
-        splits["train"], splits["val"] = _set_aside(splits["train"], root)
+        splits["train"], splits["val"] = _set_aside(splits["train"], classes, root)
     taught = {sample.target for sample in splits["train"]}
     if unknown := sorted({classes[s.target] for s in splits["val"] if s.target not in taught}):
         raise ValueError(f"{root}: no training video for {', '.join(unknown[:5])}, which validation has")
     return VideoData(classes, dict(splits))
 
 
-def _set_aside(samples: list[Sample], root: Path) -> tuple[list[Sample], list[Sample]]:
+def _set_aside(samples: list[Sample], classes: Sequence[str], root: Path) -> tuple[list[Sample], list[Sample]]:
     """Training and validation parts: of each class, the fifth whose names hash lowest.
 
     A hash of the name, so that adding videos moves few of the others; all samples of one file stay together.
     """
 
-    def rank(path: Path) -> str:
-        return hashlib.sha256(path.name.encode()).hexdigest()
+    def rank(path: Path) -> tuple[str, Path]:
+        # the path settles ties: a set of strings has another order in each process
+        return hashlib.sha256(path.name.encode()).hexdigest(), path
 
     by_class: dict[int, set[Path]] = defaultdict(set)
     owner: dict[Path, int] = {}
@@ -243,7 +252,7 @@ def _set_aside(samples: list[Sample], root: Path) -> tuple[list[Sample], list[Sa
         if len(paths) < 2:
             path = next(iter(paths))
             raise ValueError(
-                f"{root}: one video only ({path}) for class {target}, so none is left to validate on; "
+                f"{root}: one video only ({path}) for class {classes[target]}, so none is left to validate on; "
                 "add videos or give a validation part"
             )
         aside |= set(sorted(paths, key=rank)[: max(1, round(VAL_FRACTION * len(paths)))])
@@ -280,16 +289,13 @@ class TrainClips(Dataset):
         epoch, index = key
         sample, spec = self.samples[index], self.spec
         generator = torch.Generator().manual_seed(hash((self.seed, epoch, index)) & (2**63 - 1))
-        shift = self.augment.max_shift
-        room = None
-        if shift is not None and spec.crop is not None:
-            room = (spec.crop[0] + 2 * shift, spec.crop[1] + 2 * shift)
 
         def starts(total: int, span: int) -> list[int]:
             return [sampling.random_start(total, span, generator)]
 
-        (clip,) = _read_clips(sample, spec, self.short, starts, room)
-        clip = transforms.random_crop(clip, spec.crop, generator)
+        (clip,) = _read_clips(sample, spec, self.short, starts)
+        with _naming(sample):
+            clip = transforms.random_crop(clip, spec.crop, generator, self.augment.max_shift)
         if self.augment.flip and torch.rand((), generator=generator) < 0.5:
             clip = transforms.flip(clip)
         if self.augment.color:
@@ -316,30 +322,32 @@ class ViewClips(Dataset):
             return sampling.view_starts(total, span, self.views)
 
         clips = _read_clips(sample, self.spec, self.short, starts)
-        crops = [crop for clip in clips for crop in transforms.spread_crops(clip, self.spec.crop, self.crops)]
+        with _naming(sample):
+            crops = [crop for clip in clips for crop in transforms.spread_crops(clip, self.spec.crop, self.crops)]
         return torch.stack(crops), sample.target, index
 
 
-def _read_clips(
-    sample: Sample,
-    spec: ClipSpec,
-    short: Short,
-    starts: Callable[[int, int], list[int]],
-    room: tuple[int, int] | None = None,
-) -> list[Tensor]:
-    """Clips (3, T, H, W) that begin at `starts(total, span)`, resized; `room` is cut from the centre already."""
+def _read_clips(sample: Sample, spec: ClipSpec, short: Short, starts: Callable[[int, int], list[int]]) -> list[Tensor]:
+    """Clips (3, T, H, W) that begin at `starts(total, span)`, resized."""
     with Video(sample.path) as video:
         end = video.num_frames if sample.end is None else sample.end
         if end > video.num_frames:
             raise VideoError(f"{sample.name}: the video has {video.num_frames} frames only")
         step = sampling.step(spec, video.fps)
         total = end - sample.start
-        try:
+        with _naming(sample):
             lists = [
                 sampling.fit(sampling.clip(start, spec.num_frames, step), total, short)
                 for start in starts(total, sampling.span(spec.num_frames, step))
             ]
-        except ValueError as error:
-            raise VideoError(f"{sample.name}: {error}") from None
         shifted = [[sample.start + index for index in indices] for indices in lists]
-        return list(video.clips(shifted, resize=spec.resize, crop=room))
+        return list(video.clips(shifted, resize=spec.resize))
+
+
+@contextmanager
+def _naming(sample: Sample) -> Iterator[None]:
+    """Whatever does not fit this sample, as an error that begins with its name."""
+    try:
+        yield
+    except ValueError as error:
+        raise VideoError(f"{sample.name}: {error}") from None

@@ -49,7 +49,7 @@ def loader(
 
 def reason(error: Exception) -> str:
     """What an error says in one line; one that a worker process raised comes wrapped in its traceback."""
-    text = str(error).strip()
-    if "Original Traceback" not in text:
-        return text
-    return text.splitlines()[-1].partition(": ")[2]
+    text, name = str(error).strip(), type(error).__name__
+    if "Original Traceback" in text:
+        name, _, text = text.splitlines()[-1].partition(": ")
+    return text or name

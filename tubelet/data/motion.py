@@ -1,8 +1,8 @@
 """The built-in data set: real H.264 files, drawn by code, in which only motion tells the class.
 
 Each clip shows one shape before a smooth background, with a camera's noise. Its place, angle and size are
-uniform at every instant, whatever the class: what is beyond an edge comes back at the other, and a size that
-leaves its range begins again at the other end. So a single frame says nothing about the class, only change does.
+uniform over their ranges at every instant, whatever the class: what leaves its range begins again at the other
+end. So a single frame says nothing about the class, only change does.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ TRAIN, VAL = 28, 8  # clips a class
 VERSION = 1  # of the drawing: another one is another folder
 
 _SMALLEST, _LARGEST = 0.16, 0.32  # radius of a shape, in sides of the frame
+_NEAR, _FAR = 0.2, 0.8  # its place
 
 Shape = Callable[[Tensor, Tensor], Tensor]
 
@@ -45,7 +46,7 @@ SHAPES: tuple[Shape, ...] = (
 
 @dataclass(frozen=True)
 class Motion:
-    """Change a frame: place in sides of the frame, angle in radians, size in ranges of the size."""
+    """Change a frame: of place and size in parts of their range, of angle in radians."""
 
     right: float = 0.0
     down: float = 0.0
@@ -56,12 +57,12 @@ class Motion:
 def motion_of(name: str, speed: float) -> Motion:
     """The motion of a class; speed 1 is the middle one."""
     return {
-        "left": Motion(right=-0.03 * speed),
-        "right": Motion(right=0.03 * speed),
-        "up": Motion(down=-0.03 * speed),
-        "down": Motion(down=0.03 * speed),
-        "clockwise": Motion(turn=0.11 * speed),
-        "counterclockwise": Motion(turn=-0.11 * speed),
+        "left": Motion(right=-0.04 * speed),
+        "right": Motion(right=0.04 * speed),
+        "up": Motion(down=-0.04 * speed),
+        "down": Motion(down=0.04 * speed),
+        "clockwise": Motion(turn=0.14 * speed),
+        "counterclockwise": Motion(turn=-0.14 * speed),
         "growing": Motion(grow=0.025 * speed),
         "shrinking": Motion(grow=-0.025 * speed),
     }[name]
@@ -90,12 +91,12 @@ def draw(names: Sequence[str], num_frames: int, generator: torch.Generator) -> T
 
 
 def _masks(shape: Shape, poses: Tensor) -> Tensor:
-    """Coverage (T, 64, 64) of a shape at poses (T, 4), antialiased, on a frame whose edges meet."""
+    """Coverage (T, 64, 64) of a shape at poses (T, 4), antialiased."""
     fine = (torch.arange(2 * SIZE) + 0.5) / (2 * SIZE)
     x, y, angle, size = (column.view(-1, 1, 1) for column in poses.unbind(1))
     radius = _SMALLEST * (_LARGEST / _SMALLEST) ** size
-    dx = (fine.view(1, 1, -1) - x + 0.5) % 1 - 0.5
-    dy = (fine.view(1, -1, 1) - y + 0.5) % 1 - 0.5
+    dx = fine.view(1, 1, -1) - (_NEAR + (_FAR - _NEAR) * x)
+    dy = fine.view(1, -1, 1) - (_NEAR + (_FAR - _NEAR) * y)
     u = (dx * angle.cos() + dy * angle.sin()) / radius
     v = (dy * angle.cos() - dx * angle.sin()) / radius
     return F.avg_pool2d(shape(u, v).float(), 2)

@@ -56,15 +56,22 @@ def center_crop(clip: Tensor, size: Size | None) -> Tensor:
     return clip[..., top : top + size[0], left : left + size[1]]
 
 
-def random_crop(clip: Tensor, size: Size | None, generator: torch.Generator) -> Tensor:
-    """(..., H, W) -> (..., *size) from anywhere, every place as likely. ValueError when it does not fit."""
+def random_crop(clip: Tensor, size: Size | None, generator: torch.Generator, max_shift: int | None = None) -> Tensor:
+    """(..., H, W) -> (..., *size) from a random place, each as likely. ValueError when it does not fit.
+
+    max_shift: pixels that the crop may lie off the centre; None lets it lie anywhere.
+    """
     if size is None:
         return clip
     height, width = clip.shape[-2:]
     _check_crop(height, width, size)
-    top = int(torch.randint(height - size[0] + 1, (), generator=generator))
-    left = int(torch.randint(width - size[1] + 1, (), generator=generator))
+    top, left = (_random_place(room, generator, max_shift) for room in (height - size[0], width - size[1]))
     return clip[..., top : top + size[0], left : left + size[1]]
+
+
+def _random_place(room: int, generator: torch.Generator, max_shift: int | None) -> int:
+    slack = room if max_shift is None else min(room, 2 * max_shift)
+    return (room - slack) // 2 + int(torch.randint(slack + 1, (), generator=generator))
 
 
 def spread_crops(clip: Tensor, size: Size | None, num_crops: int) -> list[Tensor]:

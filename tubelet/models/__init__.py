@@ -51,10 +51,11 @@ def create(
     accepted = inspect.signature(network).parameters
     if unknown := sorted(set(kwargs) - set(accepted)):
         raise ValueError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
-    model = network(num_classes=num_classes, in_channels=in_channels, **kwargs)
+    model: Any = network(num_classes=num_classes, in_channels=in_channels, **kwargs)
     model.architecture = {
         "name": name,
         "arguments": {"num_classes": num_classes, "in_channels": in_channels, **kwargs},
+        "layers": files.layers(model),
     }
     if weights is not None:
         _load_into(model, weights)
@@ -115,11 +116,11 @@ def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
     return f"{what}; did you mean {', '.join(near)}?" if near else f"{what}; known are {', '.join(known)}"
 
 
-def _load_into(model: nn.Module, weights: str | os.PathLike) -> None:
+def _load_into(model: Any, weights: str | os.PathLike) -> None:
     """Fill a new model from a tag or a file, with a new head where the number of classes differs."""
     name = model.architecture["name"]
     row = files.find(str(weights))
-    if row is None and not Path(weights).exists() and not Path(weights).suffix:
+    if row is None and not Path(weights).exists():
         tags = tuple(row.tag for row in files.CATALOGUE)
         raise ValueError(_unknown(f"weights {str(weights)!r} is neither a file nor a tag", str(weights), tags))
     if row is not None and row.model != name:
@@ -129,27 +130,25 @@ def _load_into(model: nn.Module, weights: str | os.PathLike) -> None:
     if made_for is not None and made_for["name"] != name:
         raise ValueError(f"{checkpoint.path}: holds {made_for['name']}, not {name}")
 
+    wanted = model.head.fc.out_features
     fc = rename(checkpoint.state, model).get("head.fc.weight")
-    num_classes = model.head.fc.out_features
-    changes_head = fc is not None and fc.shape[0] != num_classes
+    has_other_head = (checkpoint.header or {}).get("head") is not None
+    given = len(fc) if fc is not None else 0 if has_other_head else wanted
     new_head = model.head
-    if changes_head:
-        model.head = heads.Classify(model.channels[-1], fc.shape[0])
+    if fc is not None and given != wanted:
+        model.head = heads.Classify(model.channels[-1], given)
     _fill(model, checkpoint)
     if row is not None:
         model.spec = row.spec
-    if changes_head:
+    if given != wanted:
         model.head = new_head
         model.spec = dataclasses.replace(model.spec, classes=())
         log.warning(
-            "%s answers %d classes and %d were asked for: the head is new and must be trained",
-            checkpoint.path,
-            fc.shape[0],
-            num_classes,
+            "%s answers %d classes, %d are wanted: the head is new and must be trained", checkpoint.path, given, wanted
         )
 
 
-def _fill(model: nn.Module, checkpoint: files.Checkpoint) -> None:
+def _fill(model: Any, checkpoint: files.Checkpoint) -> None:
     """Load a checkpoint's tensors; a file of ours brings its head and its spec along."""
     if checkpoint.header is not None:
         if checkpoint.header["head"] is not None:

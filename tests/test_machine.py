@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+
+from tubelet.machine import cache_dir, needs
+
+
+def test_a_missing_package_is_told_with_the_line_that_installs_it():
+    with pytest.raises(ImportError) as caught, needs("train"):
+        import absent_package.part  # noqa: F401
+    assert str(caught.value) == "no module named 'absent_package'; install it with: pip install \"tubelet[train]\""
+    assert caught.value.name == "absent_package"
+    assert not isinstance(caught.value, ModuleNotFoundError)
+
+
+def test_a_package_that_is_there_passes():
+    with needs("train"):
+        import json  # noqa: F401
+
+
+def test_a_package_that_fails_inside_keeps_its_error():
+    with pytest.raises(ImportError, match="cannot import name 'absent'"), needs("train"):
+        from json import absent  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"TUBELET_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
+        ({"XDG_CACHE_HOME": "/b"}, "/b/tubelet"),
+        ({"TUBELET_CACHE": "", "XDG_CACHE_HOME": ""}, "/home/me/.cache/tubelet"),
+        ({}, "/home/me/.cache/tubelet"),
+    ],
+)
+def test_the_cache_is_where_the_environment_says(monkeypatch, variables, expected):
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
+    for name in ("TUBELET_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_dir() == Path(expected)

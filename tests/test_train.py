@@ -1,0 +1,154 @@
+"""Training runs: what they leave, replay, resume after kill -9 bit for bit, errors of one line."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import tubelet
+from tubelet import weights
+from tubelet.data import motion
+from tubelet.data.video import write_video
+
+SMALL = ["--model", "tiny_3d", "--batch_size", "4", "--num_frames", "4", "--crop", "32x32", "--workers", "1"]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Two classes of motion, six clips each."""
+    root = tmp_path_factory.mktemp("clips")
+    for i, name in enumerate(["left", "right"] * 6):
+        (root / name).mkdir(exist_ok=True)
+        generator = torch.Generator().manual_seed(i)
+        write_video(root / name / f"{i:02}.mp4", motion.draw([name], 12, generator).unbind(1), 25.0)
+    return root
+
+
+def command(*arguments, cwd, **kwargs):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "tubelet", *map(str, arguments)]
+    return subprocess.Popen(line, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(*arguments, cwd):
+    process = command(*arguments, cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def state(folder, name="last.ckpt"):
+    return torch.load(folder / name, weights_only=False)
+
+
+def assert_same_weights(one, other):
+    a, b = state(one)["state_dict"], state(other)["state_dict"]
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="module")
+def whole(clips, tmp_path_factory):
+    """an uninterrupted run."""
+    cwd = tmp_path_factory.mktemp("whole")
+    status, out, err = finished("train", clips, *SMALL, "--epochs", 8, "--out", "run", cwd=cwd)
+    assert status == 0, err
+    return cwd / "run", out, err
+
+
+def test_a_run_leaves_its_files(whole):
+    folder, out, err = whole
+    assert {"run.json", "metrics.csv", "curves.png", "model.safetensors", "last.ckpt"} <= {
+        file.name for file in folder.iterdir()
+    }
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    assert "best top-1" in out and "epoch 4/4" in err
+    model = tubelet.load(folder)
+    assert model.spec.classes == ("left", "right") and model.spec.num_frames == 4 and model.spec.crop == (32, 32)
+    kept = weights.read(folder / "model.safetensors").header["metrics"]
+    assert kept["val_top1"] == max(float(row["val_top1"]) for row in rows)
+
+
+def test_run_json_replays_the_run(whole, clips, tmp_path):
+    folder, _, _ = whole
+    status, _, err = finished("train", "--config", folder / "run.json", "--out", "again", cwd=tmp_path)
+    assert status == 0, err
+    assert_same_weights(folder, tmp_path / "again")
+
+
+def interrupted(clips, cwd, sent):
+    """A run of four epochs that gets a signal once its second epoch has begun."""
+    process = command("train", clips, *SMALL, "--epochs", 8, "--out", "run", cwd=cwd)
+    deadline = time.monotonic() + 240
+    while not (cwd / "run" / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=120)
+    return process.returncode, err
+
+
+def test_kill_minus_nine_loses_at_most_an_epoch(whole, clips, tmp_path):
+    status, _ = interrupted(clips, tmp_path, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    done = state(tmp_path / "run")["epoch"] + 1
+    assert 1 <= done < 4, "the run was over before it could be killed"
+    status, _, err = finished("train", clips, *SMALL, "--epochs", 8, "--out", "run", "--resume", cwd=tmp_path)
+    assert status == 0, err
+    assert f"epoch {done}/4" not in err and f"epoch {done + 1}/4" in err
+    assert_same_weights(whole[0], tmp_path / "run")
+    rows, again = (list(csv.DictReader((f / "metrics.csv").open())) for f in (whole[0], tmp_path / "run"))
+    for row, twin in zip(rows, again, strict=True):
+        assert {k: v for k, v in row.items() if k != "seconds"} == {k: v for k, v in twin.items() if k != "seconds"}
+
+
+def test_ctrl_c_says_how_to_resume(clips, tmp_path):
+    status, err = interrupted(clips, tmp_path, signal.SIGINT)
+    assert status == 130
+    assert "tubelet train --config run/run.json --resume" in err
+    assert "Traceback" not in err
+    status, _, err = finished("train", "--config", "run/run.json", "--resume", cwd=tmp_path)
+    assert status == 0, err
+
+
+def test_resume_wants_the_same_arguments(whole, clips):
+    folder, _, _ = whole
+    with pytest.raises(ValueError, match=r"label_smoothing 0\.1, now 0\.3"):
+        tubelet.train(clips, model="tiny_3d", batch_size=4, num_frames=4, crop=(32, 32), workers=1, epochs=4,
+                      label_smoothing=0.3, out=folder, resume=True)  # fmt: skip
+    with pytest.raises(ValueError, match="holds a run"):
+        tubelet.train(clips, model="tiny_3d", out=folder)
+
+
+def test_a_run_from_a_checkpoint_and_any_network(whole, clips, tmp_path):
+    folder, _, _ = whole
+    options = {"num_frames": 4, "crop": (32, 32), "workers": 0, "epochs": 1, "batch_size": 4}
+    fine = tubelet.train(clips, model="tiny_3d", weights=folder / "model.safetensors", out=tmp_path / "fine", **options)
+    assert fine.history[0]["val_loss"] < 2
+
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(3, 2)
+            self.spec = tubelet.ClipSpec(num_frames=4, resize=None)
+
+        def forward(self, x):
+            return self.fc(x.mean((2, 3, 4)))
+
+    run = tubelet.train(clips, model=Own(), out=tmp_path / "own", **options)
+    assert len(run.history) == 1
+    with pytest.raises(ValueError, match="network that tubelet did not make"):
+        run.load()
+
+
+def test_short_names_for_a_number_or_none(clips, tmp_path):
+    run = tubelet.train(clips, model="tiny_2d", crop=32, resize="none", fps="none", num_frames=2, epochs=1, workers=0,
+                        optimizer="sgd", out=tmp_path / "run")  # fmt: skip
+    spec = run.load().spec
+    assert (spec.crop, spec.resize, spec.fps) == ((32, 32), None, None)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["resize"] == "none"
