@@ -15,15 +15,14 @@ LONG = ("right", "clockwise", "up", "growing", "left", "counterclockwise", "down
 
 
 def trained(name: str, epochs: int, what: str) -> tuple[dict[str, object], Section]:
-    """Train and evaluate a network: its row of the comparison and its section of the page."""
+    """A network's row of the comparison and its section of the page."""
     run = tubelet.train("motion", model=name, epochs=epochs, lr=0.01, out=OUT / name)
     table = tubelet.evaluate(run.out, "motion", views=3, crops=1)
     print(f"\n{name}\n{table}\n")
-    names = {"curves.png": "Training", "evaluate/confusion.png": "Held-out clips", "evaluate/audit.png": "Motion audit"}
+    pictures = {"curves.png": "Training", "evaluate/confusion.png": "Held-out clips", "evaluate/audit.png": "Audit"}
     shown = {key: f"{100 * value:.1f} %" for key, value in table.summary.items() if isinstance(value, float)}
-    size = sum(p.numel() for p in run.load().parameters())
-    section = Section(f"{name}, {what}", "", [(run.out / file, caption) for file, caption in names.items()])
-    return {"network": name, "parameters": f"{size:,}", **shown}, section
+    row = {"network": name, "parameters": f"{sum(p.numel() for p in run.load().parameters()):,}", **shown}
+    return row, Section(f"{name}, {what}", "", [(run.out / file, caption) for file, caption in pictures.items()])
 
 
 def strip(name: str) -> tuple[Path, str]:
@@ -41,21 +40,19 @@ def watched(video: Path, title: str, truth: list[tuple[float, float, str]] | Non
     seen = tubelet.predict(OUT / "tiny", video)
     print(f"{title}\n{seen.top(3)}\n")
     line = plot.timeline(seen.times, seen.scores, seen.classes, OUT / f"timeline_{video.stem}.png", truth=truth)
-    return Section(
-        title, "", [(line, "Scores over time"), (seen.to_video(OUT / f"watched_{video.stem}.mp4"), "Played")]
-    )
+    drawn = seen.to_video(OUT / f"watched_{video.stem}.mp4")
+    return Section(title, "", [(line, "Scores over time"), (drawn, "Played")])
 
 
 def main(own: str = "") -> None:
     shutil.rmtree(OUT, ignore_errors=True)
     space_time, per_frame = trained("tiny", 30, "space and time"), trained("tiny_2d", 12, "its twin, frame by frame")
     truth = motion.long_video(OUT / "long.mp4", LONG)
-    says = "One frame tells nothing; what changes from frame to frame tells the class."
-    clips = Section("Clips and predictions", says, [strip(name) for name in motion.CLASSES])
-    sections = [Section("Two networks", table=[space_time[0], per_frame[0]]), clips, space_time[1], per_frame[1]]
-    sections.append(watched(OUT / "long.mp4", "A long video with several motions in a row", truth))
-    if own:
-        sections.append(watched(Path(own), f"Your video: {Path(own).name}"))
+    clips = Section("Clips", "One frame tells nothing, only motion does.", [strip(name) for name in motion.CLASSES])
+    both = Section("Two networks", table=[space_time[0], per_frame[0]])
+    long = watched(OUT / "long.mp4", "A long video with several motions in a row", truth)
+    yours = [watched(Path(own), f"Your video: {Path(own).name}")] if own else []
+    sections = [both, clips, space_time[1], per_frame[1], long, *yours]
     print(f"open {write_report(OUT / 'report.html', 'tubelet sees motion', sections).resolve()}")
 
 

@@ -90,6 +90,17 @@ def test_what_is_missing_left_over_or_of_another_shape_is_listed(tiny):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("fault", ["missing", "left over", "of another shape"])
+def test_each_fault_alone_is_refused(tiny, fault):
+    state = dict(tiny.state_dict())
+    if fault == "missing":
+        del state["head.fc.bias"]
+    else:
+        state["head.fc.bias" if "shape" in fault else "head.fc.other"] = torch.zeros(5)
+    with pytest.raises(ValueError, match=rf"entries\): 1 {fault}: head\.fc\.\w+( \(5,\) for \(4,\))?$"):
+        convert(state, tiny)
+
+
 def test_long_lists_are_cut(tiny):
     keys = list(tiny.state_dict())
     with pytest.raises(

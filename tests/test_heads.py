@@ -45,6 +45,7 @@ def test_a_description_builds_the_head_anew(head):
     built = heads.build(description)
     assert type(built) is type(head)
     assert heads.describe(built) == description
+    assert getattr(built, "dropout", nn.Dropout(0)).p == getattr(head, "dropout", nn.Dropout(0)).p
     built.load_state_dict(head.state_dict())
     assert torch.equal(built.eval()(X), head.eval()(X))
 

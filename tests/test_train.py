@@ -67,8 +67,8 @@ def test_a_run_leaves_its_files(whole):
         file.name for file in folder.iterdir()
     }
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
-    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
-    assert "best top-1" in out and "epoch 4/4" in err
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 9))
+    assert "best top-1" in out and "epoch 8/8" in err
     model = tubelet.load(folder)
     assert model.spec.classes == ("left", "right") and model.spec.num_frames == 4 and model.spec.crop == (32, 32)
     kept = weights.read(folder / "model.safetensors").header["metrics"]
@@ -83,7 +83,7 @@ def test_run_json_replays_the_run(whole, clips, tmp_path):
 
 
 def interrupted(clips, cwd, sent):
-    """A run of four epochs that gets a signal once its second epoch has begun."""
+    """A run of eight epochs that gets a signal once its second epoch has begun."""
     process = command("train", clips, *SMALL, "--epochs", 8, "--out", "run", cwd=cwd)
     deadline = time.monotonic() + 240
     while not (cwd / "run" / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
@@ -97,10 +97,10 @@ def test_kill_minus_nine_loses_at_most_an_epoch(whole, clips, tmp_path):
     status, _ = interrupted(clips, tmp_path, signal.SIGKILL)
     assert status == -signal.SIGKILL
     done = state(tmp_path / "run")["epoch"] + 1
-    assert 1 <= done < 4, "the run was over before it could be killed"
+    assert 1 <= done < 8, "the run was over before it could be killed"
     status, _, err = finished("train", clips, *SMALL, "--epochs", 8, "--out", "run", "--resume", cwd=tmp_path)
     assert status == 0, err
-    assert f"epoch {done}/4" not in err and f"epoch {done + 1}/4" in err
+    assert f"epoch {done}/8" not in err and f"epoch {done + 1}/8" in err
     assert_same_weights(whole[0], tmp_path / "run")
     rows, again = (list(csv.DictReader((f / "metrics.csv").open())) for f in (whole[0], tmp_path / "run"))
     for row, twin in zip(rows, again, strict=True):
@@ -119,7 +119,7 @@ def test_ctrl_c_says_how_to_resume(clips, tmp_path):
 def test_resume_wants_the_same_arguments(whole, clips):
     folder, _, _ = whole
     with pytest.raises(ValueError, match=r"label_smoothing 0\.1, now 0\.3"):
-        tubelet.train(clips, model="tiny_3d", batch_size=4, num_frames=4, crop=(32, 32), workers=1, epochs=4,
+        tubelet.train(clips, model="tiny_3d", batch_size=4, num_frames=4, crop=(32, 32), workers=1, epochs=8,
                       label_smoothing=0.3, out=folder, resume=True)  # fmt: skip
     with pytest.raises(ValueError, match="holds a run"):
         tubelet.train(clips, model="tiny_3d", out=folder)

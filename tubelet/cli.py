@@ -19,6 +19,9 @@ MODEL_HELP = "file of weights, folder of a run, or tag of the catalogue (default
 OUT_HELP = "write windows to FILE.json or FILE.csv, or the annotated video to FILE.mp4; all three into a folder"
 
 
+_WRITERS = {".json": Prediction.to_json, ".csv": Prediction.to_csv, ".mp4": Prediction.to_video}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 2 after an error that is told in one line, 130 after Ctrl-C."""
     from jsonargparse import ArgumentError
@@ -26,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     terminal.log_to_terminal()
     try:
         parser = _parser()
-        parsed = parser.parse_args(_spelled_out(sys.argv[1:] if arguments is None else arguments))
-        chosen = parser.instantiate_classes(parsed)
+        parsed = parser.parse_args(_spelled_out(sys.argv[1:] if arguments is None else arguments) or ["--help"])
+        chosen = parser.instantiate(parsed)
         command = chosen.subcommand
         values = vars(chosen[command])
         values.pop("config", None)
@@ -50,7 +53,9 @@ def _parser() -> Any:
     from jsonargparse import ActionConfigFile, ArgumentParser
 
     def command(function: Callable, skip: set[str], **options: Any) -> Any:
-        parser = ArgumentParser(description=(function.__doc__ or "").split("\n")[0], exit_on_error=False)
+        parser = ArgumentParser(
+            description=(function.__doc__ or "").split("\n")[0], exit_on_error=False, allow_abbrev=False
+        )
         parser.add_argument("--config", action=ActionConfigFile, help="arguments from a file, such as a run.json")
         parser.add_function_arguments(function, as_positional=True, skip=skip)
         for name, help_line in options.items():
@@ -58,7 +63,7 @@ def _parser() -> Any:
         return parser
 
     parser = ArgumentParser(
-        prog="tubelet", version=__version__, exit_on_error=False,
+        prog="tubelet", version=__version__, exit_on_error=False, allow_abbrev=False,
         description="Convolutional networks over space and a third axis: time in video, depth in CT and MRI.",
     )  # fmt: skip
     commands = parser.add_subcommands(required=True)
@@ -77,7 +82,7 @@ def _parser() -> Any:
         ),
         help="what happens in a video, and when",
     )
-    listing = ArgumentParser(description="The networks that there are.", exit_on_error=False)
+    listing = ArgumentParser(description="The networks that there are.", exit_on_error=False, allow_abbrev=False)
     commands.add_subcommand("models", listing, help="list the networks")
     return parser
 
@@ -114,22 +119,22 @@ def _evaluate(values: dict[str, Any]) -> None:
 
 
 def _predict(values: dict[str, Any]) -> None:
-    out = values.pop("out")
+    asked = values.pop("out")
+    out = Path(asked) if asked else None
+    if out is not None and out.suffix and out.suffix not in _WRITERS:
+        raise ValueError(f"{out}: ends in {out.suffix}; give a folder or a file ending in {', '.join(_WRITERS)}")
     prediction = predict(values.pop("model") or _newest_run(), values.pop("source"), **values)
     print(prediction.top())
     if out is not None:
-        for path in _write(prediction, Path(out)):
+        for path in _write(prediction, out):
             terminal.say(f"wrote {path}")
 
 
 def _write(prediction: Prediction, out: Path) -> list[Path]:
     """Write what the ending of `out` asks for; a folder gets the windows as json and csv, and each video as mp4."""
-    writers = {".json": Prediction.to_json, ".csv": Prediction.to_csv, ".mp4": Prediction.to_video}
-    if out.suffix in writers:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return [writers[out.suffix](prediction, out)]
     if out.suffix:
-        raise ValueError(f"{out}: ends in {out.suffix}; give a folder or a file ending in {', '.join(writers)}")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return [_WRITERS[out.suffix](prediction, out)]
     out.mkdir(parents=True, exist_ok=True)
     written = [prediction.to_json(out / "windows.json"), prediction.to_csv(out / "windows.csv")]
     return written + [part.to_video(out / f"{Path(part.sources[0]).stem}.mp4") for part in prediction.videos()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import itertools
 import json
 import logging
 import os
@@ -189,24 +190,27 @@ def _spec(
 
 
 def _folder(out: str | os.PathLike | None, name: str, resume: bool) -> Path:
-    """Folder of the run: the one given, else `runs/NAME`, numbered where it is taken."""
+    """Folder of the run: the one given, else `runs/NAME`, numbered where one epoch of another run is in it."""
     if out is not None:
         folder = Path(out)
     else:
-        number = 1
-        while (Path("runs") / _numbered(name, number) / "run.json").exists():
-            number += 1
-        folder = Path("runs") / _numbered(name, max(1, number - resume))
-    exists = (folder / "run.json").exists()
-    if resume and not exists:
+        names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+        folders = []
+        for folder in (Path("runs") / name for name in names):
+            folders.append(folder)
+            if not _holds_an_epoch(folder):
+                break
+        if resume and len(folders) > 1 and not (folder / "run.json").exists():
+            folder = folders[-2]
+    if resume and not (folder / "run.json").exists():
         raise ValueError(f"{folder}: no run to resume (no run.json); start it without resume")
-    if exists and not resume:
+    if not resume and _holds_an_epoch(folder):
         raise ValueError(f"{folder}: holds a run; resume it, or give another folder as out")
     return folder
 
 
-def _numbered(name: str, number: int) -> str:
-    return name if number == 1 else f"{name}-{number}"
+def _holds_an_epoch(folder: Path) -> bool:
+    return (folder / "last.ckpt").exists()
 
 
 def _write_arguments(folder: Path, arguments: dict[str, Any], name: str, resume: bool) -> None:
@@ -355,6 +359,7 @@ def _lightning_classes() -> tuple[type, type]:
 
         def __init__(self, folder: Path, epochs: int) -> None:
             self.folder, self.epochs = folder, epochs
+            self.bar: terminal.Bar | None = None  # and none either where a resumed run was over
             self.history: list[dict[str, float]] = []
             self.best: dict[str, float] = {}
 
@@ -365,14 +370,16 @@ def _lightning_classes() -> tuple[type, type]:
             self.history, self.best = state_dict["history"], state_dict["best"]
 
         def on_train_start(self, trainer: Any, task: Any) -> None:
-            self.bar = terminal.Bar("training", trainer.num_training_batches * (self.epochs - trainer.current_epoch))
+            left = self.epochs - trainer.current_epoch
+            self.bar = terminal.Bar("training", left * trainer.num_training_batches)
             self.bar.start()
 
         def on_train_epoch_start(self, trainer: Any, task: Any) -> None:
             self.since = time.monotonic()
 
         def on_train_batch_end(self, *_: Any) -> None:
-            self.bar.advance()
+            if self.bar:
+                self.bar.advance()
 
         def on_train_epoch_end(self, trainer: Any, task: Any) -> None:
             if not trainer.is_global_zero:
@@ -397,12 +404,13 @@ def _lightning_classes() -> tuple[type, type]:
             )
 
         def on_fit_end(self, trainer: Any, task: Any) -> None:
-            self.bar.stop()
+            if self.bar:
+                self.bar.stop()
             if trainer.is_global_zero:
                 plot.curves(self.history, self.folder / "curves.png")
 
         def on_exception(self, *_: Any) -> None:
-            if hasattr(self, "bar"):
+            if self.bar:
                 self.bar.stop()
 
     return ClassifyTask, Kept

@@ -1,0 +1,119 @@
+"""Evaluation against figures worked out by hand, what it writes, and the motion audit."""
+
+import csv
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import tubelet
+from tubelet.data.video import write_video
+
+CLASSES = ("dark", "light", "rising")
+
+
+class Brightness(nn.Module):
+    """Knows three classes by rule: dark or light on average, or brighter at the end than at the start."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(20.0))
+        self.spec = tubelet.ClipSpec(
+            num_frames=4, resize=None, crop=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3, classes=CLASSES
+        )
+
+    def forward(self, x):
+        level, rise = x.mean((1, 2, 3, 4)), (x[:, :, -1] - x[:, :, 0]).mean((1, 2, 3))
+        return self.scale * torch.stack([-level, level, 4 * rise - 1], 1)
+
+
+def flat(level, frames=8):
+    return [torch.full((3, 16, 24), level, dtype=torch.uint8)] * frames
+
+
+def rising(frames=8):
+    return [torch.full((3, 16, 24), 30 + 25 * i, dtype=torch.uint8) for i in range(frames)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two dark, two light (one under the wrong name), two rising clips, all in the validation part."""
+    root = tmp_path_factory.mktemp("levels")
+    clips = {"dark/0": flat(20), "dark/1": flat(40), "light/0": flat(220), "light/1": flat(30), "rising/0": rising(),
+             "rising/1": rising()}  # fmt: skip
+    for part in ("train", "val"):
+        for name, frames in clips.items():
+            path = root / part / f"{name}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, frames, 25.0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def measured(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    return tubelet.evaluate(Brightness(), data, views=2, crops=3, workers=0, out=out), out
+
+
+def test_figures(measured):
+    table, _ = measured
+    assert table.summary["top1"] == pytest.approx(5 / 6)
+    assert table.summary["mean_class"] == pytest.approx((1 + 0.5 + 1) / 3)
+    rows = {row["class"]: row for row in table.rows}
+    assert rows["light"] == {
+        "class": "light",
+        "samples": 2,
+        "recall": 0.5,
+        "precision": 1.0,
+        "mostly taken for": "dark",
+    }
+    assert rows["dark"]["precision"] == pytest.approx(2 / 3)
+    assert "top5" not in table.summary
+
+
+def test_audit_tells_what_needs_motion(measured):
+    table, _ = measured
+    assert table.summary["audit as is"] == pytest.approx(5 / 6)
+    assert table.summary["audit reversed"] == pytest.approx(3 / 6)
+    assert table.summary["audit single frame"] == pytest.approx(3 / 6)
+
+
+def test_every_score_of_every_view_is_written(measured, data):
+    table, out = measured
+    rows = list(csv.DictReader((out / "scores.csv").open()))
+    assert len(rows) == 6 * 2 * 3
+    assert {(row["view"], row["crop"]) for row in rows} == {(str(v), str(c)) for v in range(2) for c in range(3)}
+    right = 0
+    for sample in {row["sample"] for row in rows}:
+        views = [row for row in rows if row["sample"] == sample]
+        scores = torch.tensor([[float(row[name]) for name in CLASSES] for row in views])
+        assert torch.allclose(scores.sum(1), torch.ones(6), atol=1e-4)
+        right += CLASSES[scores.mean(0).argmax()] == views[0]["target"]
+    assert right / 6 == pytest.approx(table.summary["top1"])
+    report = json.loads((out / "evaluate.json").read_text())
+    assert report["confusion"] == [[2, 0, 0], [1, 1, 0], [0, 0, 2]]
+    assert {"classes.csv", "confusion.png", "audit.png"} <= {file.name for file in out.iterdir()}
+
+
+def test_targets_follow_the_models_order(data, tmp_path):
+    model = Brightness()
+    order = ("rising", "dark", "light")
+    plain = model.forward
+    model.forward = lambda x: plain(x)[:, [2, 0, 1]]
+    model.spec = tubelet.ClipSpec.from_dict({**model.spec.to_dict(), "classes": order})
+    table = tubelet.evaluate(model, data, views=1, crops=1, workers=0, audit=False, out=tmp_path)
+    assert table.summary["top1"] == pytest.approx(5 / 6)
+
+
+def test_what_does_not_fit(data, tmp_path):
+    model = Brightness()
+    with pytest.raises(ValueError, match="no part 'test'; it has train, val"):
+        tubelet.evaluate(model, data, split="test", out=tmp_path)
+    with pytest.raises(ValueError, match="views 0"):
+        tubelet.evaluate(model, data, views=0, out=tmp_path)
+    model.spec = tubelet.ClipSpec.from_dict({**model.spec.to_dict(), "classes": ("dark", "light")})
+    with pytest.raises(ValueError, match="does not know rising"):
+        tubelet.evaluate(model, data, out=tmp_path)
+    with pytest.raises(ValueError, match="no such file of weights"):
+        tubelet.evaluate(tmp_path / "gone.pth", data)
