@@ -23,15 +23,6 @@ SPEC = ClipSpec(num_frames=8, fps=12.5, resize=(30, 40), crop=(24, 24), classes=
 HEADS = {"Classify": Classify, "PerFrame": PerFrame, "Features": lambda *_, **__: Features()}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On tensors this small more threads only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @functools.cache
 def made(name):
     torch.manual_seed(0)

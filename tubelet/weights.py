@@ -87,11 +87,13 @@ def fetch(row: Published) -> Path:
 
 
 def read(path: str | os.PathLike) -> Checkpoint:
-    """Any file of weights -> its tensors, wrappers and `module.` prefixes taken off.
+    """Any file of weights, or the folder of a run -> its tensors, wrappers and `module.` prefixes taken off.
 
     ValueError names the file and what is wrong with it.
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
     if not path.is_file():
         raise ValueError(f"{path}: no such file of weights")
     if path.suffix == ".safetensors":

@@ -9,15 +9,6 @@ from tubelet.data.datasets import open_data
 from tubelet.data.motion import CLASSES, NUM_FRAMES, SIZE, draw
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On tensors this small more threads only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 

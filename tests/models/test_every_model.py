@@ -6,15 +6,6 @@ import tubelet
 SIZES = [(1, 1, 1), (5, 33, 47), (2, 16, 16)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On tensors this small more threads only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module", params=tubelet.models())
 def model(request):
     torch.manual_seed(0)

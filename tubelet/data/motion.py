@@ -124,6 +124,9 @@ def motion(root: str | os.PathLike | None = None, *, seed: int = 0) -> Path:
             generator = torch.Generator().manual_seed(1_000_003 * seed + i)
             write_video(path, draw([name], NUM_FRAMES, generator).unbind(1), FPS)
         aside.rename(root)
+    except OSError:
+        if not root.exists():  # else another process was first
+            raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return root

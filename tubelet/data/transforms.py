@@ -75,16 +75,19 @@ def _random_place(room: int, generator: torch.Generator, max_shift: int | None) 
 
 
 def spread_crops(clip: Tensor, size: Size | None, num_crops: int) -> list[Tensor]:
-    """(..., H, W) -> crops (..., *size) spread evenly along the side with more room; one is the centre."""
+    """(..., H, W) -> crops (..., *size) spread evenly along the roomier side (the width when equal); one is the centre."""
     if size is None or num_crops == 1:
         return [center_crop(clip, size)] * num_crops
     height, width = clip.shape[-2:]
     _check_crop(height, width, size)
     rooms = (height - size[0], width - size[1])
     crops = []
+    along_height = rooms[0] > rooms[1]
     for i in range(num_crops):
-        # the side with less room stays centred
-        top, left = (room * i // (num_crops - 1) if room == max(rooms) else room // 2 for room in rooms)
+        top, left = (
+            room * i // (num_crops - 1) if is_spread else room // 2
+            for room, is_spread in zip(rooms, (along_height, not along_height), strict=True)
+        )
         crops.append(clip[..., top : top + size[0], left : left + size[1]])
     return crops
 

@@ -69,9 +69,6 @@ def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
     is recognised from its keys and shapes.
     hints: what keys cannot tell, by the names of the network's own arguments.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "model.safetensors"
     checkpoint = files.read(path)
     if checkpoint.header is not None:
         architecture = checkpoint.header["architecture"]

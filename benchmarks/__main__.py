@@ -1,0 +1,21 @@
+"""Run the benchmarks named, or all, and print their tables."""
+
+import sys
+
+import torch
+
+from benchmarks import stream, video
+
+BENCHMARKS = {"stream": stream, "video": video}
+
+
+def main(names: list[str]) -> None:
+    if unknown := set(names) - set(BENCHMARKS):
+        sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    torch.set_num_threads(1)
+    for name in names or BENCHMARKS:
+        for table in BENCHMARKS[name].tables():
+            print(table, end="\n\n", flush=True)
+
+
+main(sys.argv[1:])
