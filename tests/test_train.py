@@ -152,3 +152,21 @@ def test_short_names_for_a_number_or_none(clips, tmp_path):
     spec = run.load().spec
     assert (spec.crop, spec.resize, spec.fps) == ((32, 32), None, None)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["resize"] == "none"
+
+
+def test_a_loss_that_is_no_number_ends_the_run(clips, tmp_path):
+    class Broken(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(3, 2)
+            self.spec = tubelet.ClipSpec(num_frames=4, resize=None, crop=(32, 32))
+
+        def forward(self, x):
+            return self.fc(x.mean((2, 3, 4))) / 0
+
+    with pytest.raises(ValueError, match="the loss is nan in epoch 1: lower lr"):
+        tubelet.train(clips, model=Broken(), workers=0, epochs=2, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="task 'segment'"):
+        tubelet.train(clips, task="segment")
+    with pytest.raises(ValueError, match="lr -1 must be above 0"):
+        tubelet.train(clips, lr=-1)

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import logging
+import math
 import os
 import signal
 import time
@@ -118,7 +119,7 @@ def train(
         KeyboardInterrupt: Ctrl-C; the message says how to go on.
     """
     arguments = {name: value for name, value in locals().items() if name != "resume"}
-    _check(epochs=epochs, batch_size=batch_size)
+    _check(task, lr, epochs=epochs, batch_size=batch_size)
     found = datasets.open_data(motion.motion() if str(data) == "motion" else data)
     if not found.splits.get("train"):
         raise ValueError(f"{data}: no training part, only {', '.join(found.splits)}")
@@ -142,7 +143,7 @@ def train(
     size = "x".join(map(str, spec.crop)) if spec.crop else "full size"
     terminal.say(
         f"{name} on {len(train_clips)} clips of {len(found.classes)} classes, {len(val_clips)} to validate; "
-        f"{spec.num_frames} frames, every {spec.frame_stride}., {size}; {optimizer}, lr {rate:.2g}, batch {batch_size}"
+        f"{spec.num_frames} frames, stride {spec.frame_stride}, {size}; {optimizer}, lr {rate:.2g}, batch {batch_size}"
     )
     task_class, kept_class = _lightning_classes()
     kept = kept_class(folder, epochs)
@@ -158,7 +159,11 @@ def train(
     return Run(folder, kept.history, kept.best)
 
 
-def _check(**counts: int) -> None:
+def _check(task: str, lr: float | None, **counts: int) -> None:
+    if task != "classify":
+        raise ValueError(f"task {task!r}; there is classify")
+    if lr is not None and lr <= 0:
+        raise ValueError(f"lr {lr} must be above 0")
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} {value} must be at least 1")
@@ -389,6 +394,8 @@ def _lightning_classes() -> tuple[type, type]:
                 "lr": trainer.optimizers[0].param_groups[0]["lr"],
                 **{name: value.item() for name, value in sorted(trainer.callback_metrics.items())},
             }
+            if not math.isfinite(row["train_loss"]):
+                raise ValueError(f"the loss is {row['train_loss']} in epoch {row['epoch']}: lower lr ({row['lr']:.2g})")
             seconds = row["seconds"] = time.monotonic() - self.since
             self.history = [*self.history, row]
             _write_history(self.history, self.folder / "metrics.csv")

@@ -28,27 +28,10 @@ from . import sampling, transforms
 from .sampling import Short
 from .video import Video, VideoError
 
-SUFFIXES = frozenset(
-    [
-        ".3gp",
-        ".asf",
-        ".avi",
-        ".flv",
-        ".gif",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".ogv",
-        ".ts",
-        ".webm",
-        ".wmv",
-    ]
-)
+SUFFIXES = frozenset({
+    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
+    ".ts", ".webm", ".wmv",
+})  # fmt: skip
 LISTS = frozenset({".csv", ".tsv", ".txt"})
 SPLITS = {
     "train": "train", "training": "train",

@@ -75,7 +75,7 @@ def _random_place(room: int, generator: torch.Generator, max_shift: int | None) 
 
 
 def spread_crops(clip: Tensor, size: Size | None, num_crops: int) -> list[Tensor]:
-    """(..., H, W) -> crops (..., *size) spread evenly along the roomier side (the width when equal); one is the centre."""
+    """(..., H, W) -> crops (..., *size) spread evenly along the roomier side (or the width); one is the centre."""
     if size is None or num_crops == 1:
         return [center_crop(clip, size)] * num_crops
     height, width = clip.shape[-2:]
