@@ -257,6 +257,24 @@ def test_mixing_frames_outside_a_layer_is_found(network):
         tubelet.Stream(network())(torch.rand(1, 2, 4, 5, 5))
 
 
+def test_a_stage_of_another_class_is_tried_on_data():
+    model = tubelet.create("tiny", num_classes=4)
+    model.stages[0] = nn.Sequential(blocks.conv3d(16, 2), Gated(), blocks.conv3d(2, 16))
+    with pytest.raises(ValueError, match="cannot be streamed exactly"):
+        tubelet.Stream(model)(torch.rand(1, 3, 4, 16, 16))
+
+
+@pytest.mark.parametrize("name", sorted(set(tubelet.models()) - set(tubelet.models("tiny*"))))
+def test_every_network_streams_exactly(name):
+    torch.manual_seed(0)
+    model = tubelet.create(name, num_classes=4).eval()
+    model.head = tubelet.heads.Features()
+    x = torch.rand(1, 3, 19, 24, 16)
+    with torch.no_grad():
+        offline = model(x)
+    assert_equal(run(tubelet.Stream(model), x, [5, 1, 0, 13]), offline)
+
+
 def test_wrong_frames():
     stream = tubelet.Stream(tubelet.create("tiny", num_classes=4))
     with pytest.raises(ValueError, match="takes"):

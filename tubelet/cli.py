@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import __version__, terminal
+from . import terminal
 from .data.loader import reason
 from .evaluate import evaluate
 from .models import MODELS
 from .predict import Prediction, predict
 from .train import train
-
-MODEL_HELP = "file of weights, folder of a run, or tag of the catalogue (default: the newest run in runs/)"
-OUT_HELP = "write windows to FILE.json or FILE.csv, or the annotated video to FILE.mp4; all three into a folder"
-
 
 _WRITERS = {".json": Prediction.to_json, ".csv": Prediction.to_csv, ".mp4": Prediction.to_video}
 
@@ -52,39 +49,37 @@ def _fail(line: str, status: int) -> int:
 def _parser() -> Any:
     from jsonargparse import ActionConfigFile, ArgumentParser
 
-    def command(function: Callable, skip: set[str], **options: Any) -> Any:
-        parser = ArgumentParser(
-            description=(function.__doc__ or "").split("\n")[0], exit_on_error=False, allow_abbrev=False
-        )
-        parser.add_argument("--config", action=ActionConfigFile, help="arguments from a file, such as a run.json")
-        parser.add_function_arguments(function, as_positional=True, skip=skip)
-        for name, help_line in options.items():
-            parser.add_argument(name if name == "source" else f"--{name}", type=str, help=help_line)
-        return parser
+    def parser(description: str, **options: Any) -> Any:
+        return ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False, **options)
 
-    parser = ArgumentParser(
-        prog="tubelet", version=__version__, exit_on_error=False, allow_abbrev=False,
-        description="Convolutional networks over space and a third axis: time in video, depth in CT and MRI.",
-    )  # fmt: skip
-    commands = parser.add_subcommands(required=True)
-    commands.add_subcommand("train", command(train, set()), help="train a network on videos")
-    commands.add_subcommand(
-        "evaluate", command(evaluate, {"model"}, model=MODEL_HELP), help="measure a network on videos"
+    def command(function: Callable, own: dict[str, dict[str, Any]], skip: set[str]) -> Any:
+        """A parser from a signature, but for the arguments that a command line spells in its own way."""
+        made = parser((function.__doc__ or "").split("\n")[0])
+        made.add_argument("--config", action=ActionConfigFile, help="arguments from a file, such as a run.json")
+        for name, options in own.items():
+            made.add_argument(name, type=str, **options)
+        made.add_function_arguments(function, as_positional=True, skip=skip | {name.strip("-") for name in own})
+        return made
+
+    root = parser(
+        "Convolutional networks over space and a third axis: time in video, depth in CT and MRI.",
+        prog="tubelet",
+        version=version("tubelet"),
     )
+    commands = root.add_subcommands(required=True)
+    network = {"default": "r2plus1d_18", "help": "name of a network; `tubelet models` lists them"}
+    run = {"help": "file of weights, folder of a run, or tag of the catalogue (default: the newest run in runs/)"}
+    source = {"help": "a video or a folder of them"}
+    out = {"help": "windows to FILE.json or FILE.csv, the annotated video to FILE.mp4, or all into a FOLDER"}
+    commands.add_subcommand("train", command(train, {"--model": network}, set()), help="train a network on videos")
+    commands.add_subcommand("evaluate", command(evaluate, {"--model": run}, set()), help="measure a network on videos")
     commands.add_subcommand(
         "predict",
-        command(
-            predict,
-            {"model", "source", "fps"},
-            source="a video or a folder of them",
-            model=MODEL_HELP,
-            out=OUT_HELP,
-        ),
+        command(predict, {"source": source, "--model": run, "--out": out}, {"fps"}),
         help="what happens in a video, and when",
     )
-    listing = ArgumentParser(description="The networks that there are.", exit_on_error=False, allow_abbrev=False)
-    commands.add_subcommand("models", listing, help="list the networks")
-    return parser
+    commands.add_subcommand("models", parser("The networks that there are."), help="list the networks")
+    return root
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,6 @@ def save(model: Any, path: str | os.PathLike, *, metrics: Mapping[str, float] | 
     """
     from safetensors.torch import save_file
 
-    from . import __version__
-
     architecture = getattr(model, "architecture", None)
     spec = getattr(model, "spec", None)
     if architecture:
@@ -161,7 +160,7 @@ def save(model: Any, path: str | os.PathLike, *, metrics: Mapping[str, float] | 
         "head": heads.describe(model.head) if architecture else None,
         "spec": spec.to_dict() if isinstance(spec, ClipSpec) else None,
         "metrics": dict(metrics or {}),
-        "versions": {"tubelet": __version__, "torch": torch.__version__},
+        "versions": {"tubelet": version("tubelet"), "torch": torch.__version__},
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
