@@ -34,7 +34,9 @@ class Join(nn.Module):
     """Where branches meet: `merge(*branches)` of tensors (B, C, T, H, W) with one T.
 
     A stream waits here for the branch that is behind, so every merge of branches must be a Join.
-    merge: a function of the tensors, `add` (default), `concat` or one of your own that mixes no frames.
+
+    Args:
+        merge: a function of the tensors, `add` (default), `concat` or one of your own that mixes no frames.
     """
 
     def __init__(self, merge: Callable[..., Tensor] = add) -> None:
@@ -82,7 +84,16 @@ def conv_norm_act(
     norm: Factory = nn.BatchNorm3d,
     act: Factory = nn.ReLU,
 ) -> nn.Sequential:
-    """Convolution, norm and activation; `act=nn.Identity` for none."""
+    """Convolution, norm and activation.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: one number for all of (t, h, w), or the three.
+        stride: likewise.
+        norm: makes the norm, from a number of channels.
+        act: makes the activation; `nn.Identity` for none.
+    """
     return nn.Sequential(
         OrderedDict(conv=conv3d(in_channels, out_channels, kernel_size, stride), norm=norm(out_channels), act=act())
     )
@@ -107,7 +118,13 @@ def conv2plus1d(
 ) -> nn.Sequential:
     """(2+1)D convolution: space, norm, activation, then time (Tran et al. 2018, arXiv 1711.11248).
 
-    mid_channels: width between the two; None takes `matched_mid_channels`.
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        stride: one number for all of (t, h, w), or the three.
+        mid_channels: width between the two; None takes `matched_mid_channels`.
+        norm: makes the norm, from a number of channels.
+        act: makes the activation.
     """
     mid = matched_mid_channels(in_channels, out_channels) if mid_channels is None else mid_channels
     t, h, w = triple(stride)
@@ -122,7 +139,13 @@ def conv2plus1d(
 
 
 class Residual(nn.Module):
-    """`act(branch(x) + shortcut(x))`: the residual step of every family (He et al. 2016, arXiv 1512.03385)."""
+    """`act(branch(x) + shortcut(x))`: the residual step of every family (He et al. 2016, arXiv 1512.03385).
+
+    Args:
+        branch: the layers that are learned.
+        shortcut: the way past them, to the same shape.
+        act: makes the activation.
+    """
 
     def __init__(self, branch: nn.Module, shortcut: nn.Module, act: Factory = nn.ReLU) -> None:
         super().__init__()
@@ -148,7 +171,14 @@ def basic_residual(
 ) -> Residual:
     """Residual step of two convolutions; the shortcut is a 1x1x1 projection where the shape changes.
 
-    conv1: in_channels -> out_channels with `stride`. conv2: out_channels -> out_channels.
+    Args:
+        conv1: in_channels -> out_channels with `stride`.
+        conv2: out_channels -> out_channels.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        stride: (t, h, w) of `conv1`, and of the projection.
+        norm: makes a norm, from a number of channels.
+        act: makes an activation.
     """
     branch = nn.Sequential(
         OrderedDict(conv1=conv1, norm1=norm(out_channels), act=act(), conv2=conv2, norm2=norm(out_channels))
@@ -162,9 +192,13 @@ def basic_residual(
 class Network(nn.Module):
     """An encoder and its head: `head(stages(stem(x)))`.
 
-    stem, stages: first layers, and one module for each resolution.
-    head: anything from the last stage's map to an answer; change the task by assigning another one.
-    spec: the clip the weights eat. channels, strides: width and total stride (t, h, w) of each stage.
+    Attributes:
+        stem: the first layers.
+        stages: one module for each resolution.
+        head: anything from the last stage's map to an answer; change the task by assigning another one.
+        spec: the clip the weights eat.
+        channels: width of each stage.
+        strides: total stride (t, h, w) of each stage.
     """
 
     def __init__(
@@ -201,7 +235,11 @@ class Network(nn.Module):
 
 
 def check_clip(x: Tensor, in_channels: int) -> None:
-    """Raise ValueError unless x is (B, in_channels, T, H, W)."""
+    """Check that a network can take a clip.
+
+    Raises:
+        ValueError: x is not (B, in_channels, T, H, W).
+    """
     if x.ndim != 5 or x.shape[1] != in_channels:
         raise ValueError(
             f"input is {tuple(x.shape)}; this network takes (B, {in_channels}, T, H, W) "

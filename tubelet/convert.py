@@ -20,8 +20,10 @@ Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 class Layout:
     """Keys of one code base.
 
-    rules: (pattern, replacement) pairs for `re.sub`; each key goes through all of them in order.
-    recognise: checkpoint -> (network name, arguments of `create`), or None when it is not this layout.
+    Attributes:
+        name: of the code base.
+        rules: (pattern, replacement) pairs for `re.sub`; each key goes through all of them in order.
+        recognise: checkpoint -> (network name, arguments of `create`), or None when it is not this layout.
     """
 
     name: str
@@ -97,7 +99,9 @@ def rename(state: State, model: nn.Module) -> dict[str, Tensor]:
 def convert(state_dict: State, model: nn.Module) -> dict[str, Tensor]:
     """A checkpoint of any known code base -> the model's own keys, ready for `model.load_state_dict`.
 
-    ValueError lists what the model misses, what is left over, and what has another shape.
+    Raises:
+        ValueError: the checkpoint does not fit; the message lists what the model misses, what is left over, and what
+            has another shape.
     """
     own = model.state_dict()
     renamed = rename(state_dict, model)

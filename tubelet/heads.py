@@ -11,8 +11,10 @@ from torch import Tensor, nn
 class Classify(nn.Module):
     """One set of logits for the clip: mean over time and space, dropout, linear layer.
 
-    in_channels: width of the last stage, `model.channels[-1]`.
-    dropout: probability, before the linear layer.
+    Args:
+        in_channels: width of the last stage, `model.channels[-1]`.
+        num_classes: K of the logits.
+        dropout: probability, before the linear layer.
     """
 
     def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.0) -> None:
@@ -32,8 +34,10 @@ class Classify(nn.Module):
 class PerFrame(nn.Module):
     """Logits for every step of the feature map: mean over space, dropout, linear layer.
 
-    in_channels: width of the last stage, `model.channels[-1]`.
-    dropout: probability, before the linear layer.
+    Args:
+        in_channels: width of the last stage, `model.channels[-1]`.
+        num_classes: K of the logits.
+        dropout: probability, before the linear layer.
     """
 
     def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.0) -> None:

@@ -10,10 +10,14 @@ TOP_K = 5
 
 
 def classification(num_classes: int) -> Any:
-    """Accuracies of logits or scores (N, K) against class indices (N,), as a torchmetrics MetricCollection.
+    """Accuracies of logits or scores (N, K) against class indices (N,).
 
-    Gives `top1`, `top5` (above five classes), `mean_class` (accuracy averaged over the classes that occur) and
-    `confusion` (K, K) counts, rows the target, columns the prediction.
+    Args:
+        num_classes: K.
+
+    Returns:
+        A torchmetrics MetricCollection of `top1`, `top5` (above five classes), `mean_class` (accuracy averaged over the
+            classes that occur) and `confusion` (K, K) counts, rows the target, columns the prediction.
     """
     with needs("train"):
         from torchmetrics import MetricCollection

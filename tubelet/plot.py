@@ -221,7 +221,8 @@ def annotate(frame: Tensor, lines: Sequence[str]) -> Tensor:
 def audit(accuracies: Mapping[str, float], chance: float, path: str | Path) -> Path:
     """Draw the accuracies of a motion audit as bars in %, with the chance level as a line.
 
-    A network that looks at motion falls to chance when the frames are reversed, shuffled or frozen.
+    A network that looks at motion loses accuracy when the frames are reversed, shuffled or frozen. Reversed, it may
+    fall below chance, as on `motion`, where a clip played backwards shows another class.
 
     Args:
         accuracies: fractions 0..1 by name, the reference first:

@@ -27,8 +27,11 @@ from .terminal import Table
 class Prediction:
     """Scores of each window of a video, or of several.
 
-    sources: (N) the video of each window. times: (N, 2) seconds from its first frame to its last one's end.
-    scores: (N, K) softmax. classes: K names.
+    Attributes:
+        sources: (N) the video of each window.
+        times: (N, 2) seconds of each window, from its first frame to its last one's end.
+        scores: (N, K) softmax.
+        classes: K names.
     """
 
     sources: tuple[str, ...]

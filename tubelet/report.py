@@ -21,7 +21,7 @@ MEDIA_TYPES = {".png": "image/png", ".mp4": "video/mp4"}
 class Section:
     """One headed part of a report.
 
-    Args:
+    Attributes:
         title: the heading.
         text: plain text; blank lines part paragraphs.
         pictures: (path, caption) pairs, each a `.png` or an `.mp4` file; the caption is the alternative text.

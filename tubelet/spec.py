@@ -14,13 +14,18 @@ class ClipSpec:
     It travels with the weights, so that evaluation, prediction and streaming prepare their input
     exactly as training did.
 
-    num_frames: T of the clip.
-    frame_stride: source frames between two frames of the clip, counted at `fps`.
-    fps: rate (frames a second) to which a video is brought before `frame_stride` counts; None keeps its own.
-    resize: short side in pixels before the crop, or the exact (height, width); None keeps the size.
-    crop: (height, width) of the clip; None keeps the size.
-    mean, std: of each channel, for values in 0..1. Their length is the number of input channels.
-    classes: class names in the order of the logits; empty when unknown.
+    Attributes:
+        num_frames: T of the clip.
+        frame_stride: source frames between two frames of the clip, counted at `fps`.
+        fps: rate (frames a second) to which a video is brought before `frame_stride` counts; None keeps its own.
+        resize: short side in pixels before the crop, or the exact (height, width); None keeps the size.
+        crop: (height, width) of the clip; None keeps the size.
+        mean: of each channel, for values in 0..1; its length is the number of input channels.
+        std: of each channel, for values in 0..1; as long as `mean`.
+        classes: class names in the order of the logits; empty when unknown.
+
+    Raises:
+        ValueError: a value is out of its range, or `mean` and `std` differ in length.
     """
 
     num_frames: int = 16

@@ -56,17 +56,23 @@ State = dict[str, Any]
 class Stream(nn.Module):
     """Chunked output equals offline output, whatever the chunks are: `cat(outputs, dim=2) == model(video)`.
 
+    Args:
+        model: any network whose time layers are `nn.Conv3d`, `nn.MaxPool3d`, `nn.AvgPool3d` and whose branches meet in
+            a `Join`. It is not changed; the stream runs in evaluation mode, without gradients, with the same weights.
+        window: feature steps over which a `Classify` head averages; None averages all since the start, so that the
+            last answer is the answer for the whole video. The head gives one set of logits a step: (B, K, n).
+
+    Raises:
+        ValueError: a layer cannot be streamed exactly (one that pools or normalises over all of time); the message
+            names it. Also a `window` below 1.
+
+    Example:
+        ```python
         stream = tubelet.Stream(model)
-        for frames in camera:                  # (B, C, n, H, W), any n
-            show(stream(frames))               # as many steps as are complete, maybe none
-        show(stream.flush())                   # the rest, padded at the end as the model pads a clip
-
-    model: any network whose time layers are `nn.Conv3d`, `nn.MaxPool3d`, `nn.AvgPool3d` and whose branches meet in
-    a `Join`. It is not changed; the stream runs in evaluation mode, without gradients, with the same weights.
-    window: feature steps over which a `Classify` head averages; None averages all since the start, so that the
-    last answer is the answer for the whole video. The head gives one set of logits a step: (B, K, n).
-
-    ValueError names the layer that cannot be streamed exactly (one that pools or normalises over all of time).
+        for frames in camera:  # (B, C, n, H, W), any n
+            show(stream(frames))  # as many steps as are complete, maybe none
+        show(stream.flush())  # the rest, padded at the end as the model pads a clip
+        ```
     """
 
     def __init__(self, model: nn.Module, *, window: int | None = None) -> None:

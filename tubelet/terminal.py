@@ -88,7 +88,10 @@ def log_to_terminal() -> None:
 class Table:
     """Rows of one kind with the figures that sum them up; `print(table)` draws it.
 
-    rows: mappings from column to value. summary: figures of the whole. title: one line above.
+    Attributes:
+        rows: mappings from column to value.
+        summary: figures of the whole.
+        title: one line above.
     """
 
     rows: Sequence[Mapping[str, object]]

@@ -46,8 +46,10 @@ PLAIN = Augment()
 class Run:
     """A training run.
 
-    out: its folder: `run.json`, `metrics.csv`, `curves.png`, `model.safetensors` (the best epoch), `last.ckpt`.
-    history: one row of figures for each epoch. best: the row of the epoch whose weights were kept.
+    Attributes:
+        out: its folder: `run.json`, `metrics.csv`, `curves.png`, `model.safetensors` (the best epoch), `last.ckpt`.
+        history: one row of figures for each epoch.
+        best: the row of the epoch whose weights were kept.
     """
 
     out: Path

@@ -29,7 +29,16 @@ WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
 class Published:
     """A published checkpoint: where it is, what it eats, what it was measured to do.
 
-    sha256: the hash, or the part of it that its publisher gives. metrics: as published, in percent.
+    Attributes:
+        tag: name in the catalogue.
+        model: name of the network.
+        url: where the file is.
+        sha256: the hash, or the part of it that its publisher gives.
+        spec: the clip it takes.
+        metrics: as published, in percent.
+        protocol: how they were measured.
+        paper: its address.
+        licence: of the code and of the weights.
     """
 
     tag: str
@@ -65,7 +74,13 @@ CATALOGUE = tuple(
 
 @dataclass
 class Checkpoint:
-    """What a file holds: its tensors and, when it is one of ours, its header."""
+    """What a file holds.
+
+    Attributes:
+        path: the file.
+        state: its tensors by key.
+        header: its header when it is one of ours, else None.
+    """
 
     path: Path
     state: dict[str, Tensor]
@@ -73,7 +88,11 @@ class Checkpoint:
 
 
 def fetch(row: Published) -> Path:
-    """Path of a published checkpoint, downloaded once into the cache folder and checked against its hash."""
+    """Path of a published checkpoint, downloaded once into the cache folder and checked against its hash.
+
+    Raises:
+        ValueError: the download failed.
+    """
     path = cache_dir() / "weights" / Path(row.url).name
     if path.exists():
         return path
@@ -90,7 +109,8 @@ def fetch(row: Published) -> Path:
 def read(path: str | os.PathLike) -> Checkpoint:
     """Any file of weights, or the folder of a run -> its tensors, wrappers and `module.` prefixes taken off.
 
-    ValueError names the file and what is wrong with it.
+    Raises:
+        ValueError: it cannot be read; the message names the file and what is wrong with it.
     """
     path = Path(path)
     if path.is_dir():
@@ -144,9 +164,16 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
 def save(model: Any, path: str | os.PathLike, *, metrics: Mapping[str, float] | None = None) -> Path:
     """Write one self-describing safetensors file; `tubelet.load(path)` gives the model back, alone.
 
-    metrics: what the model was measured to do, kept in the header.
     A model that `create` did not make is saved without its call: such a file holds the weights, and `load` asks
-    for the network. ValueError when the model is no longer what its call makes, its head aside.
+    for the network.
+
+    Args:
+        model: the network.
+        path: the file.
+        metrics: what the model was measured to do, kept in the header.
+
+    Raises:
+        ValueError: the model is no longer what its call makes, its head aside.
     """
     from safetensors.torch import save_file
 

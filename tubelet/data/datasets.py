@@ -1,9 +1,11 @@
 """Data sets of videos: which layout a path has, its samples and classes, and the clips of a sample.
 
 Layouts, recognised without flags:
+
 - a folder for each class, `videos/jump/a.mp4`, alone or under `train/` and `val/` (and `test/`);
 - a list, `.csv`, `.tsv` or `.txt`: two columns `path label`, or a header with the columns of `COLUMNS`;
 - a folder with `train.csv` and `val.csv` (or `.txt`, `.tsv`).
+
 Without a validation part, a fifth of each class is set aside, the same one every time.
 """
 
@@ -50,7 +52,14 @@ VAL_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class Sample:
-    """A video, or frames [start, end) of it, and its class."""
+    """A video, or frames [start, end) of it, and its class.
+
+    Attributes:
+        path: the video file.
+        target: index of the class.
+        start: first frame.
+        end: the frame after the last one; None means all frames to the end.
+    """
 
     path: Path
     target: int
@@ -65,7 +74,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class VideoData:
-    """What a path holds: class names in the order of the targets, and the samples of each split."""
+    """What a path holds.
+
+    Attributes:
+        classes: class names in the order of the targets.
+        splits: the samples of each split.
+    """
 
     classes: tuple[str, ...]
     splits: dict[str, list[Sample]]
@@ -74,8 +88,9 @@ class VideoData:
 def open_data(path: str | os.PathLike) -> VideoData:
     """Recognise the layout of a folder or a list and read which samples it names.
 
-    ValueError says what is wrong and what is accepted: no such path, no videos, one class only, a class of the
-    validation part that training lacks, a row that cannot be read, a file that is not there.
+    Raises:
+        ValueError: no such path, no videos, one class only, a class of the validation part that training lacks, a row
+            that cannot be read, or a file that is not there; the message says what is wrong and what is accepted.
     """
     path = Path(path)
     if path.is_dir():
@@ -246,9 +261,10 @@ def _set_aside(samples: list[Sample], classes: Sequence[str], root: Path) -> tup
 class Augment:
     """Random changes to a training clip, each alike for all frames.
 
-    max_shift: pixels that the crop may lie off the centre; None lets it lie anywhere in the frame.
-    flip: mirror half of the clips; wrong where left and right are classes.
-    color: largest change of contrast and brightness, 0..1.
+    Attributes:
+        max_shift: pixels that the crop may lie off the centre; None lets it lie anywhere in the frame.
+        flip: mirror half of the clips; wrong where left and right are classes.
+        color: largest change of contrast and brightness, 0..1.
     """
 
     max_shift: int | None = None

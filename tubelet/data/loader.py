@@ -31,9 +31,13 @@ class EpochOrder(Sampler[tuple[int, int]]):
 def loader(
     dataset: Dataset, batch_size: int, *, order: Sampler | None = None, workers: int | None = None
 ) -> DataLoader:
-    """Batches of `batch_size` in the given order (None: as they stand), the last one maybe smaller.
+    """Batches of `batch_size`, the last one maybe smaller.
 
-    workers: processes that read; 0 reads in this one, None takes one a core and leaves one core to the network.
+    Args:
+        dataset: gives a sample for each key.
+        batch_size: samples in a batch.
+        order: the keys in the order of reading; None takes the samples as they stand.
+        workers: processes that read; 0 reads in this one, None takes one a core and leaves one core to the network.
     """
     if workers is None:
         workers = max(1, min(8, len(os.sched_getaffinity(0)) - 1)) if hasattr(os, "sched_getaffinity") else 1

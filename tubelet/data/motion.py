@@ -46,7 +46,14 @@ SHAPES: tuple[Shape, ...] = (
 
 @dataclass(frozen=True)
 class Motion:
-    """Change a frame: of place and size in parts of their range, of angle in radians."""
+    """How a shape changes from one frame to the next.
+
+    Attributes:
+        right: of place, to the right, in parts of its range.
+        down: of place, downwards, in parts of its range.
+        turn: of angle, clockwise, in radians.
+        grow: of size, in parts of its range.
+    """
 
     right: float = 0.0
     down: float = 0.0
@@ -105,7 +112,11 @@ def _masks(shape: Shape, poses: Tensor) -> Tensor:
 def motion(root: str | os.PathLike | None = None, *, seed: int = 0) -> Path:
     """Folder of the data set, `train/` and `val/` with a folder of clips for each class; drawn once, in seconds.
 
-    root: where; None is the cache folder. 288 clips of 40 frames, 64x64 pixels, 25 frames a second.
+    It holds 288 clips of 40 frames, 64x64 pixels, 25 frames a second.
+
+    Args:
+        root: where; None is the cache folder.
+        seed: of all that is drawn at random.
     """
     root = Path(root) if root is not None else cache_dir() / f"motion-v{VERSION}-seed{seed}"
     if root.exists():
@@ -135,7 +146,17 @@ def motion(root: str | os.PathLike | None = None, *, seed: int = 0) -> Path:
 def long_video(
     path: str | os.PathLike, names: Sequence[str], *, seconds: float = 4.0, seed: int = 0
 ) -> list[tuple[float, float, str]]:
-    """Write one video with several motions in a row; returns its truth, rows (start_s, end_s, class name)."""
+    """Write one video with several motions in a row.
+
+    Args:
+        path: the video file.
+        names: the motions, in order.
+        seconds: length of each.
+        seed: of all that is drawn at random.
+
+    Returns:
+        Its truth, rows (start_s, end_s, class name).
+    """
     frames = round(seconds * FPS)
     generator = torch.Generator().manual_seed(seed)
     write_video(path, draw(names, frames, generator).unbind(1), FPS)

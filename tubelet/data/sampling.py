@@ -36,8 +36,14 @@ def clip(start: int, num_frames: int, step: float) -> list[int]:
 def fit(indices: list[int], total: int, short: Short = "error") -> list[int]:
     """Indices brought into a video of `total` frames.
 
-    short: what to do with those beyond the end: `error` raises ValueError, `loop` begins again at frame 0, `hold`
-    repeats the last frame.
+    Args:
+        indices: frames of a clip.
+        total: frames of the video.
+        short: what to do with indices beyond the end: `error` raises, `loop` begins again at frame 0, `hold` repeats
+            the last frame.
+
+    Raises:
+        ValueError: an index is beyond the end and `short` is `error`, or the video has no frame.
     """
     if total < 1:
         raise ValueError(f"a video of {total} frames has no clip")

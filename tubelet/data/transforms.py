@@ -14,8 +14,13 @@ Size = tuple[int, int]
 def resize_shape(height: int, width: int, resize: int | Size | None) -> Size:
     """Size of a frame after a resize.
 
-    resize: the short side (the long one keeps the proportion, rounded down), (height, width), or None.
-    ValueError when a side would be below 1 pixel.
+    Args:
+        height: of the frame before it.
+        width: of the frame before it.
+        resize: the short side (the long one keeps the proportion, rounded down), (height, width), or None.
+
+    Raises:
+        ValueError: a side would be below 1 pixel.
     """
     if resize is None:
         return height, width
@@ -47,7 +52,11 @@ def _check_crop(height: int, width: int, size: Size) -> None:
 
 
 def center_crop(clip: Tensor, size: Size | None) -> Tensor:
-    """(..., H, W) -> (..., *size) from the centre. ValueError when it does not fit."""
+    """(..., H, W) -> (..., *size) from the centre; `size` None leaves the clip as it is.
+
+    Raises:
+        ValueError: the crop does not fit in the frame.
+    """
     if size is None:
         return clip
     height, width = clip.shape[-2:]
@@ -57,9 +66,16 @@ def center_crop(clip: Tensor, size: Size | None) -> Tensor:
 
 
 def random_crop(clip: Tensor, size: Size | None, generator: torch.Generator, max_shift: int | None = None) -> Tensor:
-    """(..., H, W) -> (..., *size) from a random place, each as likely. ValueError when it does not fit.
+    """(..., H, W) -> (..., *size) from a random place, each as likely.
 
-    max_shift: pixels that the crop may lie off the centre; None lets it lie anywhere.
+    Args:
+        clip: (..., H, W).
+        size: (height, width) of the crop; None leaves the clip as it is.
+        generator: source of chance.
+        max_shift: pixels that the crop may lie off the centre; None lets it lie anywhere.
+
+    Raises:
+        ValueError: the crop does not fit in the frame.
     """
     if size is None:
         return clip
@@ -75,7 +91,11 @@ def _random_place(room: int, generator: torch.Generator, max_shift: int | None) 
 
 
 def spread_crops(clip: Tensor, size: Size | None, num_crops: int) -> list[Tensor]:
-    """(..., H, W) -> crops (..., *size) spread evenly along the roomier side (or the width); one is the centre."""
+    """(..., H, W) -> crops (..., *size) spread evenly along the roomier side (or the width); one is the centre.
+
+    Raises:
+        ValueError: the crop does not fit in the frame.
+    """
     if size is None or num_crops == 1:
         return [center_crop(clip, size)] * num_crops
     height, width = clip.shape[-2:]

@@ -40,10 +40,16 @@ def create(
 ) -> nn.Module:
     """A network by name, (B, C, T, H, W) -> logits (B, num_classes).
 
-    weights: None for new ones, a tag of the catalogue (`tubelet.weights.CATALOGUE`) or the path of a checkpoint
-    of any known code base. When it answers another number of classes, the head is new and the log says so.
-    kwargs: further arguments of the network's own function.
-    ValueError when the name (with the nearest ones), an argument or the checkpoint does not fit.
+    Args:
+        name: one of `models()`.
+        num_classes: K of the logits.
+        in_channels: C of the input.
+        weights: None for new ones, a tag of the catalogue (`tubelet.weights.CATALOGUE`) or the path of a checkpoint
+            of any known code base. When it answers another number of classes, the head is new and the log says so.
+        **kwargs: further arguments of the network's own function.
+
+    Raises:
+        ValueError: the name (the message gives the nearest ones), an argument or the checkpoint does not fit.
     """
     network = next((network for network in MODELS if network.__name__ == name), None)
     if network is None:
@@ -65,9 +71,13 @@ def create(
 def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
     """The network of a file, built and ready (in evaluation mode).
 
-    path: a file that `tubelet.save` wrote, the folder of a run, or a checkpoint of a known code base, whose network
-    is recognised from its keys and shapes.
-    hints: what keys cannot tell, by the names of the network's own arguments.
+    Args:
+        path: a file that `tubelet.save` wrote, the folder of a run, or a checkpoint of a known code base, whose network
+            is recognised from its keys and shapes.
+        **hints: what keys cannot tell, by the names of the network's own arguments.
+
+    Raises:
+        ValueError: the file cannot be read, or no known network has its keys; the message says what to do.
     """
     checkpoint = files.read(path)
     if checkpoint.header is not None:
@@ -95,7 +105,11 @@ def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
 def ready(model: str | os.PathLike | nn.Module) -> tuple[nn.Module, ClipSpec]:
     """A network in evaluation mode and the clip it takes, from what `evaluate` and `predict` accept as a model.
 
-    model: a file or a run's folder for `load`, a tag of the catalogue, or a network with a `spec`.
+    Args:
+        model: a file or a run's folder for `load`, a tag of the catalogue, or a network with a `spec`.
+
+    Raises:
+        ValueError: the network has no `spec`, or its weights cannot be loaded.
     """
     if not isinstance(model, nn.Module):
         row = files.find(str(model))
