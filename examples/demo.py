@@ -20,8 +20,8 @@ def trained(name: str, epochs: int, what: str) -> tuple[dict[str, object], Secti
     table = tubelet.evaluate(run.out, "motion", views=3, crops=1)
     print(f"\n{name}\n{table}\n")
     pictures = {"curves.png": "Training", "evaluate/confusion.png": "Held-out clips", "evaluate/audit.png": "Audit"}
-    shown = {key: f"{100 * value:.1f} %" for key, value in table.summary.items() if isinstance(value, float)}
-    row = {"network": name, "parameters": f"{sum(p.numel() for p in run.load().parameters()):,}", **shown}
+    shown = {f"{key} %": round(100 * table.summary[key], 1) for key in table.summary if "top1" in key or "audit" in key}
+    row = {"network": name, "parameters": sum(p.numel() for p in run.load().parameters()), **shown}
     return row, Section(f"{name}, {what}", "", [(run.out / file, caption) for file, caption in pictures.items()])
 
 

@@ -259,7 +259,6 @@ def truncated_zip(path):
 BAD_FILES = {
     "absent.pth": (lambda path: None, "no such file"),
     "absent.safetensors": (lambda path: None, "no such file"),
-    "folder.pth": (lambda path: path.mkdir(), "no such file"),
     "text.pth": (lambda path: path.write_text("version https://git-lfs\noid sha256:1\n"), "not a file of weights"),
     "page.pt": (lambda path: path.write_text("<!DOCTYPE html><html>"), "not a file of weights"),
     "empty.pth": (lambda path: path.touch(), "not a file of weights"),
@@ -284,6 +283,13 @@ def test_a_bad_file_is_one_named_line(tmp_path, monkeypatch, name):
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_is_that_of_a_run(tmp_path):
+    with pytest.raises(ValueError, match=r"model\.safetensors: no such file of weights"):
+        weights.read(tmp_path)
+    tubelet.save(made("tiny"), tmp_path / "model.safetensors")
+    assert weights.read(tmp_path).header["architecture"]["name"] == "tiny"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

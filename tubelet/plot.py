@@ -239,7 +239,7 @@ def audit(accuracies: Mapping[str, float], chance: float, path: str | Path) -> P
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}; accuracies are fractions 0..1")
     percents = [100 * value for value in accuracies.values()]
-    figure = _figure(6.4, 1.1 + 0.42 * len(percents))
+    figure = _figure(6.4, 1.3 + 0.6 * len(percents))
     axes = _style(figure.subplots(), grid="x")
     rows = range(len(percents))
     clear = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # where the line crosses a number
@@ -395,9 +395,10 @@ def _series(
 
 
 def _best_point(losses: Mapping[str, list[Point]], accuracies: Mapping[str, list[Point]]) -> tuple[str, Point] | None:
-    """Return the highest point of val_top1, else the lowest of val_loss, with its key."""
+    """Return the highest point of val_top1 (of equal ones that of least val_loss), else the lowest of val_loss."""
     if "val_top1" in accuracies:
-        return "val_top1", max(accuracies["val_top1"], key=lambda point: point[1])
+        loss = dict(losses.get("val_loss", []))
+        return "val_top1", max(accuracies["val_top1"], key=lambda point: (point[1], -loss.get(point[0], 0.0)))
     if "val_loss" in losses:
         return "val_loss", min(losses["val_loss"], key=lambda point: point[1])
     return None

@@ -93,12 +93,17 @@ class Prediction:
         return path
 
     def to_video(self, path: str | os.PathLike) -> Path:
-        """Write the video as mp4 with the time and the best classes of the window around each frame on it."""
+        """Write the video as mp4 with the time and the best classes of the window around each frame on it.
+
+        A video of less than 240 pixels is drawn larger, so that it can be read.
+        """
         (part,) = self.videos()
         middles = part.times.mean(1)
         with Video(part.sources[0]) as video:
-            even = (video.height - video.height % 2, video.width - video.width % 2)
-            clips = video.clips([[i] for i in range(video.num_frames)], crop=even)
+            short_side = max(240, min(video.height, video.width))
+            height, width = transforms.resize_shape(video.height, video.width, short_side)
+            even = (height - height % 2, width - width % 2)
+            clips = video.clips([[i] for i in range(video.num_frames)], resize=short_side, crop=even)
             times = video.times.tolist()
 
             def drawn() -> Iterator[Tensor]:

@@ -401,7 +401,7 @@ def _lightning_classes() -> tuple[type, type]:
             seconds = row["seconds"] = time.monotonic() - self.since
             self.history = [*self.history, row]
             _write_history(self.history, self.folder / "metrics.csv")
-            is_best = not self.best or row["val_top1"] >= self.best["val_top1"]
+            is_best = not self.best or _quality(row) > _quality(self.best)
             if is_best:
                 self.best = row
                 files.save(task.model, self.folder / "model.safetensors", metrics=row)
@@ -423,6 +423,11 @@ def _lightning_classes() -> tuple[type, type]:
                 self.bar.stop()
 
     return ClassifyTask, Kept
+
+
+def _quality(row: dict[str, float]) -> tuple[float, float]:
+    """What the best epoch has most of: accuracy, and among equals the lower loss."""
+    return row["val_top1"], -row["val_loss"]
 
 
 def _write_history(history: list[dict[str, float]], path: Path) -> None:
