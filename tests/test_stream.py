@@ -275,6 +275,64 @@ def test_every_network_streams_exactly(name):
     assert_equal(run(tubelet.Stream(model), x, [5, 1, 0, 13]), offline)
 
 
+class Shuffling(nn.Conv3d):
+    def forward(self, x):
+        return super().forward(x.flip(2))
+
+
+def reused():
+    conv = blocks.conv3d(3, 3)
+    return nn.Sequential(conv, nn.ReLU(), conv)
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (lambda: nn.Sequential(Shuffling(3, 3, 3)), r"layer 0 \(Shuffling\)"),
+        (reused, "layers 0 and 2 are one"),
+        (lambda: nn.Sequential(nn.BatchNorm3d(3, track_running_stats=False)), r"layer 0 \(BatchNorm3d\)"),
+    ],
+)
+def test_layers_that_only_look_known_are_refused(network, says):
+    with pytest.raises(ValueError, match=says):
+        tubelet.Stream(network())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions(dtype):
+    torch.manual_seed(0)
+    for network in (
+        tubelet.create("tiny", num_classes=4).eval(),
+        Branches([nn.Identity(), blocks.conv3d(3, 3)], add, nn.ReLU()),
+    ):
+        network = network.to(dtype)
+        x = torch.rand(1, 3, 17, 16, 16, dtype=dtype)
+        with torch.no_grad():
+            offline = network(x)
+        out = run(tubelet.Stream(network), x, [4, 13])
+        assert out.dtype == dtype
+        last = out[:, :, -1] if offline.ndim == 2 else out
+        assert torch.allclose(last.double(), offline.double(), rtol=0, atol=0.05 if dtype == torch.bfloat16 else 1e-9)
+
+
+def test_one_stream_after_another_at_other_sizes():
+    model = tubelet.create("tiny", num_classes=4).eval()
+    stream = tubelet.Stream(model)
+    assert stream.delay == 11
+    for size in ((16, 20), (24, 24), (16, 20), (33, 9)):
+        x = torch.rand(1, 3, 14, *size)
+        with torch.no_grad():
+            assert_equal(run(stream, x, [3, 11])[:, :, -1], model(x))
+
+
+def test_a_state_is_of_its_window():
+    model = tubelet.create("tiny", num_classes=4)
+    one, other = tubelet.Stream(model, window=3), tubelet.Stream(model)
+    one(torch.rand(1, 3, 20, 16, 16))
+    with pytest.raises(ValueError, match="window 3, not None"):
+        other.state = one.state
+
+
 def test_wrong_frames():
     stream = tubelet.Stream(tubelet.create("tiny", num_classes=4))
     with pytest.raises(ValueError, match="takes"):

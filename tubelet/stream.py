@@ -81,6 +81,7 @@ class Stream(nn.Module):
             raise ValueError(f"window {window} must be at least 1 feature step, or None for the whole video")
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         self.model = _with_twins(copy.deepcopy(model, shared), window).eval()
+        self.window = window
         self._shape: tuple[int, ...] | None = None
         self._delays: dict[tuple[int, ...], int] = {}
 
@@ -129,14 +130,21 @@ class Stream(nn.Module):
 
         A snapshot: it can be printed, saved with `torch.save`, and assigned to any stream of the same model.
         """
-        return {"shape": self._shape, **{name: twin.state for name, twin in _twins(self.model).items()}}
+        return {
+            "shape": self._shape,
+            "window": self.window,
+            **{name: twin.state for name, twin in _twins(self.model).items()},
+        }
 
     @state.setter
     def state(self, state: State) -> None:
         twins = _twins(self.model)
-        if set(state) != {"shape", *twins}:
-            odd = sorted(set(state) ^ {"shape", *twins})
+        names = {"shape", "window", *twins}
+        if set(state) != names:
+            odd = sorted(set(state) ^ names)
             raise ValueError(f"the state is of another network: it differs in {', '.join(odd[:5])}")
+        if state["window"] != self.window:
+            raise ValueError(f"the state is of a stream with window {state['window']}, not {self.window}")
         self._shape = state["shape"]
         for name, twin in twins.items():
             twin.state = state[name]
@@ -167,7 +175,8 @@ def _probe(model: nn.Module, shape: tuple[int, ...], most: int = 10_000) -> int:
     a network with a class of another's is run on noise, since its forward may mix frames where no layer shows it.
     """
     is_ours = all(map(_is_known, model.modules()))
-    device = "meta" if is_ours else next(iter(model.parameters()), torch.empty(0)).device
+    like = next(model.parameters(), torch.empty(0))
+    device, dtype = "meta" if is_ours else like.device, like.dtype
     tensors = (*model.parameters(), *model.buffers())
     model = copy.deepcopy(model, {id(tensor): tensor.to(device) for tensor in tensors})
     _restart(model)
@@ -175,8 +184,8 @@ def _probe(model: nn.Module, shape: tuple[int, ...], most: int = 10_000) -> int:
 
     def noise(frames: int) -> Tensor:
         # of another brightness in each frame, so that a mean over all of them differs from that of a few
-        brightness = torch.rand(batch, 1, frames, 1, 1, device=device)
-        return brightness * torch.rand(batch, channels, frames, height, width, device=device)
+        brightness = torch.rand(batch, 1, frames, 1, 1, device=device, dtype=dtype)
+        return brightness * torch.rand(batch, channels, frames, height, width, device=device, dtype=dtype)
 
     try:
         frames, outputs = [noise(1)], [model(noise(0))]
@@ -227,32 +236,42 @@ def _restart(model: nn.Module) -> None:
         twin.state, twin.is_ending = {}, False
 
 
-def _with_twins(module: nn.Module, window: int | None, name: str = "") -> nn.Module:
+def _with_twins(module: Any, window: int | None, name: str = "", seen: dict[int, str] | None = None) -> nn.Module:
     """The module with every layer that has a time axis swapped for its twin; `module` is the stream's own copy."""
-    if isinstance(module, SLIDING):
+    seen = {} if seen is None else seen
+    kind = type(module)  # exactly: a subclass may do anything
+    if kind in SLIDING or kind in (Join, Classify):
+        if id(module) in seen:
+            raise ValueError(f"layers {seen[id(module)]} and {name} are one; a stream needs one for each place")
+        seen[id(module)] = name
+    if kind in SLIDING:
         return _Sliding(module, name)
-    if isinstance(module, Join):
+    if kind is Join:
         return _Waiting(module)
-    if isinstance(module, Classify):
+    if kind is Classify:
         return _Averaging(module, window)
-    children = list(module.named_children())
-    if not children and not _is_pointwise(module):
+    if not list(module.children()) and not _is_pointwise(module):
         raise ValueError(
-            f"layer {name or 'model'} ({type(module).__name__}) cannot be streamed exactly: "
+            f"layer {name or 'model'} ({kind.__name__}) cannot be streamed exactly: "
             "it looks at all of time, or it is a class that a stream does not know"
         )
-    for child_name, child in children:
-        setattr(module, child_name, _with_twins(child, window, f"{name}.{child_name}".lstrip(".")))
+    # not named_children, which leaves out a layer's second place
+    for child_name, child in module._modules.items():
+        if child is not None:
+            setattr(module, child_name, _with_twins(child, window, f"{name}.{child_name}".lstrip("."), seen))
     return module
 
 
-def _is_pointwise(module: nn.Module) -> bool:
-    if isinstance(module, nn.LayerNorm):
+def _is_pointwise(module: Any) -> bool:
+    kind = type(module)
+    if kind is nn.LayerNorm:
         return len(module.normalized_shape) == 1
-    if isinstance(module, nn.AdaptiveAvgPool3d | nn.AdaptiveMaxPool3d):
+    if kind in (nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d):
         size = module.output_size
         return isinstance(size, tuple) and size[0] is None
-    return isinstance(module, POINTWISE) or (isinstance(module, nn.Sequential) and not len(module))
+    if kind in (nn.BatchNorm3d, nn.SyncBatchNorm) and module.running_mean is None:
+        return False  # it takes the statistics of the clip
+    return kind in POINTWISE or (kind in (nn.Sequential, nn.ModuleList) and not len(module))
 
 
 class _Sliding(nn.Module):
@@ -269,7 +288,7 @@ class _Sliding(nn.Module):
         self.can_overhang = getattr(layer, "ceil_mode", False)
         self.state: State = {}
         self.is_ending = False
-        self._empty: dict[tuple[int, ...], Tensor] = {}
+        self._empty: dict[tuple[Any, ...], Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         state = self.state or {"tail": self._filled(x, self.before), "skip": 0, "seen": 0, "given": 0}
@@ -311,7 +330,7 @@ class _Sliding(nn.Module):
     def _run(self, x: Tensor, count: int, given: int, seen: int) -> Tensor:
         """`count` output steps from the front of x; none of them costs a run once per frame size only."""
         if count == 0:
-            key = (*x.shape[:2], *x.shape[3:])
+            key = (x.device, x.dtype, *x.shape[:2], *x.shape[3:])
             if key not in self._empty:
                 self._empty[key] = self.layer(self._filled(x, self.span))[:, :, :0]
             return self._empty[key]

@@ -113,3 +113,12 @@ def test_a_short_video_is_an_error_with_both_numbers_and_the_ways_out():
     for short in ("error", "loop", "hold"):
         with pytest.raises(ValueError, match="0 frames has no clip"):
             sampling.fit([0], 0, short)
+
+
+@pytest.mark.parametrize("fps", [24, 25, 30, 50, 60])
+def test_a_rate_read_from_a_file_may_fall_short_of_the_true_one(fps):
+    for num_frames in range(2, 500):
+        duration = torch.tensor((num_frames - 1) / fps, dtype=torch.float64).item() + 1 / fps
+        step = sampling.step(ClipSpec(fps=fps), num_frames / duration)
+        assert sampling.clip(5, 16, step) == list(range(5, 21))
+        assert sampling.span(16, step) == 16

@@ -23,14 +23,19 @@ def step(spec: ClipSpec, fps: float) -> float:
     return spec.frame_stride if spec.fps is None else spec.frame_stride * fps / spec.fps
 
 
+def _floor(frames: float) -> int:
+    # a rate read from a file may fall short of the true one by a rounding error: 3 * 0.9999999 is frame 3
+    return math.floor(frames + 1e-6)
+
+
 def span(num_frames: int, step: float) -> int:
     """Source frames from the first to the last of a clip, both counted."""
-    return math.floor((num_frames - 1) * step) + 1
+    return _floor((num_frames - 1) * step) + 1
 
 
 def clip(start: int, num_frames: int, step: float) -> list[int]:
     """The clip that begins at frame `start`: T indices, none rounded up."""
-    return [start + math.floor(i * step) for i in range(num_frames)]
+    return [start + _floor(i * step) for i in range(num_frames)]
 
 
 def fit(indices: list[int], total: int, short: Short = "error") -> list[int]:
