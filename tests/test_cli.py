@@ -42,9 +42,9 @@ def test_predict_uses_the_newest_run_and_writes_what_the_ending_asks_for(here, c
     assert {file.name for file in (here / "seen").iterdir()} == {
         "windows.json",
         "windows.csv",
-        "0.mp4",
-        "1.mp4",
-        "2.mp4",
+        "0_seen.mp4",
+        "1_seen.mp4",
+        "2_seen.mp4",
     }
 
 
@@ -56,7 +56,26 @@ def test_evaluate_and_models(here, capsys):
     assert status == 0 and all(name in out for name in tubelet.models())
 
 
+def test_nothing_of_the_users_is_overwritten(here, capsys):
+    source = here / "clips" / "flat" / "0.mp4"
+    before = source.read_bytes()
+    status, _, err = run(capsys, "predict", "clips/flat/0.mp4", "--out", "clips/flat/0.mp4")
+    assert status == 2 and "is the video itself" in err
+    assert run(capsys, "predict", "clips/flat/0.mp4", "--out", "clips/flat")[0] == 0
+    assert source.read_bytes() == before
+    assert run(capsys, "predict", "clips", "--out", "seen")[0] == 0
+    assert len(list((here / "seen").glob("*.mp4"))) == 6
+
+
+def test_a_bad_file_of_a_folder_is_left_out_and_told(here, capsys):
+    (here / "clips" / "flat" / "1.mp4").write_text("no video\n" * 50)
+    status, out, err = run(capsys, "predict", "clips/flat")
+    assert status == 2 and "0.mp4" in out and "2.mp4" in out
+    assert "1.mp4: not a video" in err and "1 videos were left out" in err
+
+
 def test_spelling_of_sizes_and_resume():
+    assert cli._spelled_out(["train", "64x64", "--out", "20x20"]) == ["train", "64x64", "--out", "20x20"]
     assert cli._spelled_out(["--resume"]) == ["--resume=true"]
     assert cli._spelled_out(["--resume", "false", "--crop", "56x72", "--resize=8x9"]) == [
         "--resume", "false", "--crop", "[56,72]", "--resize=[8,9]"
@@ -107,6 +126,9 @@ TRAIN = ["train", "clips", "--model", "tiny_2d", "--num_frames", "4", "--frame_s
         (None, ["predict", "clips/flat/0.mp4", "--out", "seen.avi"], "seen.avi: ends in .avi"),
         (None, ["evaluate", "clips", "--split", "test"], "no part 'test'"),
         (None, ["watch", "clips"], "watch"),
+        (None, ["predict", "clips", "--out", "seen.mp4"], "seen.mp4: one file for a folder"),
+        (None, [*TRAIN, "--label_smoothing", "2"], "label_smoothing 2"),
+        (None, [*TRAIN, "--augment.max_shift", "-3"], "max_shift -3"),
     ],
 )
 def test_a_mistake_gets_one_line_and_a_status(here, capsys, prepare, arguments, says):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import tubelet
+from tubelet import metrics
 from tubelet.data.video import write_video
 
 CLASSES = ("dark", "light", "rising")
@@ -106,6 +107,10 @@ def test_targets_follow_the_models_order(data, tmp_path):
     assert table.summary["top1"] == pytest.approx(5 / 6)
 
 
+def test_mean_class_is_over_the_classes_that_occur():
+    assert metrics.mean_class(torch.tensor([[1, 0, 1], [0, 0, 0], [0, 0, 4]])) == pytest.approx(0.75)
+
+
 def test_what_does_not_fit(data, tmp_path):
     model = Brightness()
     with pytest.raises(ValueError, match="no part 'test'; it has train, val"):
@@ -115,5 +120,10 @@ def test_what_does_not_fit(data, tmp_path):
     model.spec = tubelet.ClipSpec.from_dict({**model.spec.to_dict(), "classes": ("dark", "light")})
     with pytest.raises(ValueError, match="does not know rising"):
         tubelet.evaluate(model, data, out=tmp_path)
+    frames = tubelet.create("tiny", num_classes=3)
+    frames.head = tubelet.heads.PerFrame(frames.channels[-1], 3)
+    frames.spec = Brightness().spec
+    with pytest.raises(ValueError, match=r"a classifier answers logits \(B, K\)"):
+        tubelet.evaluate(frames, data, views=1, crops=1, workers=0, out=tmp_path)
     with pytest.raises(ValueError, match="no such file of weights"):
         tubelet.evaluate(tmp_path / "gone.pth", data)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,3 +171,30 @@ def test_a_loss_that_is_no_number_ends_the_run(clips, tmp_path):
         tubelet.train(clips, task="segment")
     with pytest.raises(ValueError, match="lr -1 must be above 0"):
         tubelet.train(clips, lr=-1)
+
+
+def test_what_cannot_be_saved_is_said_before_training(clips, tmp_path):
+    model = tubelet.create("tiny_2d", num_classes=2)
+    model.head = torch.nn.Sequential(tubelet.heads.Classify(64, 2))
+    with pytest.raises(ValueError, match="Sequential cannot be saved as a head"):
+        tubelet.train(clips, model=model, num_frames=4, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="with a network in memory"):
+        tubelet.train(clips, model=model, weights="gone.pth")
+
+
+def test_a_damaged_checkpoint_is_one_line(whole, clips, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    content = (tmp_path / "run" / "last.ckpt").read_bytes()
+    (tmp_path / "run" / "last.ckpt").write_bytes(content[: len(content) // 2])
+    status, _, err = finished("train", clips, *SMALL, "--epochs", 8, "--out", "run", "--resume", cwd=tmp_path)
+    assert status == 2 and "Traceback" not in err
+    assert "last.ckpt: damaged" in err.splitlines()[-1]
+
+
+def test_a_run_without_a_name_takes_the_next_free_folder(clips, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {"model": "tiny_2d", "num_frames": 2, "crop": 32, "epochs": 1, "workers": 0}
+    runs = [tubelet.train(clips, **options) for _ in range(2)]
+    assert [str(run.out) for run in runs] == ["runs/clips0-tiny_2d", "runs/clips0-tiny_2d-2"]
+    assert str(tubelet.train(clips, resume=True, **options).out) == "runs/clips0-tiny_2d-2"

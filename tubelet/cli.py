@@ -88,7 +88,9 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
     for i, argument in enumerate(arguments):
         if argument == "--resume" and (i + 1 == len(arguments) or arguments[i + 1] not in ("true", "false")):
             argument = "--resume=true"
-        elif size := re.fullmatch(r"(--\w+=)?(\d+)x(\d+)", argument):
+        elif (size := re.fullmatch(r"(--(?:crop|resize)=)?(\d+)x(\d+)", argument)) and (
+            size[1] or (i and arguments[i - 1] in ("--crop", "--resize"))
+        ):
             argument = f"{size[1] or ''}[{size[2]},{size[3]}]"
         spelled.append(argument)
     return spelled
@@ -114,15 +116,19 @@ def _evaluate(values: dict[str, Any]) -> None:
 
 
 def _predict(values: dict[str, Any]) -> None:
-    asked = values.pop("out")
+    asked, source = values.pop("out"), values.pop("source")
     out = Path(asked) if asked else None
     if out is not None and out.suffix and out.suffix not in _WRITERS:
         raise ValueError(f"{out}: ends in {out.suffix}; give a folder or a file ending in {', '.join(_WRITERS)}")
-    prediction = predict(values.pop("model") or _newest_run(), values.pop("source"), **values)
+    if out is not None and out.suffix == ".mp4" and Path(source).is_dir():
+        raise ValueError(f"{out}: one file for a folder of videos; give a folder as --out")
+    prediction = predict(values.pop("model") or _newest_run(), source, **values)
     print(prediction.top())
     if out is not None:
         for path in _write(prediction, out):
             terminal.say(f"wrote {path}")
+    if prediction.failed:
+        raise ValueError(f"{len(prediction.failed)} videos were left out, see above")
 
 
 def _write(prediction: Prediction, out: Path) -> list[Path]:
@@ -132,7 +138,12 @@ def _write(prediction: Prediction, out: Path) -> list[Path]:
         return [_WRITERS[out.suffix](prediction, out)]
     out.mkdir(parents=True, exist_ok=True)
     written = [prediction.to_json(out / "windows.json"), prediction.to_csv(out / "windows.csv")]
-    return written + [part.to_video(out / f"{Path(part.sources[0]).stem}.mp4") for part in prediction.videos()]
+    for number, part in enumerate(prediction.videos(), start=1):
+        path = out / f"{Path(part.sources[0]).stem}_seen.mp4"
+        if path in written:  # two folders may hold videos of one name
+            path = path.with_stem(f"{path.stem}_{number}")
+        written.append(part.to_video(path))
+    return written
 
 
 def _models(_: dict[str, Any]) -> None:

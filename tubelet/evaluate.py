@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import metrics, plot, terminal
+from . import heads, metrics, plot, terminal
 from .data import datasets, motion, transforms
 from .data.datasets import Sample, ViewClips
 from .data.loader import loader
@@ -79,6 +79,7 @@ def evaluate(
     found = measures.compute()
     confusion = found.pop("confusion")
     summary: dict[str, Any] = {name: value.item() for name, value in sorted(found.items(), reverse=True)}
+    summary["mean_class"] = metrics.mean_class(confusion)
     summary |= {"samples": len(samples), "views": views, "crops": crops}
     if audit:
         summary |= _audit(network, spec, samples, batch_size, short, workers)
@@ -121,13 +122,9 @@ def _scores(
     network: nn.Module, spec: ClipSpec, clips: Any, batch_size: int, workers: int | None, what: str
 ) -> Iterator[tuple[int, Tensor]]:
     """Index and softmax scores (V, K) of each sample of a data set of (clips (V, C, T, H, W), target, index)."""
-    device = next(network.parameters()).device
     batches = loader(clips, 1, workers=workers)
     for views, _, index in terminal.progress(batches, what):
-        parts = [
-            network(transforms.normalize(part.to(device), spec.mean, spec.std)).softmax(1).cpu()
-            for part in views[0].split(batch_size)
-        ]
+        parts = [heads.scores(network(transforms.prepare(part, spec, network))) for part in views[0].split(batch_size)]
         yield int(index), torch.cat(parts)
 
 

@@ -58,6 +58,17 @@ class Features(nn.Module):
         return x
 
 
+def scores(logits: Tensor) -> Tensor:
+    """Logits (B, K) of a classifier -> softmax scores (B, K), float32, on the CPU.
+
+    Raises:
+        ValueError: the logits have another shape, such as those of a head for another task.
+    """
+    if logits.ndim != 2:
+        raise ValueError(f"the network answers {tuple(logits.shape)}; a classifier answers logits (B, K)")
+    return logits.float().softmax(1).cpu()
+
+
 HEADS = (Classify, PerFrame, Features)
 
 

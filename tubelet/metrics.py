@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from .machine import needs
 
 TOP_K = 5
@@ -16,8 +18,8 @@ def classification(num_classes: int) -> Any:
         num_classes: K.
 
     Returns:
-        A torchmetrics MetricCollection of `top1`, `top5` (above five classes), `mean_class` (accuracy averaged over the
-            classes that occur) and `confusion` (K, K) counts, rows the target, columns the prediction.
+        A torchmetrics MetricCollection of `top1`, `top5` (above five classes) and `confusion` (K, K) counts, rows the
+            target, columns the prediction.
     """
     with needs("train"):
         from torchmetrics import MetricCollection
@@ -25,9 +27,14 @@ def classification(num_classes: int) -> Any:
 
     measures: dict[str, Any] = {
         "top1": MulticlassAccuracy(num_classes, average="micro"),
-        "mean_class": MulticlassAccuracy(num_classes, average="macro"),
         "confusion": MulticlassConfusionMatrix(num_classes),
     }
     if num_classes > TOP_K:
         measures["top5"] = MulticlassAccuracy(num_classes, top_k=TOP_K, average="micro")
     return MetricCollection(measures, compute_groups=False)
+
+
+def mean_class(confusion: Tensor) -> float:
+    """Accuracy averaged over the classes that occur, from (K, K) counts, rows the target."""
+    counts = confusion.sum(1)
+    return (confusion.diagonal()[counts > 0] / counts[counts > 0]).mean().item()

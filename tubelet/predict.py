@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby, islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from . import plot, terminal
+from . import heads, plot, terminal
 from .data import sampling, transforms
 from .data.datasets import SUFFIXES
 from .data.sampling import Short
@@ -21,6 +22,10 @@ from .data.video import Video, VideoError, write_video
 from .models import ready
 from .spec import ClipSpec
 from .terminal import Table
+
+log = logging.getLogger("tubelet")
+
+_BLOCK = 4096  # frames drawn in one pass over the file
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,15 @@ class Prediction:
     times: Tensor
     scores: Tensor
     classes: tuple[str, ...]
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     def videos(self) -> list[Prediction]:
         """One prediction for each video, in order."""
-        parts = []
-        for source in dict.fromkeys(self.sources):
-            mine = torch.tensor([other == source for other in self.sources])
-            parts.append(Prediction((source,) * int(mine.sum()), self.times[mine], self.scores[mine], self.classes))
+        parts, start = [], 0
+        for _, windows in groupby(self.sources):
+            sources = tuple(windows)
+            mine = slice(start, start := start + len(sources))
+            parts.append(Prediction(sources, self.times[mine], self.scores[mine], self.classes))
         return parts
 
     def top(self, k: int = 5) -> Table:
@@ -95,29 +102,40 @@ class Prediction:
     def to_video(self, path: str | os.PathLike) -> Path:
         """Write the video as mp4 with the time and the best classes of the window around each frame on it.
 
-        A video of less than 240 pixels is drawn larger, so that it can be read.
+        A video of less than 240 pixels is drawn larger, so that it can be read. One of varying rate is written at
+        its average rate.
+
+        Raises:
+            ValueError: the prediction is of several videos or of an array, or `path` is the video itself.
         """
-        (part,) = self.videos()
-        middles = part.times.mean(1)
-        with Video(part.sources[0]) as video:
-            short_side = max(240, min(video.height, video.width))
-            height, width = transforms.resize_shape(video.height, video.width, short_side)
-            even = (height - height % 2, width - width % 2)
-            clips = video.clips([[i] for i in range(video.num_frames)], resize=short_side, crop=even)
-            times = video.times.tolist()
+        source, path = Path(self.sources[0]), Path(path)
+        if len(set(self.sources)) > 1 or not source.is_file():
+            raise ValueError(
+                f"{path}: drawn for one video file; this prediction is of {len(set(self.sources))} sources"
+            )
+        if path.exists() and path.samefile(source):
+            raise ValueError(f"{path}: is the video itself; give another name")
+        with Video(source) as video:
+            write_video(path, terminal.progress(self._drawn(video), "drawing", video.num_frames), video.fps)
+        return path
 
-            def drawn() -> Iterator[Tensor]:
-                for clip, time_s in terminal.progress(zip(clips, times, strict=True), "drawing", len(times)):
-                    scores = part.scores[int((middles - time_s).abs().argmin())]
-                    best = scores.topk(min(2, len(scores)))
-                    lines = [
-                        f"{self.classes[i]} {100 * score:.0f} %"
-                        for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-                    ]
-                    yield plot.annotate(clip[:, 0], [*lines, f"{time_s:.1f} s"])
-
-            write_video(path, drawn(), video.fps)
-        return Path(path)
+    def _drawn(self, video: Video) -> Iterator[Tensor]:
+        """Frames (3, H, W) with what their window says on them."""
+        short_side = max(240, min(video.height, video.width))
+        height, width = transforms.resize_shape(video.height, video.width, short_side)
+        even = (height - height % 2, width - width % 2)
+        middles = self.times.mean(1)
+        nearest = torch.searchsorted((middles[1:] + middles[:-1]) / 2, video.times).tolist()
+        for start in range(0, video.num_frames, _BLOCK):
+            block = range(start, min(start + _BLOCK, video.num_frames))
+            clips = video.clips([[i] for i in block], resize=short_side, crop=even)
+            for i, clip in zip(block, clips, strict=True):
+                best = self.scores[nearest[i]].topk(min(2, len(self.classes)))
+                lines = [
+                    f"{self.classes[place]} {100 * score:.0f} %"
+                    for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+                ]
+                yield plot.annotate(clip[:, 0], [*lines, f"{video.times[i]:.1f} s"])
 
 
 def predict(
@@ -135,7 +153,7 @@ def predict(
         model: a file of weights, the folder of a run, or a network with a `spec`.
         source: a video file, a folder of them, or a tensor or array (3, T, H, W) of uint8.
         stride_s: seconds between the starts of two windows; by default half a window.
-        fps: rate of an array; None counts its times in frames.
+        fps: rate of an array; None takes it to be at the model's own rate, and counts times and stride in frames.
         batch_size: windows in one pass of the network.
         short: videos with fewer frames than a window: error, loop or hold.
 
@@ -143,7 +161,8 @@ def predict(
         Times and scores of each window.
 
     Raises:
-        ValueError: the model or the source does not fit; of a folder's files, the first that cannot be read.
+        ValueError: the model or the source does not fit, or no video can be read. Of a folder, a file that cannot
+            be read is left out, which the log and `Prediction.failed` tell.
     """
     if batch_size < 1 or (stride_s is not None and stride_s <= 0):
         raise ValueError(f"batch_size {batch_size} must be at least 1 and stride_s {stride_s} above 0")
@@ -151,12 +170,23 @@ def predict(
     if not isinstance(source, str | os.PathLike):
         return _predict_array(network, spec, torch.as_tensor(source), stride_s, fps, batch_size, short)
     files = _files(Path(source))
-    parts = [_predict_file(network, spec, file, stride_s, batch_size, short) for file in files]
+    parts, failed = [], {}
+    for file in files:
+        try:
+            parts.append(_predict_file(network, spec, file, stride_s, batch_size, short))
+        except VideoError as error:
+            if len(files) == 1:
+                raise
+            log.warning("left out: %s", error)
+            failed[str(file)] = str(error)
+    if not parts:
+        raise VideoError(f"{source}: none of its {len(files)} videos can be read, first {next(iter(failed.values()))}")
     return Prediction(
         tuple(source for part in parts for source in part.sources),
         torch.cat([part.times for part in parts]),
         torch.cat([part.scores for part in parts]),
         parts[0].classes,
+        failed,
     )
 
 
@@ -170,13 +200,11 @@ def _files(source: Path) -> list[Path]:
 
 
 def _windows(
-    name: str, spec: ClipSpec, total: int, fps: float, stride_s: float | None, short: Short
+    name: str, spec: ClipSpec, total: int, step: float, stride: int | None, short: Short
 ) -> tuple[list[list[int]], list[int]]:
     """Frame indices of each window, and the last frame of each, before short videos were filled up."""
-    step = sampling.step(spec, fps)
     span = sampling.span(spec.num_frames, step)
-    stride = max(1, span // 2 if stride_s is None else round(stride_s * fps))
-    starts = sampling.window_starts(total, span, stride)
+    starts = sampling.window_starts(total, span, max(1, span // 2 if stride is None else stride))
     try:
         windows = [sampling.fit(sampling.clip(start, spec.num_frames, step), total, short) for start in starts]
     except ValueError as error:
@@ -188,7 +216,8 @@ def _predict_file(
     network: nn.Module, spec: ClipSpec, path: Path, stride_s: float | None, batch_size: int, short: Short
 ) -> Prediction:
     with Video(path) as video:
-        windows, lasts = _windows(str(path), spec, video.num_frames, video.fps, stride_s, short)
+        stride = None if stride_s is None else round(stride_s * video.fps)
+        windows, lasts = _windows(str(path), spec, video.num_frames, sampling.step(spec, video.fps), stride, short)
         clips = video.clips(windows, resize=spec.resize, crop=spec.crop)
         scores = _run(network, spec, terminal.progress(clips, path.name, len(windows)), batch_size)
         ends = torch.cat([video.times[1:], video.times.new_tensor([video.duration_s])])
@@ -209,21 +238,21 @@ def _predict_array(
         raise ValueError(
             f"the array is {tuple(array.shape)} of {array.dtype}; give ({spec.in_channels}, T, H, W) of torch.uint8"
         )
-    rate = fps or spec.fps or 1.0
-    windows, lasts = _windows("the array", spec, array.shape[1], rate, stride_s, short)
+    rate = fps or 1.0
+    step = sampling.step(spec, fps) if fps else spec.frame_stride
+    stride = None if stride_s is None else round(stride_s * rate)
+    windows, lasts = _windows("the array", spec, array.shape[1], step, stride, short)
     clips = (transforms.center_crop(transforms.resize(array[:, window], spec.resize), spec.crop) for window in windows)
     scores = _run(network, spec, clips, batch_size)
     frames = torch.tensor([[window[0], last + 1] for window, last in zip(windows, lasts, strict=True)])
-    return Prediction(("array",) * len(windows), frames / (fps or 1.0), scores, _classes(spec, scores))
+    return Prediction(("array",) * len(windows), frames / rate, scores, _classes(spec, scores))
 
 
 @torch.no_grad()
 def _run(network: nn.Module, spec: ClipSpec, clips: Iterable[Tensor], batch_size: int) -> Tensor:
-    device = next(network.parameters()).device
     waiting, parts = iter(clips), []
     while batch := list(islice(waiting, batch_size)):
-        clips_in = transforms.normalize(torch.stack(batch).to(device), spec.mean, spec.std)
-        parts.append(network(clips_in).softmax(1).cpu())
+        parts.append(heads.scores(network(transforms.prepare(torch.stack(batch), spec, network))))
     return torch.cat(parts)
 
 

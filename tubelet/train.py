@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import functools
-import itertools
 import json
 import logging
 import math
 import os
+import pickle
 import signal
 import time
 import warnings
@@ -121,14 +121,17 @@ def train(
         KeyboardInterrupt: Ctrl-C; the message says how to go on.
     """
     arguments = {name: value for name, value in locals().items() if name != "resume"}
-    _check(task, lr, epochs=epochs, batch_size=batch_size)
+    _check(task, lr, label_smoothing, epochs=epochs, batch_size=batch_size)
+    if weights is not None and not isinstance(model, str):
+        raise ValueError(
+            f"weights {weights} with a network in memory: load them into it, or give the name of a network"
+        )
     found = datasets.open_data(motion.motion() if str(data) == "motion" else data)
     if not found.splits.get("train"):
         raise ValueError(f"{data}: no training part, only {', '.join(found.splits)}")
 
     torch.manual_seed(seed)
     name = model if isinstance(model, str) else type(model).__name__
-    folder = _folder(out, f"{Path(data).stem}-{name}", resume)
     if isinstance(model, str):
         model = create(model, num_classes=len(found.classes), weights=weights)
     network: Any
@@ -136,7 +139,8 @@ def train(
     network.spec = spec = _spec(spec, found.classes, num_frames, frame_stride, fps, resize, crop)
     rate = lr or LEARNING_RATE[optimizer] * batch_size / 16 * (FINE_TUNING if weights else 1)
     decay = WEIGHT_DECAY[optimizer] if weight_decay is None else weight_decay
-    arguments["out"] = folder
+    files.header(network)  # what could not be saved is said before the training, not after its first epoch
+    arguments["out"] = folder = _folder(out, f"{Path(data).stem}-{name}", resume)
     _write_arguments(folder, arguments, name, resume)
 
     train_clips = datasets.TrainClips(found.splits["train"], spec, augment, short, seed)
@@ -161,11 +165,13 @@ def train(
     return Run(folder, kept.history, kept.best)
 
 
-def _check(task: str, lr: float | None, **counts: int) -> None:
+def _check(task: str, lr: float | None, label_smoothing: float, **counts: int) -> None:
     if task != "classify":
         raise ValueError(f"task {task!r}; there is classify")
     if lr is not None and lr <= 0:
         raise ValueError(f"lr {lr} must be above 0")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing {label_smoothing} must be at least 0 and below 1")
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} {value} must be at least 1")
@@ -197,27 +203,21 @@ def _spec(
 
 
 def _folder(out: str | os.PathLike | None, name: str, resume: bool) -> Path:
-    """Folder of the run: the one given, else `runs/NAME`, numbered where one epoch of another run is in it."""
+    """Folder of the run: the one given, else a new `runs/NAME`, numbered where there is one; to resume, the last."""
     if out is not None:
         folder = Path(out)
     else:
-        names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
-        folders = []
-        for folder in (Path("runs") / name for name in names):
-            folders.append(folder)
-            if not _holds_an_epoch(folder):
-                break
-        if resume and len(folders) > 1 and not (folder / "run.json").exists():
-            folder = folders[-2]
+        folders = [Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10_000)]
+        folder = next(folder for folder in folders if not folder.exists())
+        if resume:
+            folder = folders[max(0, folders.index(folder) - 1)]
+        else:
+            folder.mkdir(parents=True)  # at once, so that a run started beside this one takes another
     if resume and not (folder / "run.json").exists():
         raise ValueError(f"{folder}: no run to resume (no run.json); start it without resume")
-    if not resume and _holds_an_epoch(folder):
+    if not resume and (folder / "last.ckpt").exists():
         raise ValueError(f"{folder}: holds a run; resume it, or give another folder as out")
     return folder
-
-
-def _holds_an_epoch(folder: Path) -> bool:
-    return (folder / "last.ckpt").exists()
 
 
 def _write_arguments(folder: Path, arguments: dict[str, Any], name: str, resume: bool) -> None:
@@ -243,23 +243,32 @@ def _write_arguments(folder: Path, arguments: dict[str, Any], name: str, resume:
     path.write_text(json.dumps(plain, indent=2) + "\n")
 
 
+def _epochs_of(checkpoint: Path) -> int:
+    """Whole epochs that a checkpoint was written after."""
+    try:
+        return torch.load(checkpoint, mmap=True, weights_only=True)["epoch"] + 1
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{checkpoint}: damaged ({str(error).splitlines()[0]}); train on from model.safetensors beside it, "
+            "the best epoch, with `weights`"
+        ) from error
+
+
 def _fit(task: Any, kept: Any, train_loader: Any, val_loader: Any, epochs: int, folder: Path, resume: bool) -> None:
     from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint
 
     last = folder / "last.ckpt"
     goes_on = resume and last.exists()
     if goes_on:
         # Lightning tells the order of its epoch only after the workers were asked for the first batches
-        train_loader.sampler.set_epoch(torch.load(last, mmap=True, weights_only=True)["epoch"] + 1)
-    every_epoch = ModelCheckpoint(
-        folder, "last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
-    )
+        train_loader.sampler.set_epoch(_epochs_of(last))
     with _quiet():
         trainer = Trainer(
             max_epochs=epochs,
-            callbacks=[kept, every_epoch],
+            devices=1,
+            callbacks=[kept],
             logger=False,
+            enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -334,13 +343,14 @@ def _lightning_classes() -> tuple[type, type]:
             clips, targets = batch[:2]
             logits = self.model(transforms.normalize(clips[:, 0], self.spec.mean, self.spec.std))
             loss = F.cross_entropy(logits, targets)
-            self.log("val_loss", loss, on_epoch=True, batch_size=len(targets), sync_dist=True)
+            self.log("val_loss", loss, on_epoch=True, batch_size=len(targets))
             self.measures.update(logits, targets)
 
         def on_validation_epoch_end(self) -> None:
             for name, value in self.measures.compute().items():
-                if name != "confusion":
-                    self.log(f"val_{name}", value)
+                if name == "confusion":
+                    name, value = "mean_class", metrics.mean_class(value)
+                self.log(f"val_{name}", value)
             self.measures.reset()
 
         def configure_optimizers(self) -> Any:
@@ -389,8 +399,6 @@ def _lightning_classes() -> tuple[type, type]:
                 self.bar.advance()
 
         def on_train_epoch_end(self, trainer: Any, task: Any) -> None:
-            if not trainer.is_global_zero:
-                return
             row = {
                 "epoch": trainer.current_epoch + 1,
                 "lr": trainer.optimizers[0].param_groups[0]["lr"],
@@ -411,12 +419,15 @@ def _lightning_classes() -> tuple[type, type]:
                 f"val loss {row['val_loss']:.3f}  top-1 {100 * row['val_top1']:5.1f} %{' *' if is_best else '  '}  "
                 f"{seconds:.1f} s, ends {ends}"
             )
+            # aside first: killed in the middle of writing, the run still has its last whole epoch
+            aside = self.folder / "last.ckpt.part"
+            trainer.save_checkpoint(aside)
+            aside.replace(self.folder / "last.ckpt")
 
         def on_fit_end(self, trainer: Any, task: Any) -> None:
             if self.bar:
                 self.bar.stop()
-            if trainer.is_global_zero:
-                plot.curves(self.history, self.folder / "curves.png")
+            plot.curves(self.history, self.folder / "curves.png")
 
         def on_exception(self, *_: Any) -> None:
             if self.bar:

@@ -156,8 +156,9 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise ValueError(f"{path}: holds no tensors")
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+    for prefix in ("module.", "model."):  # of DataParallel, and of a Lightning module that holds the network
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 
@@ -173,15 +174,35 @@ def save(model: Any, path: str | os.PathLike, *, metrics: Mapping[str, float] | 
         metrics: what the model was measured to do, kept in the header.
 
     Raises:
-        ValueError: the model is no longer what its call makes, its head aside.
+        ValueError: as in `header`.
     """
     from safetensors.torch import save_file
 
+    described = json.dumps(header(model, metrics))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().contiguous().clone() for key, value in model.state_dict().items()}
+    aside = path.with_name(f"{path.name}.part")
+    save_file(state, aside, metadata={"tubelet": described})
+    aside.replace(path)
+    return path
+
+
+def header(model: Any, metrics: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """What `save` writes beside the weights, as plain values.
+
+    Args:
+        model: the network.
+        metrics: what it was measured to do.
+
+    Raises:
+        ValueError: the model is no longer what its call makes, or its head is none of `tubelet.heads`.
+    """
     architecture = getattr(model, "architecture", None)
     spec = getattr(model, "spec", None)
     if architecture:
         _check_layers(model, architecture)
-    header = {
+    return {
         "format": FORMAT,
         "architecture": {key: architecture[key] for key in ("name", "arguments")} if architecture else None,
         "head": heads.describe(model.head) if architecture else None,
@@ -189,13 +210,6 @@ def save(model: Any, path: str | os.PathLike, *, metrics: Mapping[str, float] | 
         "metrics": dict(metrics or {}),
         "versions": {"tubelet": version("tubelet"), "torch": torch.__version__},
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().contiguous().clone() for key, value in model.state_dict().items()}
-    aside = path.with_name(f"{path.name}.part")
-    save_file(state, aside, metadata={"tubelet": json.dumps(header)})
-    aside.replace(path)
-    return path
 
 
 def layers(model: nn.Module) -> dict[str, str]:

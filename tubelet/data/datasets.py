@@ -69,7 +69,8 @@ class Sample:
     @property
     def name(self) -> str:
         """The path, with the frames when they are not all."""
-        return str(self.path) if self.end is None else f"{self.path}[{self.start}:{self.end}]"
+        is_whole = self.start == 0 and self.end is None
+        return str(self.path) if is_whole else f"{self.path}[{self.start}:{'' if self.end is None else self.end}]"
 
 
 @dataclass(frozen=True)
@@ -271,6 +272,12 @@ class Augment:
     flip: bool = False
     color: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.max_shift is not None and self.max_shift < 0:
+            raise ValueError(f"max_shift {self.max_shift} must be at least 0 pixels, or None for anywhere")
+        if not 0 <= self.color <= 1:
+            raise ValueError(f"color {self.color} must lie in 0..1")
+
 
 class TrainClips(Dataset):
     """A random clip of each sample: (clip uint8 (C, T, H, W), target), the same for the same (epoch, index).
@@ -322,11 +329,14 @@ class ViewClips(Dataset):
 
         clips = _read_clips(sample, self.spec, self.short, starts)
         with _naming(sample):
-            crops = [crop for clip in clips for crop in transforms.spread_crops(clip, self.spec.crop, self.crops)]
-        return torch.stack(crops), sample.target, index
+            # cropped one by one: all views at full size may be gigabytes
+            views = [torch.stack(transforms.spread_crops(clip, self.spec.crop, self.crops)) for clip in clips]
+        return torch.cat(views), sample.target, index
 
 
-def _read_clips(sample: Sample, spec: ClipSpec, short: Short, starts: Callable[[int, int], list[int]]) -> list[Tensor]:
+def _read_clips(
+    sample: Sample, spec: ClipSpec, short: Short, starts: Callable[[int, int], list[int]]
+) -> Iterator[Tensor]:
     """Clips (3, T, H, W) that begin at `starts(total, span)`, resized."""
     with Video(sample.path) as video:
         end = video.num_frames if sample.end is None else sample.end
@@ -340,7 +350,7 @@ def _read_clips(sample: Sample, spec: ClipSpec, short: Short, starts: Callable[[
                 for start in starts(total, sampling.span(spec.num_frames, step))
             ]
         shifted = [[sample.start + index for index in indices] for indices in lists]
-        return list(video.clips(shifted, resize=spec.resize))
+        yield from video.clips(shifted, resize=spec.resize)
 
 
 @contextmanager
@@ -348,5 +358,7 @@ def _naming(sample: Sample) -> Iterator[None]:
     """Whatever does not fit this sample, as an error that begins with its name."""
     try:
         yield
+    except VideoError:
+        raise  # it has the name already
     except ValueError as error:
         raise VideoError(f"{sample.name}: {error}") from None

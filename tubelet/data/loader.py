@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 
@@ -37,10 +38,13 @@ def loader(
         dataset: gives a sample for each key.
         batch_size: samples in a batch.
         order: the keys in the order of reading; None takes the samples as they stand.
-        workers: processes that read; 0 reads in this one, None takes one a core and leaves one core to the network.
+        workers: processes that read; 0 reads in this one. None takes one a core and leaves one core to the network,
+            and 0 where processes are not forked (macOS, Windows).
     """
     if workers is None:
-        workers = max(1, min(8, len(os.sched_getaffinity(0)) - 1)) if hasattr(os, "sched_getaffinity") else 1
+        # elsewhere a worker imports the caller's script anew, which runs a script without `if __name__` twice
+        can_fork = multiprocessing.get_start_method() == "fork"
+        workers = max(1, min(8, (os.cpu_count() or 2) - 1)) if can_fork else 0
     return DataLoader(
         dataset,
         batch_size=batch_size,

@@ -120,6 +120,8 @@ def motion(root: str | os.PathLike | None = None, *, seed: int = 0) -> Path:
     """
     root = Path(root) if root is not None else cache_dir() / f"motion-v{VERSION}-seed{seed}"
     if root.exists():
+        if not (root / "train").is_dir():
+            raise ValueError(f"{root}: exists and is not the motion data set; give a new folder")
         return root
     aside = root.with_name(f"{root.name}.{os.getpid()}.part")
     files = [

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..spec import ClipSpec
 
 Size = tuple[int, int]
 
@@ -123,6 +125,12 @@ def color_jitter(clip: Tensor, strength: float, generator: torch.Generator) -> T
     mean = clip.float().mean()
     table = ((torch.arange(256) - mean) * contrast + mean * brightness).round().clamp(0, 255).to(torch.uint8)
     return table[clip.long()]
+
+
+def prepare(clips: Tensor, spec: ClipSpec, network: nn.Module) -> Tensor:
+    """uint8 clips (B, C, T, H, W) -> what the network takes: normalised, on its device, in its precision."""
+    like = next(network.parameters(), torch.empty(0))
+    return normalize(clips.to(like.device), spec.mean, spec.std).to(like.dtype)
 
 
 def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

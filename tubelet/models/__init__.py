@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from .. import heads
@@ -54,6 +55,8 @@ def create(
     network = next((network for network in MODELS if network.__name__ == name), None)
     if network is None:
         raise ValueError(_unknown(f"unknown model {name!r}", name, models()))
+    if num_classes < 1 or in_channels < 1:
+        raise ValueError(f"num_classes {num_classes} and in_channels {in_channels} must be at least 1")
     accepted = inspect.signature(network).parameters
     if unknown := sorted(set(kwargs) - set(accepted)):
         raise ValueError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
@@ -105,6 +108,8 @@ def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
 def ready(model: str | os.PathLike | nn.Module) -> tuple[nn.Module, ClipSpec]:
     """A network in evaluation mode and the clip it takes, from what `evaluate` and `predict` accept as a model.
 
+    What is loaded here goes to the GPU, if there is one; a network in memory stays where it is.
+
     Args:
         model: a file or a run's folder for `load`, a tag of the catalogue, or a network with a `spec`.
 
@@ -114,6 +119,7 @@ def ready(model: str | os.PathLike | nn.Module) -> tuple[nn.Module, ClipSpec]:
     if not isinstance(model, nn.Module):
         row = files.find(str(model))
         model = create(row.model, weights=row.tag) if row else load(model)
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     spec = getattr(model, "spec", None)
     if not isinstance(spec, ClipSpec):
         raise ValueError(
