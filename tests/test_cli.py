@@ -63,7 +63,10 @@ def test_nothing_of_the_users_is_overwritten(here, capsys):
     assert status == 2 and "is the video itself" in err
     assert run(capsys, "predict", "clips/flat/0.mp4", "--out", "clips/flat")[0] == 0
     assert source.read_bytes() == before
-    assert run(capsys, "predict", "clips", "--out", "seen")[0] == 0
+    for made in (here / "clips" / "flat").glob("*_seen.mp4"):
+        made.unlink()
+    status, out, _ = run(capsys, "predict", "clips", "--out", "seen")
+    assert status == 0 and "clips/rising/0.mp4" in out
     assert len(list((here / "seen").glob("*.mp4"))) == 6
 
 
@@ -107,7 +110,7 @@ TRAIN = ["train", "clips", "--model", "tiny_2d", "--num_frames", "4", "--frame_s
     ("prepare", "arguments", "says"),
     [
         (None, ["predict", "gone.mp4"], "gone.mp4: no such file"),
-        (None, ["predict", "clips/flat/0.mp4", "--model", "gone"], "gone: no such file of weights"),
+        (None, ["predict", "clips/flat/0.mp4", "--model", "gone"], "gone: no such file of weights, run or tag"),
         (None, ["train", "gone"], "gone: no such folder or list"),
         (lambda here: (here / "empty").mkdir(), ["train", "empty"], "empty: no videos"),
         (lambda here: (here / "empty").mkdir(), ["predict", "empty"], "empty: no videos"),
@@ -127,6 +130,11 @@ TRAIN = ["train", "clips", "--model", "tiny_2d", "--num_frames", "4", "--frame_s
         (None, ["evaluate", "clips", "--split", "test"], "no part 'test'"),
         (None, ["watch", "clips"], "watch"),
         (None, ["predict", "clips", "--out", "seen.mp4"], "seen.mp4: one file for a folder"),
+        (None, ["predict", "clips/flat/0.mp4", "--model", "runs/on"], "did you mean runs/one"),
+        (None, ["predict", "clips/flat/0.mp4", "--stride_s", "0"], "stride_s 0.0 must be above 0"),
+        (None, ["predict", "clips/flat/0.mp4", "--out", "clips/flat/0.mp4/x.csv"], "clips/flat/0.mp4"),
+        (None, [*TRAIN, "--workers", "-1"], "workers -1 must be at least 0"),
+        (None, [*TRAIN, "--lr", "fast"], "--lr fast: not what it takes"),
         (None, [*TRAIN, "--label_smoothing", "2"], "label_smoothing 2"),
         (None, [*TRAIN, "--augment.max_shift", "-3"], "max_shift -3"),
     ],

@@ -1,5 +1,6 @@
 """What the README says to type runs, and its tree is the tree."""
 
+import json
 import os
 import re
 import shlex
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tubelet.data.datasets import open_data
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -58,3 +61,37 @@ def test_the_tree_is_the_tree():
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_examples_are_short(path):
     assert len(path.read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))])
+def test_links_and_pictures_are_there(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_the_list_of_words_is_made(tmp_path):
+    corpus = ROOT.parent / "shared" / "data" / "grid"
+    if not corpus.exists():
+        pytest.skip("../shared/data is absent")
+    script = ROOT / "examples" / "digit_words.py"
+    subprocess.run([sys.executable, script, corpus, tmp_path / "digits.csv"], check=True, capture_output=True)
+    found = open_data(tmp_path / "digits.csv")
+    assert len(found.classes) == 10
+    assert {name: len(samples) for name, samples in found.splits.items()} == {"train": 600, "val": 200}
+    assert {sample.end - sample.start for sample in found.splits["train"]} == {24}
+
+
+@pytest.mark.slow
+def test_the_demo_reaches_what_it_promises(tmp_path):
+    """The 3D network reads motion, neither one frame of it nor the frame-by-frame twin does; the page is whole."""
+    environment = {**os.environ, "TUBELET_CACHE": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, ROOT / "examples" / "demo.py"], cwd=tmp_path, env=environment, check=True)
+    tiny, twin = (
+        json.loads((tmp_path / "runs" / "demo" / name / "evaluate" / "evaluate.json").read_text())["summary"]
+        for name in ("tiny", "tiny_2d")
+    )
+    assert tiny["top1"] >= 0.95
+    assert tiny["audit single frame"] <= 1 / 8 + 0.15
+    assert twin["top1"] <= 1 / 8 + 0.15
+    page = (tmp_path / "runs" / "demo" / "report.html").read_text()
+    assert page.count("data:image/png") >= 8 + 2 * 3 + 1 and "data:video/mp4" in page

@@ -388,3 +388,11 @@ def test_every_row_of_the_catalogue_is_a_network_with_its_recipe():
         assert row.spec.in_channels == 3
         assert 0 < row.metrics["top1"] < row.metrics["top5"] < 100
     assert weights.find("absent") is None
+
+
+@pytest.mark.parametrize("name", tubelet.models())
+def test_a_plain_state_dict_of_ours_is_recognised(tmp_path, name):
+    torch.save(made(name).state_dict(), tmp_path / "m.pth")
+    model = tubelet.load(tmp_path / "m.pth")
+    assert model.architecture["name"] == name
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in made(name).state_dict().items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -33,7 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values.pop("config", None)
         _COMMANDS[command](values)
     except ArgumentError as error:
-        return _fail(" ".join(str(error).split()), 2)
+        return _fail(_told(str(error)), 2)
+    except BrokenPipeError:  # whoever read the answer has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, ImportError) as error:
         return _fail(reason(error), 2)
     except KeyboardInterrupt as stop:
@@ -44,6 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(line: str, status: int) -> int:
     terminal.say(f"tubelet: {line}")
     return status
+
+
+def _told(error: str) -> str:
+    """The parser's error in one line; of its long ones, the argument and its value."""
+    wrong = re.search(r'^Parser key "([\w.]+)":.*?(?:value: |Got value: )(\S.*)$', error, re.DOTALL)
+    if wrong:
+        return f"--{wrong[1]} {wrong[2]}: not what it takes; see --help"
+    return " ".join(error.split())
 
 
 def _parser() -> Any:
@@ -122,6 +134,8 @@ def _predict(values: dict[str, Any]) -> None:
         raise ValueError(f"{out}: ends in {out.suffix}; give a folder or a file ending in {', '.join(_WRITERS)}")
     if out is not None and out.suffix == ".mp4" and Path(source).is_dir():
         raise ValueError(f"{out}: one file for a folder of videos; give a folder as --out")
+    if out is not None:  # before the work, so that it is not done in vain
+        (out.parent if out.suffix else out).mkdir(parents=True, exist_ok=True)
     prediction = predict(values.pop("model") or _newest_run(), source, **values)
     print(prediction.top())
     if out is not None:
@@ -134,9 +148,7 @@ def _predict(values: dict[str, Any]) -> None:
 def _write(prediction: Prediction, out: Path) -> list[Path]:
     """Write what the ending of `out` asks for; a folder gets the windows as json and csv, and each video as mp4."""
     if out.suffix:
-        out.parent.mkdir(parents=True, exist_ok=True)
         return [_WRITERS[out.suffix](prediction, out)]
-    out.mkdir(parents=True, exist_ok=True)
     written = [prediction.to_json(out / "windows.json"), prediction.to_csv(out / "windows.csv")]
     for number, part in enumerate(prediction.videos(), start=1):
         path = out / f"{Path(part.sources[0]).stem}_seen.mp4"

@@ -19,7 +19,7 @@ from .data.datasets import Sample, ViewClips
 from .data.loader import loader
 from .data.sampling import Short
 from .models import ready
-from .spec import ClipSpec
+from .spec import ClipSpec, at_least_one
 from .terminal import Table
 
 
@@ -58,8 +58,7 @@ def evaluate(
     Raises:
         ValueError: model, data or split do not fit; the message says what would.
     """
-    if views < 1 or crops < 1 or batch_size < 1:
-        raise ValueError(f"views {views}, crops {crops} and batch_size {batch_size} must be at least 1")
+    at_least_one(views=views, crops=crops, batch_size=batch_size)
     network, spec = ready(model)
     folder = Path(out) if out is not None else _beside(model) / "evaluate"
     samples = _samples(spec, data, split)

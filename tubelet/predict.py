@@ -20,7 +20,7 @@ from .data.datasets import SUFFIXES
 from .data.sampling import Short
 from .data.video import Video, VideoError, write_video
 from .models import ready
-from .spec import ClipSpec
+from .spec import ClipSpec, at_least_one
 from .terminal import Table
 
 log = logging.getLogger("tubelet")
@@ -57,13 +57,16 @@ class Prediction:
     def top(self, k: int = 5) -> Table:
         """The k best classes of each video, by the mean score of its windows, and when each scored highest."""
         rows: list[dict[str, object]] = []
+        paths = {Path(source) for source in self.sources}
+        names_tell = len({path.name for path in paths}) == len(paths)
         for part in self.videos():
+            video = Path(part.sources[0])
             mean = part.scores.mean(0)
             for place in mean.topk(min(k, len(mean))).indices.tolist():
                 start, end = part.times[int(part.scores[:, place].argmax())].tolist()
                 rows.append(
                     {
-                        "video": Path(part.sources[0]).name,
+                        "video": video.name if names_tell else str(video),
                         "class": self.classes[place],
                         "score": f"{mean[place]:.3f}",
                         "highest": f"{part.scores[:, place].max():.3f}",
@@ -164,8 +167,9 @@ def predict(
         ValueError: the model or the source does not fit, or no video can be read. Of a folder, a file that cannot
             be read is left out, which the log and `Prediction.failed` tell.
     """
-    if batch_size < 1 or (stride_s is not None and stride_s <= 0):
-        raise ValueError(f"batch_size {batch_size} must be at least 1 and stride_s {stride_s} above 0")
+    at_least_one(batch_size=batch_size)
+    if stride_s is not None and not stride_s > 0:
+        raise ValueError(f"stride_s {stride_s} must be above 0 seconds")
     network, spec = ready(model)
     if not isinstance(source, str | os.PathLike):
         return _predict_array(network, spec, torch.as_tensor(source), stride_s, fps, batch_size, short)

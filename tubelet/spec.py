@@ -7,6 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def at_least_one(**counts: int) -> None:
+    """Raise ValueError that names the first of these counts that is below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} {value} must be at least 1")
+
+
 @dataclasses.dataclass(frozen=True)
 class ClipSpec:
     """The clip that a network was trained on, and the names of what it answers.
@@ -43,8 +50,7 @@ class ClipSpec:
                 object.__setattr__(self, field, tuple(getattr(self, field)))
         if isinstance(self.resize, list):
             object.__setattr__(self, "resize", tuple(self.resize))
-        if self.num_frames < 1 or self.frame_stride < 1:
-            raise ValueError(f"num_frames {self.num_frames} and frame_stride {self.frame_stride} must be at least 1")
+        at_least_one(num_frames=self.num_frames, frame_stride=self.frame_stride)
         if self.fps is not None and self.fps <= 0:
             raise ValueError(f"fps {self.fps} must be above 0, or None for the video's own rate")
         sizes = [n for size in (self.resize, self.crop) for n in (size if isinstance(size, tuple) else (size,))]

@@ -90,6 +90,8 @@ class Stream(nn.Module):
         """The next frames (B, C, n, H, W) -> the output steps that they complete, along dim 2 (maybe none)."""
         if frames.ndim != 5:
             raise ValueError(f"frames are {tuple(frames.shape)}; a stream takes (B, C, n, H, W)")
+        if not frames.is_floating_point():
+            raise ValueError(f"frames are {frames.dtype}; a stream takes floats, normalised as a clip is")
         shape = (*frames.shape[:2], *frames.shape[3:])
         if self._shape is None:
             self._measure(shape)

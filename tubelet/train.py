@@ -27,10 +27,10 @@ from . import weights as files
 from .data import datasets, motion, transforms
 from .data.datasets import Augment
 from .data.loader import EpochOrder, loader
-from .data.sampling import Short
+from .data.sampling import SHORT, Short
 from .machine import needs
 from .models import create, load, ready
-from .spec import ClipSpec
+from .spec import ClipSpec, at_least_one
 
 Size = int | tuple[int, int] | Literal["none"]
 
@@ -121,7 +121,8 @@ def train(
         KeyboardInterrupt: Ctrl-C; the message says how to go on.
     """
     arguments = {name: value for name, value in locals().items() if name != "resume"}
-    _check(task, lr, label_smoothing, epochs=epochs, batch_size=batch_size)
+    at_least_one(epochs=epochs, batch_size=batch_size)
+    _check(task, optimizer, short, lr, weight_decay, label_smoothing)
     if weights is not None and not isinstance(model, str):
         raise ValueError(
             f"weights {weights} with a network in memory: load them into it, or give the name of a network"
@@ -165,16 +166,24 @@ def train(
     return Run(folder, kept.history, kept.best)
 
 
-def _check(task: str, lr: float | None, label_smoothing: float, **counts: int) -> None:
-    if task != "classify":
-        raise ValueError(f"task {task!r}; there is classify")
-    if lr is not None and lr <= 0:
+def _check(
+    task: str, optimizer: str, short: str, lr: float | None, weight_decay: float | None, label_smoothing: float
+) -> None:
+    """What a signature says of an argument, for callers in Python; the command line has it checked already."""
+    choices = {
+        "task": (task, ("classify",)),
+        "optimizer": (optimizer, LEARNING_RATE),
+        "short": (short, ("error", *SHORT)),
+    }
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise ValueError(f"{name} {value!r}; there is {', '.join(known)}")
+    if lr is not None and not lr > 0:
         raise ValueError(f"lr {lr} must be above 0")
+    if weight_decay is not None and not weight_decay >= 0:
+        raise ValueError(f"weight_decay {weight_decay} must be at least 0")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing {label_smoothing} must be at least 0 and below 1")
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} {value} must be at least 1")
 
 
 def _spec(
@@ -277,6 +286,8 @@ def _fit(task: Any, kept: Any, train_loader: Any, val_loader: Any, epochs: int, 
         )
         handler = signal.getsignal(signal.SIGINT)
         try:
+            if goes_on and _epochs_of(last) >= epochs:
+                terminal.say(f"all {epochs} epochs are done already")
             trainer.fit(task, train_loader, val_loader, ckpt_path=last if goes_on else None)
         except SystemExit:  # what Lightning makes of Ctrl-C
             signal.signal(signal.SIGINT, handler)

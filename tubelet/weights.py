@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -122,7 +123,10 @@ def read(path: str | os.PathLike) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what the bytes of some other file run into has any type
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        # torch's own text advises to load it unsafely
+        holds_code = isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error)
+        first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = "it holds more than tensors, and no code of a file is run" if holds_code else first
         raise ValueError(f"{path}: not a file of weights that can be read safely ({reason})") from error
     return Checkpoint(path, _unwrap(content, path))
 
@@ -176,6 +180,7 @@ def save(model: Any, path: str | os.PathLike, *, metrics: Mapping[str, float] | 
     Raises:
         ValueError: as in `header`.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     described = json.dumps(header(model, metrics))
@@ -183,7 +188,11 @@ def save(model: Any, path: str | os.PathLike, *, metrics: Mapping[str, float] | 
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().contiguous().clone() for key, value in model.state_dict().items()}
     aside = path.with_name(f"{path.name}.part")
-    save_file(state, aside, metadata={"tubelet": described})
+    try:
+        save_file(state, aside, metadata={"tubelet": described})
+    except SafetensorError as error:
+        aside.unlink(missing_ok=True)
+        raise ValueError(f"{path}: cannot be written ({error})") from None
     aside.replace(path)
     return path
 

@@ -195,11 +195,17 @@ def _row(values: dict[str, str], folder: Path, split: str | None) -> Row:
     return Row(split or SPLITS.get(told), values["label"], beside if beside.exists() else path, start, end)
 
 
+def _column(cell: str) -> str | None:
+    """The column that a cell of a header names."""
+    return next((name for name, aliases in COLUMNS.items() if cell.strip().lower() in aliases), None)
+
+
 def _columns(lines: list[str]) -> list[list[str]]:
     """Cells of each line, by the separator that gives every line as many (at least two)."""
     for separator in "\t,;":
         table = list(csv.reader(lines, delimiter=separator))
-        if len(table[0]) > 1 and len({len(cells) for cells in table}) == 1:
+        is_header = {"path", "label"} <= {_column(cell) for cell in table[0]}
+        if len(table[0]) > 1 and (is_header or len({len(cells) for cells in table}) == 1):
             return table
     quoted = list(csv.reader(lines, delimiter=" ", skipinitialspace=True))
     if all(len(cells) == 2 for cells in quoted):

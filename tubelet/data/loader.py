@@ -7,7 +7,9 @@ import os
 from collections.abc import Iterator
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from .video import VideoError
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
@@ -44,19 +46,35 @@ def loader(
     if workers is None:
         # elsewhere a worker imports the caller's script anew, which runs a script without `if __name__` twice
         can_fork = multiprocessing.get_start_method() == "fork"
-        workers = max(1, min(8, (os.cpu_count() or 2) - 1)) if can_fork else 0
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = max(1, min(8, cores - 1)) if can_fork else 0
+    if workers < 0:
+        raise ValueError(f"workers {workers} must be at least 0")
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=order,
         num_workers=workers,
         persistent_workers=workers > 0,
+        collate_fn=_batch,
         pin_memory=torch.cuda.is_available(),
     )
 
 
+def _batch(samples: list) -> object:
+    try:
+        return default_collate(samples)
+    except RuntimeError:
+        sizes = sorted({tuple(sample[0].shape[-2:]) for sample in samples})
+        raise VideoError(
+            f"clips of different sizes (height, width) {sizes} cannot be one batch: give a crop, or resize to a size"
+        ) from None
+
+
 def reason(error: Exception) -> str:
     """What an error says in one line; one that a worker process raised comes wrapped in its traceback."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     text, name = str(error).strip(), type(error).__name__
     if "Original Traceback" in text:
         name, _, text = text.splitlines()[-1].partition(": ")

@@ -137,9 +137,11 @@ def motion(root: str | os.PathLike | None = None, *, seed: int = 0) -> Path:
             generator = torch.Generator().manual_seed(1_000_003 * seed + i)
             write_video(path, draw([name], NUM_FRAMES, generator).unbind(1), FPS)
         aside.rename(root)
-    except OSError:
+    except OSError as error:
         if not root.exists():  # else another process was first
-            raise
+            raise ValueError(
+                f"{root}: cannot be made ({error.strerror}); set TUBELET_CACHE to a folder that can be written"
+            ) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return root

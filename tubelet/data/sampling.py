@@ -57,8 +57,8 @@ def fit(indices: list[int], total: int, short: Short = "error") -> list[int]:
     if short == "error":
         raise ValueError(
             f"{total} frames, and a clip reaches over {max(indices) - min(indices) + 1}: take fewer frames "
-            "(num_frames) or closer ones (frame_stride), or say what to do: short=loop repeats the video, "
-            "short=hold its last frame"
+            "(num_frames) or closer ones (frame_stride), or say what short videos do: `short` loop begins them again, "
+            "hold repeats their last frame"
         )
     return [SHORT[short](index, total) for index in indices]
 

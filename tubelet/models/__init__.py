@@ -8,11 +8,12 @@ import fnmatch
 import inspect
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import heads
 from .. import weights as files
@@ -92,7 +93,7 @@ def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
             )
         model = create(architecture["name"], **{**architecture["arguments"], **hints})
     else:
-        found = recognise(checkpoint.state)
+        found = recognise(checkpoint.state) or _recognise_own(checkpoint.state)
         if found is None:
             keys = ", ".join(list(checkpoint.state)[:3])
             raise ValueError(
@@ -103,6 +104,21 @@ def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
         model = create(name, **{**arguments, **hints})
     _fill(model, checkpoint)
     return model.eval()
+
+
+def _recognise_own(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]] | None:
+    """Network and arguments of a plain state_dict of ours, as `torch.save(model.state_dict(), ...)` leaves it."""
+    kernels = [value for value in state.values() if value.ndim == 5]
+    if not kernels or "head.fc.weight" not in state:
+        return None
+    sizes = {"num_classes": len(state["head.fc.weight"]), "in_channels": kernels[0].shape[1]}
+    shapes = {key: value.shape for key, value in state.items()}
+    for network in MODELS:
+        with torch.device("meta"):
+            own = network(**sizes).state_dict()
+        if shapes == {key: value.shape for key, value in own.items()}:
+            return network.__name__, sizes
+    return None
 
 
 def ready(model: str | os.PathLike | nn.Module) -> tuple[nn.Module, ClipSpec]:
@@ -118,6 +134,10 @@ def ready(model: str | os.PathLike | nn.Module) -> tuple[nn.Module, ClipSpec]:
     """
     if not isinstance(model, nn.Module):
         row = files.find(str(model))
+        if row is None and not Path(model).exists():
+            runs = (str(file.parent) for file in Path("runs").rglob("model.safetensors"))
+            known = (*sorted(runs), *(row.tag for row in files.CATALOGUE))
+            raise ValueError(_unknown(f"{model}: no such file of weights, run or tag", str(model), known))
         model = create(row.model, weights=row.tag) if row else load(model)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     spec = getattr(model, "spec", None)
