@@ -2,7 +2,7 @@
 
     python examples/digit_words.py ../shared/data/grid digits.csv
     tubelet train digits.csv --model tiny --num_frames 20 --frame_stride 1 --resize none --crop 56x72 \
-        --augment.max_shift 4 --epochs 40 --lr 0.01
+        --augment.max_shift 4 --epochs 80 --lr 0.006
 
 A word lasts 1 to 22 frames, so each row is a window of fixed length around the middle of its word.
 """
