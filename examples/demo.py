@@ -32,7 +32,7 @@ def strip(name: str) -> tuple[Path, str]:
     with Video(file) as video:
         clip = video.frames(range(video.num_frames))
     caption = f"true: {name}   predicted: {best['class']} ({best['score']})"
-    return plot.strip(clip, OUT / f"strip_{name}.png", caption=caption, good=best["class"] == name), f"A clip of {name}"
+    return plot.strip(clip, OUT / f"strip_{name}.png", caption=caption, good=best["class"] == name), caption
 
 
 def watched(video: Path, title: str, truth: list[tuple[float, float, str]] | None = None) -> Section:
