@@ -152,10 +152,9 @@ def train(
         f"{name} on {len(train_clips)} clips of {len(found.classes)} classes, {len(val_clips)} to validate; "
         f"{spec.num_frames} frames, stride {spec.frame_stride}, {size}; {optimizer}, lr {rate:.2g}, batch {batch_size}"
     )
-    task_class, kept_class = _lightning_classes()
-    kept = kept_class(folder, epochs)
+    kept = _kept_class()(folder, epochs)
     _fit(
-        task_class(network.train(), optimizer, rate, decay, label_smoothing, seed),
+        _task_class()(network.train(), optimizer, rate, decay, label_smoothing, seed),
         kept,
         loader(train_clips, batch_size, order=order, workers=workers),
         loader(val_clips, batch_size, workers=workers),
@@ -314,11 +313,13 @@ def _quiet() -> Iterator[None]:
                 logging.getLogger(name).setLevel(level)
 
 
+# The two classes that inherit from Lightning's are made when training starts, so that `import tubelet` costs torch alone.
+
+
 @functools.cache
-def _lightning_classes() -> tuple[type, type]:
-    """The two classes that inherit from Lightning's, made when training starts: `import tubelet` costs torch alone."""
+def _task_class() -> type:
     with needs("train"):
-        from lightning.pytorch import Callback, LightningModule
+        from lightning.pytorch import LightningModule
 
     class ClassifyTask(LightningModule):
         """Loss, measures and optimizer of clip classification."""
@@ -382,6 +383,14 @@ def _lightning_classes() -> tuple[type, type]:
             schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [rising, falling], [warmup])
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    return ClassifyTask
+
+
+@functools.cache
+def _kept_class() -> type:
+    with needs("train"):
+        from lightning.pytorch import Callback
+
     class Kept(Callback):
         """What a run leaves: figures of each epoch, curves, the best model; on the way a bar and a line an epoch."""
 
@@ -444,7 +453,7 @@ def _lightning_classes() -> tuple[type, type]:
             if self.bar:
                 self.bar.stop()
 
-    return ClassifyTask, Kept
+    return Kept
 
 
 def _quality(row: dict[str, float]) -> tuple[float, float]:
