@@ -313,7 +313,7 @@ def _quiet() -> Iterator[None]:
                 logging.getLogger(name).setLevel(level)
 
 
-# The two classes that inherit from Lightning's are made when training starts, so that `import tubelet` costs torch alone.
+# The classes that inherit from Lightning's are made when training starts, so that `import tubelet` costs torch alone.
 
 
 @functools.cache
