@@ -15,7 +15,6 @@ LONG = ("right", "clockwise", "up", "growing", "left", "counterclockwise", "down
 
 
 def trained(name: str, epochs: int, what: str) -> tuple[dict[str, object], Section]:
-    """A network's row of the comparison and its section of the page."""
     run = tubelet.train("motion", model=name, epochs=epochs, lr=0.01, out=OUT / name)
     table = tubelet.evaluate(run.out, "motion", views=3, crops=1)
     print(f"\n{name}\n{table}\n")
@@ -26,7 +25,6 @@ def trained(name: str, epochs: int, what: str) -> tuple[dict[str, object], Secti
 
 
 def strip(name: str) -> tuple[Path, str]:
-    """A held-out clip of a class, and under it what the 3D network says of it."""
     file = motion.motion() / "val" / name / f"{name}_000.mp4"
     best = tubelet.predict(OUT / "tiny", file).top(1).rows[0]
     with Video(file) as video:
@@ -36,25 +34,27 @@ def strip(name: str) -> tuple[Path, str]:
 
 
 def watched(video: Path, title: str, truth: list[tuple[float, float, str]] | None = None) -> Section:
-    """What happens in a video, and when."""
-    seen = tubelet.predict(OUT / "tiny", video)
+    seen = tubelet.predict(OUT / "tiny", video, short="loop")
     print(f"{title}\n{seen.top(3)}\n")
     line = plot.timeline(seen.times, seen.scores, seen.classes, OUT / f"timeline_{video.stem}.png", truth=truth)
-    drawn = seen.to_video(OUT / f"watched_{video.stem}.mp4")
-    return Section(title, "", [(line, "Scores over time"), (drawn, "Played")])
+    return Section(title, "", [(line, "Scores"), (seen.to_video(OUT / f"watched_{video.stem}.mp4"), "Played")])
 
 
 def main(own: str = "") -> None:
+    if own:
+        Video(own).close()  # a wrong path is said now and not after the training
     shutil.rmtree(OUT, ignore_errors=True)
     space_time, per_frame = trained("tiny", 30, "space and time"), trained("tiny_2d", 12, "its twin, frame by frame")
     truth = motion.long_video(OUT / "long.mp4", LONG)
     clips = Section("Clips", "One frame tells nothing, only motion does.", [strip(name) for name in motion.CLASSES])
-    both = Section("Two networks", table=[space_time[0], per_frame[0]])
-    long = watched(OUT / "long.mp4", "A long video with several motions in a row", truth)
-    yours = [watched(Path(own), f"Your video: {Path(own).name}")] if own else []
-    sections = [both, clips, space_time[1], per_frame[1], long, *yours]
+    sections = [Section("Two networks", table=[space_time[0], per_frame[0]]), clips, space_time[1], per_frame[1]]
+    sections.append(watched(OUT / "long.mp4", "A long video with several motions in a row", truth))
+    sections += [watched(Path(own), f"Your video: {Path(own).name}")] if own else []
     print(f"open {write_report(OUT / 'report.html', 'tubelet sees motion', sections).resolve()}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except (ValueError, KeyboardInterrupt) as stop:
+        sys.exit(f"demo: {stop}")

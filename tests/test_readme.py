@@ -95,3 +95,9 @@ def test_the_demo_reaches_what_it_promises(tmp_path):
     assert twin["top1"] <= 1 / 8 + 0.15
     page = (tmp_path / "runs" / "demo" / "report.html").read_text()
     assert page.count("data:image/png") >= 8 + 2 * 3 + 1 and "data:video/mp4" in page
+
+
+def test_the_demo_looks_at_ones_own_video_first(tmp_path):
+    demo = [sys.executable, ROOT / "examples" / "demo.py", "gone.mp4"]
+    done = subprocess.run(demo, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (1, "demo: gone.mp4: no such file")
