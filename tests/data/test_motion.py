@@ -163,3 +163,12 @@ def test_the_truth_of_a_long_video_fits_its_length(tmp_path):
     assert [name for *_, name in truth] == names
     assert all(one[1] == two[0] for one, two in pairwise(truth))
     assert all(end - start == pytest.approx(0.4) for start, end, _ in truth)
+
+
+def test_the_same_seed_gives_the_same_files(tmp_path):
+    frames = motion.draw(["left"], 40, torch.Generator().manual_seed(7)).unbind(1)
+    written = set()
+    for i in range(12):
+        write_video(tmp_path / f"{i}.mp4", frames, motion.FPS)
+        written.add((tmp_path / f"{i}.mp4").read_bytes())
+    assert len(written) == 1

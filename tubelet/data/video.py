@@ -638,7 +638,8 @@ def write_video(
     pictures = _even_pictures(frames)
     # In the same folder, since a rename is atomic only within a file system.
     aside = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.mp4")
-    options = {"crf": str(crf), "g": str(gop)}
+    # With its macroblock tree x264 writes other bytes for the same small frames from one call to the next.
+    options = {"crf": str(crf), "g": str(gop), "mbtree": "0"}
     try:
         _encode(aside, pictures, Fraction(fps).limit_denominator(10_000), options)
         aside.replace(path)
