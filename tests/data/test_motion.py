@@ -169,6 +169,6 @@ def test_the_same_seed_gives_the_same_files(tmp_path):
     frames = motion.draw(["left"], 40, torch.Generator().manual_seed(7)).unbind(1)
     written = set()
     for i in range(12):
-        write_video(tmp_path / f"{i}.mp4", frames, motion.FPS)
+        video.write_video(tmp_path / f"{i}.mp4", frames, motion.FPS)
         written.add((tmp_path / f"{i}.mp4").read_bytes())
     assert len(written) == 1
