@@ -102,7 +102,7 @@ def test_conv2plus1d_is_space_then_time():
 )
 def test_a_shortcut_is_projected_where_the_shape_changes(in_channels, out_channels, stride, is_projected):
     conv1 = blocks.conv3d(in_channels, out_channels, 3, stride)
-    block = blocks.basic_residual(conv1, blocks.conv3d(out_channels, out_channels), in_channels, out_channels, stride)
+    block = blocks.residual((conv1, blocks.conv3d(out_channels, out_channels)), in_channels, stride)
     assert isinstance(block.shortcut, nn.Identity) is not is_projected
     x = torch.randn(2, in_channels, 5, 5, 5)
     block.eval()

@@ -16,9 +16,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Lowest first. A module imports from lower lines alone; a family of `models` imports no other family.
 LAYERS = (
-    "machine spec metrics terminal plot convert data.sampling data.transforms",
-    "blocks data.video",
-    "heads data.datasets data.loader data.motion",
+    "machine spec metrics terminal plot convert.layout data.sampling data.transforms",
+    "blocks data.video convert.resnet",
+    "heads preset convert data.datasets data.loader data.motion",
     "weights",
     "models.resnet models.tiny",
     "models",

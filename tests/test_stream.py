@@ -105,7 +105,7 @@ def residuals(draw, channels):
         conv1 = blocks.conv2plus1d(channels, channels, stride, mid_channels=2)
     else:
         conv1 = blocks.conv3d(channels, channels, (3, 1, 1), stride)
-    return blocks.basic_residual(conv1, blocks.conv3d(channels, channels, (3, 1, 1)), channels, channels, stride)
+    return blocks.residual((conv1, blocks.conv3d(channels, channels, (3, 1, 1))), channels, stride)
 
 
 @st.composite

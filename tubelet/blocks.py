@@ -68,11 +68,12 @@ def conv3d(
     stride: int | Triple = 1,
     dilation: int | Triple = 1,
     groups: int = 1,
+    bias: bool = False,
 ) -> nn.Conv3d:
-    """(B, C, T, H, W) convolution without bias that keeps the size (stride 1, odd kernels)."""
+    """(B, C, T, H, W) convolution that keeps the size (stride 1, odd kernels)."""
     kernel, spread = triple(kernel_size), triple(dilation)
     t, h, w = (d * (k - 1) // 2 for k, d in zip(kernel, spread, strict=True))
-    return nn.Conv3d(in_channels, out_channels, kernel, triple(stride), (t, h, w), spread, groups=groups, bias=False)
+    return nn.Conv3d(in_channels, out_channels, kernel, triple(stride), (t, h, w), spread, groups, bias)
 
 
 def conv_norm_act(
@@ -81,6 +82,7 @@ def conv_norm_act(
     kernel_size: int | Triple = 3,
     stride: int | Triple = 1,
     *,
+    groups: int = 1,
     norm: Factory = nn.BatchNorm3d,
     act: Factory = nn.ReLU,
 ) -> nn.Sequential:
@@ -91,12 +93,12 @@ def conv_norm_act(
         out_channels: channels of the output.
         kernel_size: one number for all of (t, h, w), or the three.
         stride: likewise.
+        groups: of the convolution; `in_channels` makes it depthwise.
         norm: makes the norm, from a number of channels.
         act: makes the activation; `nn.Identity` for none.
     """
-    return nn.Sequential(
-        OrderedDict(conv=conv3d(in_channels, out_channels, kernel_size, stride), norm=norm(out_channels), act=act())
-    )
+    conv = conv3d(in_channels, out_channels, kernel_size, stride, groups=groups)
+    return nn.Sequential(OrderedDict(conv=conv, norm=norm(out_channels), act=act()))
 
 
 def matched_mid_channels(in_channels: int, out_channels: int) -> int:
@@ -159,34 +161,91 @@ class Residual(nn.Module):
         return self.act(self.join(self.branch(x), self.shortcut(x)))
 
 
-def basic_residual(
-    conv1: nn.Module,
-    conv2: nn.Module,
+def residual(
+    convs: Sequence[nn.Module],
     in_channels: int,
-    out_channels: int,
     stride: Triple = (1, 1, 1),
     *,
+    shortcut: nn.Module | None = None,
     norm: Factory = nn.BatchNorm3d,
     act: Factory = nn.ReLU,
 ) -> Residual:
-    """Residual step of two convolutions; the shortcut is a 1x1x1 projection where the shape changes.
+    """Residual step: a norm after each convolution, an activation between them and after the sum.
+
+    Two convolutions make the basic block, three the bottleneck (He et al. 2016, arXiv 1512.03385).
 
     Args:
-        conv1: in_channels -> out_channels with `stride`.
-        conv2: out_channels -> out_channels.
+        convs: the convolutions in order, the first from `in_channels`.
         in_channels: channels of the input.
-        out_channels: channels of the output.
-        stride: (t, h, w) of `conv1`, and of the projection.
+        stride: (t, h, w) of all convolutions together.
+        shortcut: the way past them; None is a 1x1x1 projection where the shape changes, else the input itself.
         norm: makes a norm, from a number of channels.
         act: makes an activation.
     """
-    branch = nn.Sequential(
-        OrderedDict(conv1=conv1, norm1=norm(out_channels), act=act(), conv2=conv2, norm2=norm(out_channels))
-    )
-    shortcut: nn.Module = nn.Identity()
-    if stride != (1, 1, 1) or in_channels != out_channels:
-        shortcut = conv_norm_act(in_channels, out_channels, 1, stride, norm=norm, act=nn.Identity)
-    return Residual(branch, shortcut, act)
+    branch: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, conv in enumerate(convs, 1):
+        branch[f"conv{i}"] = conv
+        branch[f"norm{i}"] = norm(_width(conv))
+        if i < len(convs):
+            branch[f"act{i}"] = act()
+    width = _width(convs[-1])
+    if shortcut is None:
+        shortcut = nn.Identity()
+        if stride != (1, 1, 1) or in_channels != width:
+            shortcut = conv_norm_act(in_channels, width, 1, stride, norm=norm, act=nn.Identity)
+    return Residual(nn.Sequential(branch), shortcut, act)
+
+
+def _width(conv: nn.Module) -> int:
+    """Channels that a convolution, or a sequence that ends in one, gives."""
+    return [layer for layer in conv.modules() if isinstance(layer, nn.Conv3d)][-1].out_channels
+
+
+class GlobalMean(nn.Module):
+    """Mean over all of time and space, kept as (B, C, 1, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> (B, C, 1, 1, 1)."""
+        return x.mean((2, 3, 4), keepdim=True)
+
+
+def multiply(x: Tensor, gate: Tensor) -> Tensor:
+    """Each channel and frame of x (B, C, T, H, W) times its gate (B, C, T, 1, 1)."""
+    return x * gate
+
+
+class SqueezeExcite(nn.Module):
+    """Channels weighted by a gate that two 1x1x1 convolutions make of their means (Hu et al. 2018, arXiv 1709.01507).
+
+    Args:
+        channels: channels of the input and the output.
+        mid_channels: width between the two convolutions.
+        pool: makes the layer that takes the means, to (B, C, 1 or T, 1, 1).
+        act: makes the activation between the convolutions.
+        gate: makes the activation at the end.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        mid_channels: int,
+        *,
+        pool: Factory = GlobalMean,
+        act: Factory = nn.ReLU,
+        gate: Factory = nn.Sigmoid,
+    ) -> None:
+        super().__init__()
+        self.pool = pool()
+        self.fc1 = nn.Conv3d(channels, mid_channels, 1)
+        self.act = act()
+        self.fc2 = nn.Conv3d(mid_channels, channels, 1)
+        self.gate = gate()
+        self.join = Join(multiply)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> the same shape."""
+        gate = self.gate(self.fc2(self.act(self.fc1(self.pool(x)))))
+        return self.join(x, gate.expand(-1, -1, x.shape[2], -1, -1))
 
 
 class Network(nn.Module):
@@ -199,6 +258,7 @@ class Network(nn.Module):
         spec: the clip the weights eat.
         channels: width of each stage.
         strides: total stride (t, h, w) of each stage.
+        least: the smallest (T, H, W) it takes.
     """
 
     def __init__(
@@ -210,6 +270,7 @@ class Network(nn.Module):
         spec: ClipSpec,
         channels: Sequence[int],
         strides: Sequence[Triple],
+        least: Triple = (1, 1, 1),
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -218,10 +279,11 @@ class Network(nn.Module):
         self.spec = spec
         self.channels = tuple(channels)
         self.strides = list(strides)
+        self.least = least
 
     def features(self, x: Tensor) -> list[Tensor]:
         """(B, C, T, H, W) -> the map of each stage, coarse last, described by `channels` and `strides`."""
-        check_clip(x, self.spec.in_channels)
+        check_clip(x, self.spec.in_channels, self.least)
         x = self.stem(x)
         maps = []
         for stage in self.stages:
@@ -229,21 +291,32 @@ class Network(nn.Module):
             maps.append(x)
         return maps
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T, H, W) -> what the head makes of the last stage."""
-        return self.head(self.features(x)[-1])
+    def forward(self, x: Tensor, *boxes: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> what the head makes of the last stage; a `Detect` head takes boxes (N, 5), too."""
+        return apply_head(self.head, self.features(x)[-1], x, *boxes)
 
 
-def check_clip(x: Tensor, in_channels: int) -> None:
+def apply_head(head: nn.Module, features: Tensor, x: Tensor, *boxes: Tensor) -> Tensor:
+    """What a head makes of the last map (B, C, T', H', W') of a clip x (B, C, T, H, W).
+
+    A head with a true `wants_size` is called with the clip's (T, H, W) as well, to answer at that size.
+    """
+    if getattr(head, "wants_size", False):
+        return head(features, x.shape[2:])
+    return head(features, *boxes)
+
+
+def check_clip(x: Tensor, in_channels: int, least: Triple = (1, 1, 1)) -> None:
     """Check that a network can take a clip.
 
     Raises:
-        ValueError: x is not (B, in_channels, T, H, W).
+        ValueError: x is not (B, in_channels, T, H, W), or one of T, H and W is below `least`.
     """
-    if x.ndim != 5 or x.shape[1] != in_channels:
+    if x.ndim != 5 or x.shape[1] != in_channels or any(n < low for n, low in zip(x.shape[2:], least, strict=True)):
+        t, h, w = least
         raise ValueError(
-            f"input is {tuple(x.shape)}; this network takes (B, {in_channels}, T, H, W) "
-            "with any T, H and W of at least 1"
+            f"input is {tuple(x.shape)}; this network takes (B, {in_channels}, T, H, W) with any "
+            + ("T, H and W of at least 1" if least == (1, 1, 1) else f"T from {t}, H from {h} and W from {w} up")
         )
 
 
@@ -257,16 +330,19 @@ def total_strides(stem: Triple, stages: Iterable[Triple]) -> list[Triple]:
     return totals
 
 
+NORMS = (nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
 def init_weights(network: nn.Module) -> None:
     """He initialisation of the convolutions (arXiv 1502.01852), ones and zeros for norms, small linear layers."""
     for module in network.modules():
-        if isinstance(module, nn.Conv3d):
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm3d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
+        elif isinstance(module, NORMS) and module.weight is not None:
+            nn.init.ones_(module.weight)
+        else:
+            continue
+        if module.bias is not None:
             nn.init.zeros_(module.bias)

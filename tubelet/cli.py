@@ -159,7 +159,7 @@ def _write(prediction: Prediction, out: Path) -> list[Path]:
 
 
 def _models(_: dict[str, Any]) -> None:
-    rows = [{"name": network.__name__, "what": (network.__doc__ or "").split("\n")[0]} for network in MODELS]
+    rows = [{"name": preset.name, "what": preset.summary} for preset in MODELS]
     print(terminal.Table(rows))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
-import inspect
 import logging
 import os
 from collections.abc import Mapping
@@ -19,17 +18,16 @@ from .. import heads
 from .. import weights as files
 from ..convert import convert, recognise, rename
 from ..spec import ClipSpec
-from .resnet import mc3_18, r2plus1d_18, r3d_18
-from .tiny import tiny, tiny_2d, tiny_3d
+from . import resnet, tiny
 
-MODELS = (mc3_18, r2plus1d_18, r3d_18, tiny, tiny_2d, tiny_3d)
+MODELS = tuple(preset for family in (resnet, tiny) for preset in family.PRESETS)
 
 log = logging.getLogger("tubelet")
 
 
 def models(pattern: str = "*") -> tuple[str, ...]:
     """Names of the networks, all or those that match a shell pattern: `models("tiny*")`."""
-    return tuple(fnmatch.filter((network.__name__ for network in MODELS), pattern))
+    return tuple(fnmatch.filter((preset.name for preset in MODELS), pattern))
 
 
 def create(
@@ -53,15 +51,15 @@ def create(
     Raises:
         ValueError: the name (the message gives the nearest ones), an argument or the checkpoint does not fit.
     """
-    network = next((network for network in MODELS if network.__name__ == name), None)
-    if network is None:
+    preset = next((preset for preset in MODELS if preset.name == name), None)
+    if preset is None:
         raise ValueError(_unknown(f"unknown model {name!r}", name, models()))
     if num_classes < 1 or in_channels < 1:
         raise ValueError(f"num_classes {num_classes} and in_channels {in_channels} must be at least 1")
-    accepted = inspect.signature(network).parameters
-    if unknown := sorted(set(kwargs) - set(accepted)):
+    if unknown := sorted(set(kwargs) - set(preset.options)):
+        accepted = ("num_classes", "in_channels", *preset.options)
         raise ValueError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
-    model: Any = network(num_classes=num_classes, in_channels=in_channels, **kwargs)
+    model: Any = preset(num_classes=num_classes, in_channels=in_channels, **kwargs)
     model.architecture = {
         "name": name,
         "arguments": {"num_classes": num_classes, "in_channels": in_channels, **kwargs},
@@ -113,11 +111,11 @@ def _recognise_own(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]] | 
         return None
     sizes = {"num_classes": len(state["head.fc.weight"]), "in_channels": kernels[0].shape[1]}
     shapes = {key: value.shape for key, value in state.items()}
-    for network in MODELS:
+    for preset in MODELS:
         with torch.device("meta"):
-            own = network(**sizes).state_dict()
+            own = preset(**sizes).state_dict()
         if shapes == {key: value.shape for key, value in own.items()}:
-            return network.__name__, sizes
+            return preset.name, sizes
     return None
 
 

@@ -12,8 +12,10 @@ from torch import nn
 
 from .. import blocks, heads
 from ..blocks import Triple
-from ..spec import TORCHVISION
+from ..preset import Paper, Preset
+from ..spec import TORCHVISION, ClipSpec
 
+PAPER = Paper("Tran et al., A Closer Look at Spatiotemporal Convolutions", 2018, "https://arxiv.org/abs/1711.11248")
 Pair = Callable[[int, int, Triple], tuple[nn.Module, nn.Module]]
 
 
@@ -55,7 +57,7 @@ def factored_stem(in_channels: int) -> nn.Module:
     )
 
 
-def resnet(stem: nn.Module, convs: tuple[Pair, ...], *, num_classes: int, in_channels: int) -> blocks.Network:
+def _resnet(spec: ClipSpec, num_classes: int, stem: nn.Module, convs: tuple[Pair, ...]) -> blocks.Network:
     """Stages of 64, 128, 256 and 512 channels, two residual steps each, with `convs[i]` in stage i."""
     channels = (64, 128, 256, 512)
     stages, strides = [], []
@@ -65,35 +67,35 @@ def resnet(stem: nn.Module, convs: tuple[Pair, ...], *, num_classes: int, in_cha
         stride = (1, 1, 1) if i == 0 else (1, 2, 2) if pair is spatial else (2, 2, 2)
         stages.append(
             nn.Sequential(
-                blocks.basic_residual(*pair(width, out, stride), width, out, stride),
-                blocks.basic_residual(*pair(out, out, (1, 1, 1)), out, out),
+                blocks.residual(pair(width, out, stride), width, stride),
+                blocks.residual(pair(out, out, (1, 1, 1)), out),
             )
         )
         strides.append(stride)
         width = out
-    network = blocks.Network(
+    return blocks.Network(
         stem,
         stages,
         heads.Classify(width, num_classes),
-        spec=TORCHVISION.with_channels(in_channels),
+        spec=spec,
         channels=channels,
         strides=blocks.total_strides((1, 2, 2), strides),
     )
-    blocks.init_weights(network)
-    return network
 
 
-def r3d_18(*, num_classes: int = 400, in_channels: int = 3) -> blocks.Network:
+def r3d_18(spec: ClipSpec, num_classes: int) -> blocks.Network:
     """R3D-18: 3x3x3 everywhere. 33,371,472 parameters; (B, 3, 16, 112, 112) -> (B, 400)."""
-    return resnet(full_stem(in_channels), (full,) * 4, num_classes=num_classes, in_channels=in_channels)
+    return _resnet(spec, num_classes, full_stem(spec.in_channels), (full,) * 4)
 
 
-def mc3_18(*, num_classes: int = 400, in_channels: int = 3) -> blocks.Network:
+def mc3_18(spec: ClipSpec, num_classes: int) -> blocks.Network:
     """MC3-18: 3x3x3 in the first stage, 1x3x3 after it. (B, 3, 16, 112, 112) -> (B, 400)."""
-    convs = (full, spatial, spatial, spatial)
-    return resnet(full_stem(in_channels), convs, num_classes=num_classes, in_channels=in_channels)
+    return _resnet(spec, num_classes, full_stem(spec.in_channels), (full, spatial, spatial, spatial))
 
 
-def r2plus1d_18(*, num_classes: int = 400, in_channels: int = 3) -> blocks.Network:
+def r2plus1d_18(spec: ClipSpec, num_classes: int) -> blocks.Network:
     """R(2+1)D-18: space and time in turn. 31,505,325 parameters; (B, 3, 16, 112, 112) -> (B, 400)."""
-    return resnet(factored_stem(in_channels), (factored,) * 4, num_classes=num_classes, in_channels=in_channels)
+    return _resnet(spec, num_classes, factored_stem(spec.in_channels), (factored,) * 4)
+
+
+PRESETS = tuple(Preset(network.__name__, network, TORCHVISION, PAPER) for network in (mc3_18, r2plus1d_18, r3d_18))

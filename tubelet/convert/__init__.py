@@ -1,0 +1,85 @@
+"""Checkpoints of other code bases: their keys -> ours, and which network a file is for.
+
+One file a family of networks; in each, one `Layout` a code base: rules that rename its keys, and what tells the
+network from the shapes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from . import resnet
+from .layout import Found, State
+
+LAYOUTS = (*resnet.LAYOUTS,)
+
+
+def recognise(state: State) -> Found | None:
+    """Checkpoint of any known code base -> (network name, arguments of `create`), or None."""
+    for layout in LAYOUTS:
+        if layout.fits(state) and (found := layout.recognise(layout.rename(state))):
+            return found
+    return None
+
+
+def rename(state: State, model: nn.Module) -> dict[str, Tensor]:
+    """The checkpoint under the keys that fit the model best; shapes are not looked at."""
+    own = model.state_dict().keys()
+    fitting = (layout.rename(state) for layout in LAYOUTS if layout.fits(state))
+    return min([dict(state), *fitting], key=lambda renamed: len(own ^ renamed.keys()))
+
+
+def convert(state_dict: State, model: nn.Module) -> dict[str, Tensor]:
+    """A checkpoint of any known code base -> the model's own keys, ready for `model.load_state_dict`.
+
+    Weights that are the same numbers in another shape are reshaped: a 2D kernel for one of a single frame, a matrix for
+    a convolution over as many values. Counters of batches that a file does not have are zero.
+
+    Raises:
+        ValueError: the checkpoint does not fit; the message lists what the model misses, what is left over, and what
+            has another shape.
+    """
+    own = model.state_dict()
+    renamed = rename(state_dict, model)
+    counters = {key: value.new_zeros(()) for key, value in own.items() if key.endswith("num_batches_tracked")}
+    renamed = {**counters, **renamed}
+    missing = [key for key in own if key not in renamed]
+    left_over = [key for key in renamed if key not in own]
+    reshaped = [
+        f"{key} {tuple(renamed[key].shape)} for {tuple(own[key].shape)}"
+        for key in own
+        if key in renamed and not _is_same_layer(renamed[key], own[key])
+    ]
+    if missing or left_over or reshaped:
+        parts = [
+            f"{len(keys)} {what}: {_some(keys)}"
+            for what, keys in (("missing", missing), ("left over", left_over), ("of another shape", reshaped))
+            if keys
+        ]
+        raise ValueError(
+            f"the checkpoint ({len(state_dict)} entries) does not fit {_name(model)} "
+            f"({len(own)} entries): {'; '.join(parts)}"
+        )
+    return {
+        key: renamed[key] if renamed[key].shape == value.shape else renamed[key].reshape(value.shape)
+        for key, value in own.items()
+    }
+
+
+def _is_same_layer(given: Tensor, own: Tensor) -> bool:
+    """Whether a tensor holds the weights of `own` in the same order, in this shape or another."""
+    if given.shape == own.shape:
+        return True
+    flat = [n for n in given.shape if n != 1] == [n for n in own.shape if n != 1]
+    is_matrix = given.ndim == 2 and own.ndim == 5 and given.shape[0] == own.shape[0] and given.numel() == own.numel()
+    return flat or is_matrix
+
+
+def _some(keys: list[str], most: int = 5) -> str:
+    more = f", and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more
+
+
+def _name(model: nn.Module) -> str:
+    architecture = getattr(model, "architecture", None)
+    return architecture["name"] if architecture else type(model).__name__

@@ -1,0 +1,63 @@
+"""Preset: a named network, as a row of data: a family's function with some of its arguments given."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from .blocks import init_weights
+from .spec import ClipSpec
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a network was published.
+
+    Attributes:
+        title: authors and title, short.
+        year: of publication.
+        url: its address.
+    """
+
+    title: str
+    year: int
+    url: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named network.
+
+    Attributes:
+        name: of the network.
+        build: its family's function: (spec, num_classes, **arguments) -> network.
+        spec: the clip that it was published for.
+        paper: where it was published.
+        arguments: of `build`, those in which this network differs from the function's defaults.
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    spec: ClipSpec
+    paper: Paper
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the arguments that `build` takes beside spec and num_classes."""
+        return tuple(inspect.signature(self.build).parameters)[2:]
+
+    @property
+    def summary(self) -> str:
+        """First line of the family's description."""
+        return (self.build.__doc__ or "").split("\n")[0]
+
+    def __call__(self, *, num_classes: int = 400, in_channels: int = 3, **arguments: Any) -> nn.Module:
+        """The network with new weights; `arguments` go before the preset's own."""
+        network = self.build(self.spec.with_channels(in_channels), num_classes, **{**self.arguments, **arguments})
+        init_weights(network)
+        return network
