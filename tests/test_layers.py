@@ -17,10 +17,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first. A module imports from lower lines alone; a family of `models` imports no other family.
 LAYERS = (
     "machine spec metrics terminal plot convert.layout data.sampling data.transforms",
-    "blocks data.video convert.resnet",
+    "blocks data.video convert.c3d convert.densenet convert.inception convert.movinet convert.p3d convert.resnet convert.slow convert.slowfast convert.tsm convert.unet convert.x3d",
     "heads preset convert data.datasets data.loader data.motion",
     "weights",
-    "models.resnet models.tiny",
+    "models.c3d models.densenet models.inception models.movinet models.p3d models.resnet models.slow models.slowfast models.textbook models.tiny models.tsm models.unet models.x3d",
     "models",
     "stream",
     "train evaluate predict",

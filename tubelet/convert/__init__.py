@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from . import resnet
+from . import c3d, densenet, inception, movinet, p3d, resnet, slow, slowfast, tsm, unet, x3d
 from .layout import Found, State
 
-LAYOUTS = (*resnet.LAYOUTS,)
+_FAMILIES = (c3d, densenet, inception, movinet, p3d, resnet, slow, slowfast, tsm, unet, x3d)
+LAYOUTS = tuple(layout for family in _FAMILIES for layout in family.LAYOUTS)
 
 
 def recognise(state: State) -> Found | None:

@@ -18,9 +18,10 @@ from .. import heads
 from .. import weights as files
 from ..convert import convert, recognise, rename
 from ..spec import ClipSpec
-from . import resnet, tiny
+from . import c3d, densenet, inception, movinet, p3d, resnet, slow, slowfast, textbook, tiny, tsm, unet, x3d
 
-MODELS = tuple(preset for family in (resnet, tiny) for preset in family.PRESETS)
+_FAMILIES = (c3d, densenet, inception, movinet, p3d, resnet, slow, slowfast, textbook, tiny, tsm, unet, x3d)
+MODELS = tuple(preset for family in _FAMILIES for preset in family.PRESETS)
 
 log = logging.getLogger("tubelet")
 

@@ -1,0 +1,7 @@
+"""Key tables of SlowFast."""
+
+from __future__ import annotations
+
+from .layout import Layout
+
+LAYOUTS: tuple[Layout, ...] = ()

@@ -1,0 +1,7 @@
+"""C3D."""
+
+from __future__ import annotations
+
+from ..preset import Preset
+
+PRESETS: tuple[Preset, ...] = ()

@@ -1,0 +1,7 @@
+"""Inception networks over video: I3D, S3D."""
+
+from __future__ import annotations
+
+from ..preset import Preset
+
+PRESETS: tuple[Preset, ...] = ()

@@ -1,0 +1,7 @@
+"""MoViNet."""
+
+from __future__ import annotations
+
+from ..preset import Preset
+
+PRESETS: tuple[Preset, ...] = ()

@@ -1,0 +1,7 @@
+"""Pseudo-3D ResNets."""
+
+from __future__ import annotations
+
+from ..preset import Preset
+
+PRESETS: tuple[Preset, ...] = ()

@@ -1,0 +1,7 @@
+"""Small networks to learn from."""
+
+from __future__ import annotations
+
+from ..preset import Preset
+
+PRESETS: tuple[Preset, ...] = ()
