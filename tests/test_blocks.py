@@ -1,9 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import tubelet
 from tubelet import blocks
 from tubelet.blocks import Join, add, concat
 
@@ -128,3 +131,69 @@ def test_init_weights():
     assert linear.weight.std().item() == pytest.approx(0.01, rel=0.03)
     assert all((layer.bias == 0).all() for layer in network)
     assert (norm.weight == 1).all()
+
+
+NORMS = [nn.BatchNorm3d, nn.SyncBatchNorm, partial(nn.GroupNorm, 2), blocks.ChannelNorm]
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=["batch", "sync", "group", "layer"])
+def test_a_norm_is_passed_as_a_class(norm):
+    stem = blocks.conv_norm_act(3, 4, (1, 3, 3), (1, 2, 2), norm=norm)
+    convs = (blocks.conv2plus1d(4, 6, norm=norm), blocks.conv3d(6, 6, groups=2))
+    network = nn.Sequential(
+        stem,
+        blocks.residual(convs, 4, norm=norm),
+        blocks.depthwise_separable(6, 8, norm=norm),
+    ).eval()
+    blocks.init_weights(network)
+    assert network(torch.rand(2, 3, 5, 6, 7)).shape == (2, 8, 5, 3, 4)
+
+
+def test_channel_norm_is_a_layer_norm_at_each_place():
+    torch.manual_seed(0)
+    norm = blocks.ChannelNorm(6)
+    nn.init.normal_(norm.norm.weight)
+    nn.init.normal_(norm.norm.bias)
+    x = torch.rand(2, 6, 3, 4, 5)
+    weight, bias = (value.view(6, 1, 1, 1) for value in norm.parameters())
+    spread = (x.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(norm(x), (x - x.mean(1, keepdim=True)) / spread * weight + bias)
+
+
+def test_textbook_blocks_stream():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        blocks.conv_norm_act(2, 4, 3, dilation=(2, 1, 1), norm=blocks.ChannelNorm),
+        blocks.depthwise_separable(4, 6, stride=(2, 1, 1)),
+        blocks.residual((blocks.conv3d(6, 6, groups=3), blocks.conv3d(6, 6, dilation=2)), 6),
+    ).eval()
+    x = torch.rand(1, 2, 11, 5, 5)
+    stream = tubelet.Stream(network)
+    outputs = [*(stream(frames) for frames in x.split(3, 2)), stream.flush()]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(outputs, 2), network(x))
+
+
+def test_depthwise_separable_is_each_channel_alone_then_all():
+    block = blocks.depthwise_separable(4, 6, (3, 5, 5), (1, 2, 2)).eval()
+    assert num_weights(block) == 4 * 75 + 4 * 6
+    x = torch.rand(1, 4, 3, 6, 6)
+    assert block(x).shape == (1, 6, 3, 3, 3)
+    other = x.clone()
+    other[:, 1:] += 1
+    assert torch.equal(block.depthwise(x)[:, 0], block.depthwise(other)[:, 0])
+
+
+def test_a_dilation_keeps_the_size():
+    block = blocks.conv_norm_act(2, 3, 3, dilation=(1, 2, 4))
+    assert block.conv.dilation == (1, 2, 4)
+    assert block(torch.rand(1, 2, 4, 9, 9)).shape == (1, 3, 4, 9, 9)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "trilinear", "area"])
+def test_resize_gives_the_size_that_is_asked_for(mode):
+    resize = blocks.Resize(mode)
+    x = torch.rand(1, 2, 3, 4, 5)
+    assert resize(x, (7, 2, 5)).shape == (1, 2, 7, 2, 5)
+    torch.testing.assert_close(resize(x, x.shape[2:]), x)
+    assert repr(resize) == f"Resize({mode})"

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from .blocks import Resize
 
 
 class Classify(nn.Module):
     """One set of logits for the clip: mean over time and space, dropout, linear layer.
+
+    The logits serve for one label a clip (take their softmax) and for several (take the sigmoid of each).
 
     Args:
         in_channels: width of the last stage, `model.channels[-1]`.
         num_classes: K of the logits.
         dropout: probability, before the linear layer.
         window: (t, h, w) of an average pooling that slides over a map at least that large, as the head of a published
-            network does; its positions are then averaged. None, and for any smaller map, is the plain mean.
+            network does; its positions are then averaged. A 0 is the whole axis. None, and for any smaller map, is the
+            plain mean.
     """
 
     def __init__(
@@ -94,7 +100,10 @@ class MLP(nn.Module):
 
 def pool(x: Tensor, window: tuple[int, ...] | None) -> Tensor:
     """Average of (B, C, T, H, W) over a sliding window (t, h, w), or over all where the map is smaller than it."""
-    if window is None or any(n < k for n, k in zip(x.shape[2:], window, strict=True)):
+    if window is None:
+        return x.mean((2, 3, 4), keepdim=True)
+    window = tuple(k or n for n, k in zip(x.shape[2:], window, strict=True))
+    if any(n < k for n, k in zip(x.shape[2:], window, strict=True)):
         return x.mean((2, 3, 4), keepdim=True)
     return nn.functional.avg_pool3d(x, window, 1)
 
@@ -127,6 +136,266 @@ class PerFrame(nn.Module):
         return self.fc(self.dropout(pooled.flatten(2).transpose(1, 2))).transpose(1, 2)
 
 
+class TemporalTransformer(nn.Module):
+    """One set of logits for the clip, from attention between its steps: for what only a long context tells.
+
+    Mean over space, linear layer, sinusoidal positions (Vaswani et al. 2017, arXiv 1706.03762), a few layers of
+    attention with the norm first, mean over time, linear layer. Any number of steps; they may be frames or windows.
+
+    Args:
+        in_channels: width of the last stage, `model.channels[-1]`.
+        num_classes: K of the logits.
+        channels: width inside, a multiple of `num_heads`.
+        num_layers: of attention.
+        num_heads: of each layer.
+        dropout: probability, inside each layer.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: int = 256,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(f"channels {channels} must be a multiple of num_heads {num_heads}")
+        self.arguments = {
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "channels": channels,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "dropout": dropout,
+        }
+        self.project = nn.Linear(in_channels, channels)
+        layer = nn.TransformerEncoderLayer(
+            channels, num_heads, 4 * channels, dropout, "gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, num_layers, nn.LayerNorm(channels), enable_nested_tensor=False)
+        for weight in self.encoder.parameters():
+            if weight.ndim == 2:  # torch begins with copies of one layer
+                nn.init.xavier_uniform_(weight)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> logits (B, K)."""
+        steps = self.project(x.mean((3, 4)).transpose(1, 2))
+        return self.fc(self.encoder(steps + sinusoids(steps)).mean(1))
+
+
+def sinusoids(steps: Tensor) -> Tensor:
+    """Positions for steps (B, T, C) -> (T, C): sines and cosines of rates from 1 down to 1 / 10,000 in turn."""
+    length, channels = steps.shape[1:]
+    place = torch.arange(length, device=steps.device)[:, None]
+    rate = 1e4 ** (-torch.arange(0, channels, 2, device=steps.device) / channels)
+    angle = place * rate
+    return torch.stack((angle.sin(), angle.cos()), 2).flatten(1)[:, :channels].to(steps.dtype)
+
+
+class Segment(nn.Module):
+    """Logits for every voxel at the clip's own size: dropout, 1x1x1 convolution, trilinear resize.
+
+    Args:
+        in_channels: width of the map, `model.channels[-1]` (of a U-Net, whose decoder it follows, `model.channels[0]`).
+        num_classes: K of the logits.
+        dropout: probability, before the convolution.
+    """
+
+    wants_size = True
+
+    def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.arguments = {"in_channels": in_channels, "num_classes": num_classes, "dropout": dropout}
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Conv3d(in_channels, num_classes, 1)
+        self.resize = Resize("trilinear")
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """(B, C, T', H', W') and the clip's size (T, H, W) -> logits (B, K, T, H, W)."""
+        return self.resize(self.fc(self.dropout(x)), size)
+
+
+class Detect(nn.Module):
+    """Logits for each box: mean over time, RoI align, maximum over its bins, dropout, linear layer.
+
+    Source: the action detectors of SlowFast (Feichtenhofer et al. 2019, arXiv 1812.03982, section 5).
+
+    Args:
+        in_channels: width of the last stage, `model.channels[-1]`.
+        num_classes: K of the logits.
+        stride: input pixels to one of the map, `model.strides[-1][1]`.
+        dropout: probability, before the linear layer.
+        output_size: bins along each side of a box.
+        aligned: of `roi_align`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        stride: int,
+        dropout: float = 0.0,
+        output_size: int = 7,
+        aligned: bool = False,
+    ) -> None:
+        super().__init__()
+        self.arguments = {
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "stride": stride,
+            "dropout": dropout,
+            "output_size": output_size,
+            "aligned": aligned,
+        }
+        self.pool = TimeMean()
+        self.stride = stride
+        self.output_size = output_size
+        self.aligned = aligned
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(in_channels, num_classes)
+
+    def forward(self, x: Tensor, boxes: Tensor) -> Tensor:
+        """(B, C, T, H, W) and boxes (N, 5), rows (clip, x1, y1, x2, y2) in input pixels -> logits (N, K).
+
+        Raises:
+            ValueError: as in `roi_align`; also when a box's second corner is before its first.
+        """
+        check_boxes(boxes, len(x))
+        is_turned = (boxes[:, 3:] < boxes[:, 1:3]).any(1)
+        if not torch.compiler.is_compiling() and is_turned.any():
+            row = int(is_turned.nonzero()[0])
+            raise ValueError(
+                f"box {row} is {boxes[row].tolist()}: x2 and y2 must not be below x1 and y1 (corners, not a width)"
+            )
+        bins = roi_align(self.pool(x), boxes, self.output_size, 1 / self.stride, aligned=self.aligned)
+        return self.fc(self.dropout(bins.amax((2, 3))))
+
+
+class TimeMean(nn.Module):
+    """Mean over all of time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> (B, C, H, W)."""
+        return x.mean(2)
+
+
+def check_boxes(boxes: Tensor, num_clips: int) -> None:
+    """Check boxes (N, 5), rows (clip, x1, y1, x2, y2), for a batch of clips.
+
+    Raises:
+        ValueError: they have another shape, or a row is not finite or names no clip of the batch.
+    """
+    if boxes.ndim != 2 or boxes.shape[1] != 5:
+        raise ValueError(f"boxes are {tuple(boxes.shape)}; they must be (N, 5), rows (clip, x1, y1, x2, y2)")
+    if torch.compiler.is_compiling():  # a graph has no way to refuse
+        return
+    clip = boxes[:, 0]
+    is_bad = ~boxes.isfinite().all(1) | (clip < 0) | (clip >= num_clips) | (clip != clip.floor())
+    if is_bad.any():
+        row = int(is_bad.nonzero()[0])
+        raise ValueError(
+            f"box {row} is {boxes[row].tolist()}: its clip must be one of 0 to {num_clips - 1} and its corners finite"
+        )
+
+
+def roi_align(
+    maps: Tensor,
+    boxes: Tensor,
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = 0,
+    aligned: bool = False,
+) -> Tensor:
+    """Bilinear samples of each box, averaged in a grid of bins: (B, C, H, W) and boxes (N, 5) -> (N, C, h, w).
+
+    The same numbers as `torchvision.ops.roi_align` (He et al. 2017, Mask R-CNN, arXiv 1703.06870). Since the samples
+    of a box are a grid and bilinear weights are a product, each box is a matrix for its rows and one for its columns.
+
+    Args:
+        maps: (B, C, H, W).
+        boxes: (N, 5), rows (clip, x1, y1, x2, y2), in the pixels of the input.
+        output_size: bins (h, w), one number for both.
+        spatial_scale: pixels of the map to one of the input.
+        sampling_ratio: samples along each side of a bin; 0 is as many as it has pixels, rounded up.
+        aligned: whether a pixel's value stands at its centre; else at its corner, and no box is less than 1 pixel wide.
+
+    Raises:
+        ValueError: as in `check_boxes`.
+    """
+    check_boxes(boxes, len(maps))
+    height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    corners = boxes[:, 1:].to(dtype) * spatial_scale - (0.5 if aligned else 0.0)
+    start, size = corners[:, :2], corners[:, 2:] - corners[:, :2]
+    if not aligned:
+        size = size.clamp(min=1.0)
+    rows = _bin_weights(start[:, 1], size[:, 1], height, maps.shape[2], sampling_ratio)
+    columns = _bin_weights(start[:, 0], size[:, 0], width, maps.shape[3], sampling_ratio)
+    clips = boxes[:, 0].long()
+    pooled = []
+    # as many boxes at once as keep their maps near 64 MB
+    for places in torch.arange(len(boxes), device=maps.device).split(max(1, 2**24 // maps[0].numel())):
+        over_rows = torch.einsum("npy,ncyx->ncpx", rows[places], maps[clips[places]].to(dtype))
+        pooled.append(torch.einsum("ncpx,nqx->ncpq", over_rows, columns[places]).to(maps.dtype))
+    return torch.cat(pooled)
+
+
+def _bin_weights(start: Tensor, size: Tensor, bins: int, length: int, sampling_ratio: int) -> Tensor:
+    """How much each of `length` pixels counts in each bin, along one axis: (N,) and (N,) -> (N, bins, length)."""
+    each = size / bins
+    count = torch.full_like(each, sampling_ratio) if sampling_ratio > 0 else each.ceil().clamp(min=0)
+    # an exported graph cannot look at the boxes: there it is enough for those up to `bins` times as large as the map
+    most = length if torch.compiler.is_compiling() else int(count.max()) if len(count) else 0
+    sample = torch.arange(most, device=size.device)
+    bin_start = start[:, None] + torch.arange(bins, device=size.device) * each[:, None]
+    step = (sample + 0.5) * each[:, None] / count.clamp(min=1)[:, None]
+    place = bin_start[:, :, None] + step[:, None]  # (N, bins, samples)
+    # samples up to a pixel outside count as the edge, those further out as nothing
+    is_inside = (place >= -1) & (place <= length) & (sample < count[:, None])[:, None]
+    share = is_inside / count.clamp(min=1)[:, None, None]
+    place = place.clamp(0, length - 1)
+    low = place.floor()
+    high_share = share * (place - low)
+    weights = size.new_zeros(len(size), bins, length)
+    weights = weights.scatter_add(2, low.long(), share - high_share)
+    return weights.scatter_add(2, (low.long() + 1).clamp(max=length - 1), high_share)
+
+
+class Doubled(nn.Module):
+    """Dense logits on a grid twice as fine as the map: a transposed convolution, two more, as in MedicalNet.
+
+    Source: Chen, Ma, Zheng 2019, arXiv 1904.00625.
+
+    Args:
+        in_channels: width of the last stage, `model.channels[-1]`.
+        num_classes: K of the logits.
+        hidden_channels: width of the finer grid.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, hidden_channels: int = 32) -> None:
+        super().__init__()
+        self.arguments = {
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "hidden_channels": hidden_channels,
+        }
+        self.up = nn.ConvTranspose3d(in_channels, hidden_channels, 2, 2)
+        self.norm1 = nn.BatchNorm3d(hidden_channels)
+        self.act = nn.ReLU()
+        self.conv = nn.Conv3d(hidden_channels, hidden_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm3d(hidden_channels)
+        self.classify = nn.Conv3d(hidden_channels, num_classes, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> logits (B, K, 2 T, 2 H, 2 W)."""
+        x = self.act(self.norm1(self.up(x)))
+        return self.classify(self.act(self.norm2(self.conv(x))))
+
+
 class Features(nn.Module):
     """The feature map itself."""
 
@@ -150,7 +419,7 @@ def scores(logits: Tensor) -> Tensor:
     return logits.float().softmax(1).cpu()
 
 
-HEADS = (Classify, MLP, PerFrame, Features)
+HEADS = (Classify, MLP, PerFrame, TemporalTransformer, Segment, Detect, Features, Doubled)
 
 
 def describe(head: Any) -> dict[str, Any]:
