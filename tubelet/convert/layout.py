@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,3 +62,14 @@ def kernel(state: State, key: str) -> tuple[int, int, int]:
 def sizes(state: State, stem: str, fc: str) -> dict[str, Any]:
     """num_classes and in_channels, from the weights of the last and of the first layer."""
     return {"num_classes": state[fc].shape[0], "in_channels": state[stem].shape[1]}
+
+
+def cycle(values: Sequence[int]) -> tuple[int, ...]:
+    """The shortest beginning that gives all the values when it is repeated: (3, 1, 3, 1, 3) -> (3, 1)."""
+    lengths = range(1, len(values) + 1)
+    return next(tuple(values[:n]) for n in lengths if all(v == values[i % n] for i, v in enumerate(values)))
+
+
+def stage_numbers(match: re.Match[str]) -> str:
+    """`layer3.` -> `stages.2.`, for a rule whose first group is the number of a stage from 1 on."""
+    return f"stages.{int(match[1]) - 1}."
