@@ -66,7 +66,7 @@ def test_own_keys_pass_unchanged(tiny):
     assert recognise(state) is None
 
 
-@pytest.mark.parametrize("missing", ["stem.0.weight", "fc.weight", "layer4.1.conv2.0.weight"])
+@pytest.mark.parametrize("missing", ["stem.0.weight", "fc.weight", "layer4.0.conv2.0.weight"])
 def test_what_lacks_an_end_is_not_recognised(on_meta, missing):
     state = foreign(on_meta)
     key = missing.replace("conv2.0.weight", "conv2.0.3.weight") if missing not in state else missing
@@ -103,9 +103,8 @@ def test_each_fault_alone_is_refused(tiny, fault):
 
 def test_long_lists_are_cut(tiny):
     keys = list(tiny.state_dict())
-    with pytest.raises(
-        ValueError, match=rf"{len(keys)} missing: {keys[0]}, .*, and {len(keys) - 5} more; 1 left over: a$"
-    ):
+    num = len([key for key in keys if not key.endswith("num_batches_tracked")])  # those are filled
+    with pytest.raises(ValueError, match=rf"{num} missing: {keys[0]}, .*, and {num - 5} more; 1 left over: a$"):
         convert({"a": torch.zeros(1)}, tiny)
     with pytest.raises(ValueError, match=r"the checkpoint \(0 entries\)"):
         convert({}, tiny)
