@@ -120,7 +120,7 @@ TRAIN = ["train", "clips", "--model", "tiny_2d", "--num_frames", "4", "--frame_s
         (None, ["train", "clips", "--model", "tiny_2d"], "8 frames, and a clip reaches over 31"),
         (None, ["train", "clips", "--model", "tiny2"], "did you mean tiny"),
         (bad_checkpoint, [*TRAIN, "--weights", "other.pth"], "other.pth: the checkpoint"),
-        (None, [*TRAIN, "--weights", "r3d_18.k40"], "did you mean r3d_18.k400"),
+        (None, [*TRAIN, "--weights", "r3d_18.kinetics40"], "did you mean r3d_18.kinetics400"),
         (None, [*TRAIN, "--epochs", "0"], "epochs 0 must be at least 1"),
         (None, [*TRAIN, "--crop", "900"], "crop 900x900 does not fit"),
         (None, [*TRAIN, "--out", "runs/none", "--resume"], "no run to resume"),

@@ -1,11 +1,15 @@
+import argparse
+import collections
+import datetime
 import functools
-import http.server
 import json
 import logging
-import threading
+import pathlib
+import pickle
+import time
 from dataclasses import replace
-from hashlib import sha256
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,10 +24,12 @@ from tubelet import ClipSpec, weights
 from tubelet.heads import Classify, Features, PerFrame
 
 SPEC = ClipSpec(num_frames=8, fps=12.5, resize=(30, 40), crop=(24, 24), classes=("a", "é", "c"))
+# one of each family; the rest is for test_every_model
+NETWORKS = ("tiny", "tiny_3d", "tiny_2d", "r3d_18", "resnet3d_10", "movinet_a0", "tsm_mobilenetv2", "x3d_xs", "unet3d")
 HEADS = {"Classify": Classify, "PerFrame": PerFrame, "Features": lambda *_, **__: Features()}
 
 
-@functools.cache
+@functools.lru_cache(maxsize=len(NETWORKS))
 def made(name):
     torch.manual_seed(0)
     model = tubelet.create(name, num_classes=3).eval()
@@ -49,7 +55,7 @@ def assert_same(one, two):
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("name", tubelet.models())
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_file_gives_the_network_back(tmp_path, monkeypatch, name, head):
     model = made(name)
     monkeypatch.setitem(model._modules, "head", HEADS[head](model.channels[-1], 3, dropout=0.25).eval())
@@ -183,14 +189,66 @@ def test_another_networks_weights_are_one_error(tmp_path):
     ) as caught:
         tubelet.create("tiny_2d", num_classes=3, weights=plain)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match=r"m\.safetensors: .* of another shape: stem\.conv\.weight .*3.* for .*1"):
-        tubelet.create("tiny", num_classes=3, in_channels=1, weights=ours)
+
+
+def test_sizes_are_those_of_the_weights_unless_given(tmp_path, caplog):
+    path = tubelet.save(made("tiny"), tmp_path / "m.safetensors")
+    model = tubelet.create("tiny", weights=path)
+    assert_same(model, made("tiny"))
+    assert model.architecture["arguments"] == {"num_classes": 3, "in_channels": 3}
+    torch.save(made("tiny").state_dict(), tmp_path / "m.pth")
+    assert_same(tubelet.create("tiny", weights=tmp_path / "m.pth"), made("tiny"))
+    assert not caplog.messages
+    assert tubelet.create("tiny").head.fc.out_features == 400
+
+
+@pytest.mark.parametrize("in_channels", [1, 2, 5])
+@pytest.mark.parametrize("loads", [tubelet.load, functools.partial(tubelet.create, "tiny", weights=None)])
+def test_other_channels_spread_the_first_convolution(tmp_path, caplog, in_channels, loads):
+    path = tubelet.save(made("tiny"), tmp_path / "m.safetensors")
+    caplog.set_level(logging.INFO, "tubelet")
+    if isinstance(loads, functools.partial):
+        other = tubelet.create("tiny", in_channels=in_channels, weights=path).eval()
+    else:
+        other = tubelet.load(path, in_channels=in_channels)
+    assert f"spread over {in_channels} channels" in caplog.text
+    assert other.spec.in_channels == in_channels
+    gray = torch.rand(1, 1, 8, 24, 24)
+    with torch.no_grad():
+        one, two = (model(gray.expand(-1, n, -1, -1, -1)) for model, n in ((made("tiny"), 3), (other, in_channels)))
+    assert torch.allclose(one, two, atol=1e-5)
+    assert_same(tubelet.load(tubelet.save(other, tmp_path / "other.safetensors")), other)
+
+
+def test_hints_go_before_what_was_recognised(tmp_path, caplog):
+    torch.save(made("tiny").state_dict(), tmp_path / "m.pth")
+    model = tubelet.load(tmp_path / "m.pth", num_classes=7)
+    assert model.head.fc.out_features == 7
+    assert "head is new" in caplog.text
+    with pytest.raises(ValueError, match=r"tiny takes no alpha; it takes num_classes, in_channels"):
+        tubelet.load(tmp_path / "m.pth", alpha=4)
+    torch.save(made("tsm_mobilenetv2").state_dict(), tmp_path / "t.pth")
+    assert tubelet.load(tmp_path / "t.pth", shift_div=4).architecture["arguments"]["shift_div"] == 4
 
 
 def test_an_unknown_network_is_one_error(tmp_path):
     torch.save({"a.weight": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "m.pth")
     with pytest.raises(ValueError, match=r"m\.pth: no known network has these 2 keys \(a\.weight, b.*create\(NAME"):
         tubelet.load(tmp_path / "m.pth")
+
+
+def test_a_damaged_network_is_compared_with_the_nearest(tmp_path):
+    state = foreign(made("r2plus1d_18"))
+    del state["fc.weight"], state["fc.bias"], state["layer2.0.conv1.0.0.weight"]
+    state["extra.weight"] = torch.zeros(1)
+    torch.save(state, tmp_path / "m.pth")
+    began = time.process_time()
+    with pytest.raises(ValueError, match=r"m\.pth: no known network .*the nearest is r2plus1d_18: .*missing") as caught:
+        tubelet.load(tmp_path / "m.pth")
+    assert time.process_time() - began < 10
+    for part in ("3 missing", "stages.1.0.branch.conv1.spatial.weight", "head.fc.weight", "1 left over: extra.weight"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 # files of others
@@ -241,9 +299,109 @@ def test_plain_safetensors_are_read(tmp_path):
     assert checkpoint.state.keys() == STATE.keys()
 
 
+def test_an_average_over_training_comes_first(tmp_path):
+    other = {key: value + 1 for key, value in STATE.items()}
+    for name in ("model_ema", "state_dict_ema", "ema_state", "ema"):
+        torch.save({"state_dict": other, name: {"module": STATE}}, tmp_path / "m.pth")
+        assert torch.equal(weights.read(tmp_path / "m.pth").state["a.weight"], STATE["a.weight"])
+    # MMEngine writes the averaged weights as the state_dict
+    torch.save({"ema_state_dict": other, "state_dict": STATE, "ema": {"decay": 0.99}}, tmp_path / "m.pth")
+    assert torch.equal(weights.read(tmp_path / "m.pth").state["a.weight"], STATE["a.weight"])
+
+
+@pytest.mark.parametrize("name", ["m.pth", "m.pt", "m.pyth", "m.pkl", "m.ckpt", "m.pth.tar", "no_suffix"])
+def test_any_name_is_read(tmp_path, name):
+    torch.save(STATE, tmp_path / name)
+    assert weights.read(tmp_path / name).state.keys() == STATE.keys()
+
+
+def test_averaged_and_compiled_networks(tmp_path):
+    state = {f"module._orig_mod.{key}": value for key, value in STATE.items()}
+    torch.save({**state, "n_averaged": torch.tensor(7)}, tmp_path / "m.pth")
+    assert weights.read(tmp_path / "m.pth").state.keys() == STATE.keys()
+
+
+def test_blobs_of_caffe2(tmp_path):
+    blobs = {
+        "conv1_w": np.arange(6, dtype=">f4").reshape(1, 2, 3),
+        "conv1_w_momentum": np.ones(3, "f4"),
+        "res_conv1_bn_rm": np.ones(4, "f4"),
+        "lr": np.ones(1, "f4"),
+        "model_iter": np.ones(1, "i8"),
+        "data": None,
+    }
+    for protocol in (0, 2, 5):
+        (tmp_path / "m.pkl").write_bytes(pickle.dumps({"blobs": blobs}, protocol=protocol))
+        state = weights.read(tmp_path / "m.pkl").state
+        assert state.keys() == {"conv1_w", "res_conv1_bn_rm"}
+        assert torch.equal(state["conv1_w"], torch.arange(6.0).reshape(1, 2, 3))
+
+
+def test_a_pickle_of_python_2(tmp_path):
+    # pickle.dumps({'blobs': {'conv1_w': numpy.float32([1, 2])}}, 2) under Python 2: text of bytes
+    made_by_2 = (
+        b"\x80\x02}q\x01U\x05blobsq\x02}q\x03U\x07conv1_wq\x04cnumpy.core.multiarray\n_reconstruct\nq\x05cnumpy\n"
+        b"ndarray\nq\x06K\x00\x85q\x07U\x01bq\x08\x87q\tRq\n(K\x01K\x02\x85q\x0bcnumpy\ndtype\nq\x0cU\x02f4q\rK\x00K\x01"
+        b"\x87q\x0eRq\x0f(K\x03U\x01<q\x10NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x11b\x89U\x08\x00\x00\x80?\x00\x00\x00@q\x12"
+        b"tq\x13bss."
+    )
+    (tmp_path / "m.pkl").write_bytes(made_by_2)
+    assert torch.equal(weights.read(tmp_path / "m.pkl").state["conv1_w"], torch.tensor([1.0, 2.0]))
+
+
+class ConfigDict(dict):
+    pass
+
+
+EXTRAS = {
+    "opt": argparse.Namespace(lr=0.1),
+    "best": np.float64(0.5),
+    "when": datetime.datetime(2020, 1, 1),
+    "cfg": ConfigDict(model=ConfigDict(depth=50)),
+    "folder": pathlib.PurePosixPath("runs"),
+    "seen": {1, 2},
+    "counts": collections.defaultdict(int, a=1),
+    "order": collections.OrderedDict(a=1),
+    "scores": np.arange(3.0),
+    "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
+    "schedule": torch.optim.lr_scheduler.StepLR(torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1), 1),
+}
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_harmless_objects_beside_the_weights(tmp_path, old_format):
+    state = {
+        **STATE,
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "part": torch.arange(9.0)[2:5],
+        "turned": torch.arange(6).reshape(2, 3).T,
+        "parameter": nn.Parameter(torch.ones(2)),
+        "number": torch.tensor(3),
+        "none": torch.empty(0),
+    }
+    content = {"state_dict": state, **EXTRAS}
+    torch.save(content, tmp_path / "m.pth", _use_new_zipfile_serialization=not old_format)
+    found = weights.read(tmp_path / "m.pth").state
+    assert found.keys() == state.keys()
+    for key, value in state.items():
+        assert found[key].dtype is value.dtype
+        assert torch.equal(found[key], value)
+
+
 class Code:
     def __reduce__(self):
         return eval, ("open('run', 'w')",)
+
+
+@pytest.mark.parametrize("kind", ["new", "old", "plain"])
+def test_code_in_a_file_does_not_run(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    if kind == "plain":
+        (tmp_path / "m.pkl").write_bytes(pickle.dumps({"blobs": {"a": np.ones(2)}, "b": Code()}))
+    else:
+        torch.save({"a": torch.ones(2), "b": Code()}, "m.pkl", _use_new_zipfile_serialization=kind == "new")
+    assert weights.read(tmp_path / "m.pkl").state.keys() == {"a"}
+    assert not (tmp_path / "run").exists()
 
 
 def truncated(path):
@@ -256,17 +414,31 @@ def truncated_zip(path):
     path.write_bytes(path.read_bytes()[:2000])
 
 
+def truncated_old(path):
+    torch.save({"a": torch.zeros(1000)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def truncated_pickle(path):
+    path.write_bytes(pickle.dumps({"blobs": {"a": np.zeros(1000)}})[:2000])
+
+
 BAD_FILES = {
     "absent.pth": (lambda path: None, "no such file"),
     "absent.safetensors": (lambda path: None, "no such file"),
-    "text.pth": (lambda path: path.write_text("version https://git-lfs\noid sha256:1\n"), "not a file of weights"),
-    "page.pt": (lambda path: path.write_text("<!DOCTYPE html><html>"), "not a file of weights"),
-    "empty.pth": (lambda path: path.touch(), "not a file of weights"),
+    "text.pth": (lambda path: path.write_text("version https://git-lfs\noid sha256:1\n"), "a page of text"),
+    "words.pth": (lambda path: path.write_text("hello " * 9), "not a file of weights"),
+    "page.pt": (lambda path: path.write_text("<!DOCTYPE html><html>"), "a page of text"),
+    "empty.pth": (lambda path: path.touch(), "it is empty"),
     "empty.safetensors": (lambda path: path.touch(), "not a safetensors file, or a damaged one"),
     "text.safetensors": (lambda path: path.write_text("hello " * 9), "not a safetensors file, or a damaged one"),
     "cut.safetensors": (truncated, "not a safetensors file, or a damaged one"),
-    "cut.pth": (truncated_zip, "not a file of weights"),
-    "code.pth": (lambda path: torch.save({"a": torch.zeros(1), "b": Code()}, path), "not a file .* read safely"),
+    "cut.pth": (truncated_zip, "its end is missing"),
+    "cut_old.pth": (truncated_old, "not a file of weights, or a damaged one"),
+    "cut.pkl": (truncated_pickle, "not a file of weights, or a damaged one"),
+    "module.pth": (lambda path: torch.save(nn.Conv3d(1, 1, 1), path), "holds a Conv3d, .*state_dict"),
+    "script.pt": (lambda path: torch.jit.script(nn.ReLU()).save(path), "TorchScript"),
+    "code.pth": (lambda path: torch.save({"b": Code()}, path), "holds no tensors"),
     "list.pth": (lambda path: torch.save([torch.zeros(1)], path), "holds a list, not a mapping"),
     "numbers.pth": (lambda path: torch.save({"a": 1}, path), "holds no tensors"),
 }
@@ -302,97 +474,14 @@ def test_any_bytes_are_weights_or_a_named_error(tmp_path_factory, content):
         weights.read(path)
 
 
-# the catalogue
-
-
-@pytest.fixture
-def server(tmp_path_factory):
-    """A folder that is served, its address, and the paths asked for."""
-    folder, asked = tmp_path_factory.mktemp("served"), []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            asked.append(self.path)
-
-    handler = functools.partial(Handler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield folder, f"http://127.0.0.1:{httpd.server_port}", asked
-        httpd.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def row(server, tmp_path, monkeypatch):
-    """A row of the catalogue for `tiny`, whose file is on the server."""
-    folder, address, _ = server
-    torch.save(tiny().state_dict(), folder / "tiny.pth")
-    digest = sha256((folder / "tiny.pth").read_bytes()).hexdigest()[:8]
-    row = replace(
-        weights.CATALOGUE[0], tag="tiny.test", model="tiny", url=f"{address}/tiny.pth", sha256=digest, spec=SPEC
-    )
-    monkeypatch.setattr(weights, "CATALOGUE", (row,))
-    monkeypatch.setenv("TUBELET_CACHE", str(tmp_path / "cache"))
-    return row
-
-
-def cached(tmp_path):
-    return [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
-
-
-def test_a_published_file_is_downloaded_once(server, row, tmp_path):
-    path = weights.fetch(row)
-    assert cached(tmp_path) == [path]
-    assert weights.fetch(row) == path
-    assert server[2] == ["/tiny.pth"]
-    model = tubelet.create("tiny", num_classes=3, weights="tiny.test")
-    assert_same(model, tiny())
-    assert model.spec == SPEC
-    assert tubelet.create("tiny", num_classes=4, weights="tiny.test").spec == replace(SPEC, classes=())
-    assert server[2] == ["/tiny.pth"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"sha256": "00000000"}, "hash"),
-        ({"url": "http://127.0.0.1:9/tiny.pth"}, "refused"),
-        ({"url": "{address}/absent.pth"}, "404"),
-    ],
-)
-def test_a_download_that_fails_is_one_error_and_leaves_no_file(server, row, tmp_path, change, message):
-    changed = replace(row, **{key: value.format(address=server[1]) for key, value in change.items()})
-    with pytest.raises(ValueError, match=rf"tiny\.test: .*{changed.url}.*{message}.*pass its path as weights"):
-        weights.fetch(changed)
-    assert not cached(tmp_path)
-
-
-def test_tags_that_do_not_fit(row):
-    with pytest.raises(ValueError, match=r"'tiny\.test' are for tiny, not for tiny_2d"):
-        tubelet.create("tiny_2d", weights="tiny.test")
-    for tag in ("tiny.tst", "tiny_test"):
-        with pytest.raises(ValueError, match=rf"'{tag}' is neither a file nor a tag; did you mean tiny\.test"):
-            tubelet.create("tiny", weights=tag)
-    with pytest.raises(ValueError, match=r"absent/m\.pth' is neither a file"):
-        tubelet.create("tiny", weights="absent/m.pth")
-
-
-def test_every_row_of_the_catalogue_is_a_network_with_its_recipe():
-    tags = [row.tag for row in weights.CATALOGUE]
-    assert len(set(tags)) == len(tags)
-    for row in weights.CATALOGUE:
-        assert weights.find(row.tag) is row
-        assert row.model in tubelet.models()
-        assert row.sha256 in row.url
-        assert row.spec.in_channels == 3
-        assert 0 < row.metrics["top1"] < row.metrics["top5"] < 100
-    assert weights.find("absent") is None
-
-
-@pytest.mark.parametrize("name", tubelet.models())
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_plain_state_dict_of_ours_is_recognised(tmp_path, name):
     torch.save(made(name).state_dict(), tmp_path / "m.pth")
-    model = tubelet.load(tmp_path / "m.pth")
-    assert model.architecture["name"] == name
-    assert all(torch.equal(value, model.state_dict()[key]) for key, value in made(name).state_dict().items())
+    save_file(made(name).state_dict(), tmp_path / "m.safetensors")  # in the order of the alphabet
+    for path in tmp_path.iterdir():
+        model = tubelet.load(path)
+        path.unlink()
+        # some networks differ in what has no weights
+        assert type(model) is type(made(name))
+        assert model.channels == made(name).channels
+        assert_same(model, made(name))

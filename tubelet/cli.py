@@ -113,7 +113,7 @@ def _newest_run() -> str:
     if not files:
         raise ValueError(
             "no trained model in runs/: train one with `tubelet train`, or name one with --model (a file of weights, "
-            "a run's folder, or a tag such as r2plus1d_18.k400)"
+            "a run's folder, or a tag such as r2plus1d_18.kinetics400)"
         )
     terminal.say(f"model: {files[-1].parent}")
     return str(files[-1].parent)

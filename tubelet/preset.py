@@ -56,8 +56,9 @@ class Preset:
         """First line of the family's description."""
         return (self.build.__doc__ or "").split("\n")[0]
 
-    def __call__(self, *, num_classes: int = 400, in_channels: int = 3, **arguments: Any) -> nn.Module:
-        """The network with new weights; `arguments` go before the preset's own."""
-        network = self.build(self.spec.with_channels(in_channels), num_classes, **{**self.arguments, **arguments})
+    def __call__(self, *, num_classes: int = 400, in_channels: int | None = None, **arguments: Any) -> nn.Module:
+        """The network with new weights; `arguments` go before the preset's own, and None is its own channels."""
+        spec = self.spec if in_channels is None else self.spec.with_channels(in_channels)
+        network = self.build(spec, num_classes, **{**self.arguments, **arguments})
         init_weights(network)
         return network

@@ -1,29 +1,43 @@
 """Files of weights: the catalogue of published checkpoints, download, reading any file, saving ours.
 
 A file that `save` writes describes itself: safetensors, with the network's call, its head, the ClipSpec, class
-names, metrics and versions in the header. It holds no code, so opening one runs none.
+names, metrics and versions in the header. It holds no code, so opening one runs none; neither does reading a
+checkpoint of others.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
+import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import heads
+from . import heads, pickles
+from .download import check, download
 from .machine import cache_dir
-from .spec import TORCHVISION, ClipSpec
+from .spec import ClipSpec
 
 FORMAT = "tubelet-1"
-WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
+# Where others put the weights in a file. An average over training comes before the last weights, as those who keep one
+# publish it; MMEngine alone swaps the two, so that its `ema_state_dict` is the worse one.
+WRAPPERS = (
+    *("model_ema", "state_dict_ema", "ema", "ema_state"),
+    *("state_dict", "model_state", "model_state_dict", "model", "net", "network", "module"),
+    *("ema_state_dict", "blobs"),
+)
+# of DataParallel, of a Lightning module that holds the network, and of torch.compile
+PREFIXES = ("module.", "model.", "_orig_mod.")
 
 
 @dataclass(frozen=True)
@@ -31,12 +45,18 @@ class Published:
     """A published checkpoint: where it is, what it eats, what it was measured to do.
 
     Attributes:
-        tag: name in the catalogue.
+        tag: name in the catalogue, `network.dataset_publisher`, with more at its end where that names several.
         model: name of the network.
-        url: where the file is.
-        sha256: the hash, or the part of it that its publisher gives.
-        spec: the clip it takes.
-        metrics: as published, in percent.
+        arguments: of the network, those that the file's keys do not tell.
+        url: where the file is, or a page where it is found by hand.
+        file: name of the file.
+        sha256: the hash, or the part of it that its publisher gives; "" where none is public.
+        dataset: what it was trained and measured on.
+        num_classes: K of its logits; None for an encoder.
+        classes: where the names of the classes are.
+        spec: the clip it takes. Where a publisher samples segments over the whole video, `frame_stride` is what they
+            are apart in a video of usual length (10 s of Kinetics, 4 s of Something-Something).
+        metrics: as published, in percent: top1, top5, mAP.
         protocol: how they were measured.
         paper: its address.
         licence: of the code and of the weights.
@@ -44,33 +64,48 @@ class Published:
 
     tag: str
     model: str
+    arguments: Mapping[str, Any]
     url: str
+    file: str
     sha256: str
+    dataset: str
+    num_classes: int | None
+    classes: str
     spec: ClipSpec
-    metrics: dict[str, float]
+    metrics: Mapping[str, float]
     protocol: str
     paper: str
     licence: str
 
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether `url` is a page, on which a person has to fetch the file."""
+        return Path(urlsplit(self.url).path).name != self.file
 
-CATALOGUE = tuple(
-    Published(
-        tag=f"{model}.k400",
-        model=model,
-        url=f"https://download.pytorch.org/models/{model}-{sha256}.pth",
-        sha256=sha256,
-        spec=TORCHVISION,
-        metrics={"top1": top1, "top5": top5},
-        protocol="Kinetics-400, 5 clips x 1 crop, softmax summed",
-        paper="https://arxiv.org/abs/1711.11248",
-        licence="code BSD-3-Clause; the weights' own is not stated",
-    )
-    for model, sha256, top1, top5 in (
-        ("r3d_18", "b3b3357e", 63.2, 83.479),
-        ("mc3_18", "a90a0ba3", 63.96, 84.13),
-        ("r2plus1d_18", "91a641e6", 67.463, 86.175),
-    )
-)
+    @property
+    def quality(self) -> float:
+        """top1, else mAP, in percent; 0 when neither was published."""
+        return self.metrics.get("top1", self.metrics.get("mAP", 0.0))
+
+
+def _catalogue() -> tuple[Published, ...]:
+    rows = json.loads(Path(__file__).with_name("catalogue.json").read_text(encoding="utf-8"))
+    return tuple(Published(**{**row, "spec": ClipSpec.from_dict(row["spec"])}) for row in rows)
+
+
+CATALOGUE = _catalogue()
+
+
+def find(tag: str, model: str | None = None) -> Published | None:
+    """A row of the catalogue, or None.
+
+    Args:
+        tag: of a row; or `network.dataset` for the row of that network with the best published accuracy.
+        model: name of a network, for which the name of a dataset will do as tag.
+    """
+    names = {tag, f"{model}.{tag}"}
+    rows = [row for row in CATALOGUE if not names.isdisjoint((row.tag, f"{row.model}.{row.dataset}"))]
+    return max(rows, key=lambda row: row.quality, default=None)
 
 
 @dataclass
@@ -81,34 +116,59 @@ class Checkpoint:
         path: the file.
         state: its tensors by key.
         header: its header when it is one of ours, else None.
+        tag: of the row of the catalogue that it was downloaded for, if so.
     """
 
     path: Path
     state: dict[str, Tensor]
     header: dict[str, Any] | None = None
+    tag: str | None = None
+
+
+def published(checkpoint: Checkpoint, num_classes: int | None) -> Published | None:
+    """The row of the catalogue that a file is from, known by its tag, or by its name and number of classes."""
+    if checkpoint.tag is not None:
+        return find(checkpoint.tag)
+    rows = (row for row in CATALOGUE if row.file == checkpoint.path.name and row.num_classes in (None, num_classes))
+    return next(rows, None)
 
 
 def fetch(row: Published) -> Path:
-    """Path of a published checkpoint, downloaded once into the cache folder and checked against its hash.
+    """A published checkpoint as safetensors in the cache folder, under its publisher's keys.
+
+    It is downloaded, checked against its hash and converted the first time. A file that was put into the cache folder
+    by hand is taken instead of a download, and stays there.
 
     Raises:
-        ValueError: the download failed.
+        ValueError: it cannot be had; the message says which file to put where.
     """
-    path = cache_dir() / "weights" / Path(row.url).name
-    if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    place = cache_dir() / "weights" / row.tag / row.file
+    kept = place.with_name(f"{place.stem}.safetensors")
+    if kept.exists():
+        return kept
+    advice = f"fetch it elsewhere and put it at {place}"
+    is_by_hand = place.exists()
+    if not is_by_hand and row.is_by_hand:
+        raise ValueError(f"{row.tag}: no program can download it: get {row.file} from {row.url} and put it at {place}")
     try:
-        torch.hub.download_url_to_file(row.url, str(path), hash_prefix=row.sha256)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"{row.tag}: could not download {row.url} ({error}); fetch it elsewhere and pass its path as weights"
-        ) from error
-    return path
+        if is_by_hand:
+            check(place, row.sha256)
+        else:
+            download(row.url, place, row.sha256)
+    except ValueError as error:
+        raise ValueError(f"{row.tag}: {error}; {advice}") from error
+    try:
+        _write(read(place).state, kept, {"format": "pt", "tag": row.tag})
+    finally:
+        if not is_by_hand:
+            place.unlink()
+    return kept
 
 
 def read(path: str | os.PathLike) -> Checkpoint:
     """Any file of weights, or the folder of a run -> its tensors, wrappers and `module.` prefixes taken off.
+
+    No code of a file is run: what is not a tensor, an array or a plain container is left out (see `tubelet.pickles`).
 
     Raises:
         ValueError: it cannot be read; the message names the file and what is wrong with it.
@@ -121,14 +181,36 @@ def read(path: str | os.PathLike) -> Checkpoint:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _content(path)
     except Exception as error:  # what the bytes of some other file run into has any type
-        # torch's own text advises to load it unsafely
-        holds_code = isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error)
-        first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        reason = "it holds more than tensors, and no code of a file is run" if holds_code else first
-        raise ValueError(f"{path}: not a file of weights that can be read safely ({reason})") from error
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: not a file of weights, or a damaged one ({reason})") from error
     return Checkpoint(path, _unwrap(content, path))
+
+
+def _content(path: Path) -> Any:
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        raise ValueError("it is empty")
+    if start.lstrip().startswith((b"<", b"version https://git-lfs")):
+        raise ValueError("it is a page of text where the file should be; download the file itself")
+    is_zip = zipfile.is_zipfile(path)
+    if start.startswith(b"PK") and not is_zip:
+        raise ValueError("its end is missing; download it again")
+    if is_zip and _is_program(path):
+        raise ValueError("it is a TorchScript program; save its state_dict() instead")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch knows fewer kinds of harmless objects; what is really wrong, the next reader says
+        return pickles.read_zip(path) if is_zip else pickles.read_pickle(path)
+
+
+def _is_program(path: Path) -> bool:
+    """Whether a zip is TorchScript, which `torch.load` would hand on to its own loader of programs."""
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -142,7 +224,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
     if "tubelet" not in header:
-        return Checkpoint(path, state)
+        return Checkpoint(path, state, tag=header.get("tag"))
     values = json.loads(header["tubelet"])
     if values["format"] != FORMAT:
         raise ValueError(f"{path}: format {values['format']!r}; this tubelet reads {FORMAT!r}: upgrade it")
@@ -151,19 +233,52 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        inner = next((content[key] for key in WRAPPERS if key in content and _holds_tensors(content[key])), None)
         if inner is None:
             break
         content = inner
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, not a mapping of names to tensors")
-    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+        raise ValueError(
+            f"{path}: holds a {type(content).__name__}, not a mapping of names to tensors; save its state_dict() alone"
+        )
+    state = {key: _tensor(value) for key, value in content.items() if isinstance(key, str) and _is_numbers(value)}
+    state.pop("n_averaged", None)  # how many weights torch's AveragedModel has averaged
+    # Caffe2 keeps its optimizer among the weights
+    state = {key: value for key, value in state.items() if not re.fullmatch(r".*_momentum|lr|model_iter", key)}
     if not state:
         raise ValueError(f"{path}: holds no tensors")
-    for prefix in ("module.", "model."):  # of DataParallel, and of a Lightning module that holds the network
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiu")
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(_is_numbers(each) or _holds_tensors(each) for each in value.values())
+
+
+def _tensor(value: Tensor | np.ndarray) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+
+
+def _write(state: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write safetensors under another name first, so that the file is whole or absent."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.part")
+    try:
+        save_file({key: value.detach().contiguous().clone() for key, value in state.items()}, aside, metadata=metadata)
+    except SafetensorError as error:
+        aside.unlink(missing_ok=True)
+        raise ValueError(f"{path}: cannot be written ({error})") from None
+    aside.replace(path)
 
 
 def save(model: Any, path: str | os.PathLike, *, metrics: Mapping[str, float] | None = None) -> Path:
@@ -180,20 +295,8 @@ def save(model: Any, path: str | os.PathLike, *, metrics: Mapping[str, float] | 
     Raises:
         ValueError: as in `header`.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    described = json.dumps(header(model, metrics))
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().contiguous().clone() for key, value in model.state_dict().items()}
-    aside = path.with_name(f"{path.name}.part")
-    try:
-        save_file(state, aside, metadata={"tubelet": described})
-    except SafetensorError as error:
-        aside.unlink(missing_ok=True)
-        raise ValueError(f"{path}: cannot be written ({error})") from None
-    aside.replace(path)
+    _write(model.state_dict(), path, {"tubelet": json.dumps(header(model, metrics))})
     return path
 
 
@@ -239,8 +342,3 @@ def _check_layers(model: nn.Module, architecture: Mapping[str, Any]) -> None:
             f"{len(changed)} layers are not those that {architecture['name']} is made with, first {changed[0]}: {got} "
             f"for {was}; no file could rebuild it. `model.architecture = None` saves the weights alone"
         )
-
-
-def find(tag: str) -> Published | None:
-    """The row of the catalogue with this tag, or None."""
-    return next((row for row in CATALOGUE if row.tag == tag), None)

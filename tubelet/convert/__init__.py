@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from . import c3d, densenet, inception, movinet, p3d, resnet, slow, slowfast, tsm, unet, x3d
-from .layout import Found, State
+from .layout import Found, Layout, State
 
 _FAMILIES = (c3d, densenet, inception, movinet, p3d, resnet, slow, slowfast, tsm, unet, x3d)
 LAYOUTS = tuple(layout for family in _FAMILIES for layout in family.LAYOUTS)
@@ -17,10 +17,15 @@ LAYOUTS = tuple(layout for family in _FAMILIES for layout in family.LAYOUTS)
 
 def recognise(state: State) -> Found | None:
     """Checkpoint of any known code base -> (network name, arguments of `create`), or None."""
-    for layout in LAYOUTS:
-        if layout.fits(state) and (found := layout.recognise(layout.rename(state))):
-            return found
-    return None
+    return next((found for layout in LAYOUTS if layout.fits(state) and (found := read_shapes(layout, state))), None)
+
+
+def read_shapes(layout: Layout, state: State) -> Found | None:
+    """What a layout recognises in a checkpoint; None also where layers are missing."""
+    try:
+        return layout.recognise(layout.rename(state))
+    except (LookupError, TypeError, ValueError):
+        return None
 
 
 def rename(state: State, model: nn.Module) -> dict[str, Tensor]:

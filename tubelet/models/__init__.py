@@ -7,23 +7,31 @@ import difflib
 import fnmatch
 import logging
 import os
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from .. import heads
 from .. import weights as files
-from ..convert import convert, recognise, rename
+from ..convert import LAYOUTS, convert, inflate, recognise, rename
+from ..convert.layout import Found, Layout
+from ..preset import Preset
 from ..spec import ClipSpec
 from . import c3d, densenet, inception, movinet, p3d, resnet, slow, slowfast, textbook, tiny, tsm, unet, x3d
 
 _FAMILIES = (c3d, densenet, inception, movinet, p3d, resnet, slow, slowfast, textbook, tiny, tsm, unet, x3d)
 MODELS = tuple(preset for family in _FAMILIES for preset in family.PRESETS)
 
+T = TypeVar("T")
 log = logging.getLogger("tubelet")
+
+NUM_CLASSES = 400
 
 
 def models(pattern: str = "*") -> tuple[str, ...]:
@@ -34,8 +42,8 @@ def models(pattern: str = "*") -> tuple[str, ...]:
 def create(
     name: str,
     *,
-    num_classes: int = 400,
-    in_channels: int = 3,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
     weights: str | os.PathLike | None = None,
     **kwargs: Any,
 ) -> nn.Module:
@@ -43,32 +51,33 @@ def create(
 
     Args:
         name: one of `models()`.
-        num_classes: K of the logits.
-        in_channels: C of the input.
-        weights: None for new ones, a tag of the catalogue (`tubelet.weights.CATALOGUE`) or the path of a checkpoint
-            of any known code base. When it answers another number of classes, the head is new and the log says so.
-        **kwargs: further arguments of the network's own function.
+        num_classes: K of the logits; None is what the weights answer, or 400. For another number than theirs the last
+            layer is new, and the log says so.
+        in_channels: C of the input; None is what the weights take, or what the network was published for. For another
+            number than theirs the first convolution is spread over it: an image with equal channels gives the same
+            answer.
+        weights: None for new ones; the name of a dataset, such as "kinetics400", for the best that were published for
+            this network; a tag of the catalogue (`tubelet.weights.CATALOGUE`); or the path of a checkpoint of any known
+            code base, or of a 2D ResNet of ImageNet, whose kernels are then spread over time.
+        **kwargs: further arguments of the network's own function; what is not given is as the weights have it.
 
     Raises:
         ValueError: the name (the message gives the nearest ones), an argument or the checkpoint does not fit.
     """
-    preset = next((preset for preset in MODELS if preset.name == name), None)
-    if preset is None:
-        raise ValueError(_unknown(f"unknown model {name!r}", name, models()))
-    if num_classes < 1 or in_channels < 1:
-        raise ValueError(f"num_classes {num_classes} and in_channels {in_channels} must be at least 1")
-    if unknown := sorted(set(kwargs) - set(preset.options)):
-        accepted = ("num_classes", "in_channels", *preset.options)
-        raise ValueError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
-    model: Any = preset(num_classes=num_classes, in_channels=in_channels, **kwargs)
-    model.architecture = {
-        "name": name,
-        "arguments": {"num_classes": num_classes, "in_channels": in_channels, **kwargs},
-        "layers": files.layers(model),
-    }
-    if weights is not None:
-        _load_into(model, weights)
-    return model
+    _preset(name)
+    arguments = {"num_classes": num_classes, "in_channels": in_channels, **kwargs}
+    given = {key: value for key, value in arguments.items() if value is not None or key in kwargs}
+    _check(name, given)
+    if weights is None:
+        return _make(name, given)
+    checkpoint = _open(name, weights)
+    told = _told(checkpoint)
+    if checkpoint.header is not None and told is not None and told[0] != name:
+        raise ValueError(f"{checkpoint.path}: holds {told[0]}, not {name}")
+    known = told[1] if told is not None else {}
+    if told is not None and told[0] != name:  # its other arguments are another network's
+        known = _sizes_of(known)
+    return _filled(name, known, given, checkpoint)
 
 
 def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
@@ -76,48 +85,20 @@ def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
 
     Args:
         path: a file that `tubelet.save` wrote, the folder of a run, or a checkpoint of a known code base, whose network
-            is recognised from its keys and shapes.
-        **hints: what keys cannot tell, by the names of the network's own arguments.
+            is recognised from its keys and shapes. A file that has the name of a published one has its clip, too.
+        **hints: what keys cannot tell, by the names of the network's own arguments; they go before what was recognised.
 
     Raises:
-        ValueError: the file cannot be read, or no known network has its keys; the message says what to do.
+        ValueError: the file cannot be read, no known network has its keys, or the network has no such argument; the
+            message says what to do.
     """
     checkpoint = files.read(path)
-    if checkpoint.header is not None:
-        architecture = checkpoint.header["architecture"]
-        if architecture is None:
-            raise ValueError(
-                f"{path}: holds the weights of a network that tubelet did not make; build it and use "
-                "`model.load_state_dict(tubelet.weights.read(path).state)`"
-            )
-        model = create(architecture["name"], **{**architecture["arguments"], **hints})
-    else:
-        found = recognise(checkpoint.state) or _recognise_own(checkpoint.state)
-        if found is None:
-            keys = ", ".join(list(checkpoint.state)[:3])
-            raise ValueError(
-                f"{path}: no known network has these {len(checkpoint.state)} keys ({keys}, ...); "
-                "if you know which it is, use tubelet.create(NAME, weights=...)"
-            )
-        name, arguments = found
-        model = create(name, **{**arguments, **hints})
-    _fill(model, checkpoint)
-    return model.eval()
-
-
-def _recognise_own(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]] | None:
-    """Network and arguments of a plain state_dict of ours, as `torch.save(model.state_dict(), ...)` leaves it."""
-    kernels = [value for value in state.values() if value.ndim == 5]
-    if not kernels or "head.fc.weight" not in state:
-        return None
-    sizes = {"num_classes": len(state["head.fc.weight"]), "in_channels": kernels[0].shape[1]}
-    shapes = {key: value.shape for key, value in state.items()}
-    for preset in MODELS:
-        with torch.device("meta"):
-            own = preset(**sizes).state_dict()
-        if shapes == {key: value.shape for key, value in own.items()}:
-            return preset.name, sizes
-    return None
+    told = _told(checkpoint)
+    if told is None:
+        raise ValueError(f"{path}: {_why_unknown(checkpoint)}")
+    name, known = told
+    _check(name, hints)
+    return _filled(name, known, hints, checkpoint).eval()
 
 
 def ready(model: str | os.PathLike | nn.Module) -> tuple[nn.Module, ClipSpec]:
@@ -135,7 +116,7 @@ def ready(model: str | os.PathLike | nn.Module) -> tuple[nn.Module, ClipSpec]:
         row = files.find(str(model))
         if row is None and not Path(model).exists():
             runs = (str(file.parent) for file in Path("runs").rglob("model.safetensors"))
-            known = (*sorted(runs), *(row.tag for row in files.CATALOGUE))
+            known = (*sorted(runs), *_tags())
             raise ValueError(_unknown(f"{model}: no such file of weights, run or tag", str(model), known))
         model = create(row.model, weights=row.tag) if row else load(model)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -147,51 +128,253 @@ def ready(model: str | os.PathLike | nn.Module) -> tuple[nn.Module, ClipSpec]:
     return model.eval(), spec
 
 
+def _preset(name: str) -> Preset:
+    preset = next((preset for preset in MODELS if preset.name == name), None)
+    if preset is None:
+        raise ValueError(_unknown(f"unknown model {name!r}", name, models()))
+    return preset
+
+
 def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     return f"{what}; did you mean {', '.join(near)}?" if near else f"{what}; known are {', '.join(known)}"
 
 
-def _load_into(model: Any, weights: str | os.PathLike) -> None:
-    """Fill a new model from a tag or a file, with a new head where the number of classes differs."""
-    name = model.architecture["name"]
-    row = files.find(str(weights))
-    if row is None and not Path(weights).exists():
-        tags = tuple(row.tag for row in files.CATALOGUE)
-        raise ValueError(_unknown(f"weights {str(weights)!r} is neither a file nor a tag", str(weights), tags))
-    if row is not None and row.model != name:
+def _tags() -> tuple[str, ...]:
+    """What `weights` may be: each tag, and each network.dataset."""
+    return tuple(dict.fromkeys(tag for row in files.CATALOGUE for tag in (f"{row.model}.{row.dataset}", row.tag)))
+
+
+def _check(name: str, arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError when the network does not take one of these arguments."""
+    accepted = ("num_classes", "in_channels", *_preset(name).options)
+    if unknown := sorted(set(arguments) - set(accepted)):
+        raise ValueError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
+    num_classes, in_channels = arguments.get("num_classes", NUM_CLASSES), arguments.get("in_channels", 1)
+    if num_classes < 1 or in_channels < 1:
+        raise ValueError(f"num_classes {num_classes} and in_channels {in_channels} must be at least 1")
+
+
+def _make(name: str, arguments: Mapping[str, Any]) -> Any:
+    """A network with new weights, which knows its own call."""
+    preset = _preset(name)
+    arguments = {"num_classes": NUM_CLASSES, "in_channels": preset.spec.in_channels, **arguments}
+    model: Any = preset(**arguments)
+    model.architecture = {"name": name, "arguments": arguments, "layers": files.layers(model)}
+    return model
+
+
+def _open(name: str, weights: str | os.PathLike) -> files.Checkpoint:
+    """The checkpoint of a path, a tag, or a dataset's name."""
+    if Path(weights).exists():
+        return files.read(weights)
+    row = files.find(str(weights), name)
+    if row is None:
+        known = (*(row.dataset for row in files.CATALOGUE if row.model == name), *_tags())
+        raise ValueError(_unknown(f"weights {str(weights)!r} is neither a file nor a tag", str(weights), known))
+    if row.model != name:
         raise ValueError(f"weights {row.tag!r} are for {row.model}, not for {name}")
-    checkpoint = files.read(files.fetch(row) if row else weights)
-    made_for = (checkpoint.header or {}).get("architecture")
-    if made_for is not None and made_for["name"] != name:
-        raise ValueError(f"{checkpoint.path}: holds {made_for['name']}, not {name}")
-
-    wanted = model.head.fc.out_features
-    fc = rename(checkpoint.state, model).get("head.fc.weight")
-    has_other_head = (checkpoint.header or {}).get("head") is not None
-    given = len(fc) if fc is not None else 0 if has_other_head else wanted
-    new_head = model.head
-    if fc is not None and given != wanted:
-        model.head = heads.Classify(model.channels[-1], given)
-    _fill(model, checkpoint)
-    if row is not None:
-        model.spec = row.spec
-    if given != wanted:
-        model.head = new_head
-        model.spec = dataclasses.replace(model.spec, classes=())
-        log.warning(
-            "%s answers %d classes, %d are wanted: the head is new and must be trained", checkpoint.path, given, wanted
-        )
+    return files.read(files.fetch(row))
 
 
-def _fill(model: Any, checkpoint: files.Checkpoint) -> None:
-    """Load a checkpoint's tensors; a file of ours brings its head and its spec along."""
+def _told(checkpoint: files.Checkpoint) -> Found | None:
+    """Network and arguments that a checkpoint is for: by its header, or by its keys and its row of the catalogue."""
+    state = checkpoint.state
     if checkpoint.header is not None:
-        if checkpoint.header["head"] is not None:
-            model.head = heads.build(checkpoint.header["head"])
-        if checkpoint.header["spec"] is not None:
-            model.spec = ClipSpec.from_dict(checkpoint.header["spec"])
+        architecture = checkpoint.header["architecture"]
+        return architecture and (architecture["name"], architecture["arguments"])
+    if inflate.is_image_resnet(state):
+        return None
+    found = recognise(state) or _recognise_own(state)
+    row = _row(checkpoint, found)
+    if row is None:
+        return found
+    name, arguments = found or (row.model, {"num_classes": row.num_classes or NUM_CLASSES})
+    if name != row.model:
+        is_kin = _preset(name).build is _preset(row.model).build
+        arguments = {**_preset(name).arguments, **arguments} if is_kin else _sizes_of(arguments)
+    return row.model, {**arguments, **row.arguments}
+
+
+def _sizes_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: arguments[key] for key in ("num_classes", "in_channels") if key in arguments}
+
+
+def _row(checkpoint: files.Checkpoint, found: Found | None) -> files.Published | None:
+    """Row of the catalogue that a checkpoint is from."""
+    row = files.published(checkpoint, found[1].get("num_classes") if found else None)
+    if row is None or checkpoint.tag or row.sha256:
+        return row
+    # others may give their file this name, too
+    is_kin = found is not None and _preset(found[0]).build is _preset(row.model).build
+    return row if is_kin else None
+
+
+def _attempt(function: Callable[[Mapping[str, Any]], T], given: Mapping[str, Any]) -> T | None:
     try:
-        model.load_state_dict(convert(checkpoint.state, model))
+        return function(given)
+    except Exception:  # it has the marks of a network and not all of its layers: what its shapes lack has any type
+        return None
+
+
+def _recognise_own(state: Mapping[str, Tensor]) -> Found | None:
+    """Network and sizes of a plain state_dict of ours, as `torch.save(model.state_dict(), ...)` leaves it.
+
+    Of networks that differ in what has no weights it is the first.
+    """
+    kernels = [key for key, value in state.items() if value.ndim == 5]
+    if not kernels or _likeness(state) < 1:
+        return None
+    # files may be in the order of the alphabet
+    first = min(kernels, key=lambda key: (not key.startswith("stem."), not key.startswith("stages.")))
+    shapes = {key: value.shape for key, value in state.items()}
+    sizes = {"in_channels": state[first].shape[1]}
+    if "head.fc.weight" in state:
+        sizes["num_classes"] = len(state["head.fc.weight"])
+    # Large networks take long to lay out: first come the families that have no layouts, all small, then those whose
+    # layouts see something in these keys.
+    foreign = {_family(layout.recognise) for layout in LAYOUTS}
+    seen = {_family(layout.recognise) for layout in LAYOUTS if _attempt(layout.recognise, state)}
+
+    def turn(preset: Preset) -> int:
+        family = _family(preset.build)
+        return (family in foreign) + (family in foreign - seen)
+
+    for preset in sorted(MODELS, key=turn):
+        outline = _attempt(partial(_outline, preset), sizes)
+        if outline and shapes == {key: value.shape for key, value in outline.state_dict().items()}:
+            return preset.name, sizes
+    return None
+
+
+def _family(function: Callable[..., Any]) -> str:
+    """The file that a function is from; a family has the same name in `models` and in `convert`."""
+    return function.__module__.rpartition(".")[2]
+
+
+def _likeness(state: Mapping[str, Tensor]) -> float:
+    """Share of the keys that look like ours."""
+    return (
+        sum(key.startswith(("stem.", "stages.", "decoders.", "head.")) for key in state) / len(state) if state else 0.0
+    )
+
+
+def _outline(preset: Preset, sizes: Mapping[str, Any]) -> nn.Module:
+    """The network without memory for its weights, silent about sizes that make no sense."""
+    with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+        return preset(**sizes)
+
+
+def _why_unknown(checkpoint: files.Checkpoint) -> str:
+    """Why no network is known for a checkpoint, and the network that is nearest, with what it misses."""
+    state = checkpoint.state
+    if checkpoint.header is not None:
+        return (
+            "holds the weights of a network that tubelet did not make; build it and use "
+            "`model.load_state_dict(tubelet.weights.read(path).state)`"
+        )
+    if inflate.is_image_resnet(state):
+        return "holds a 2D ResNet; `tubelet.create(NAME, weights=...)` spreads its kernels over time for a 3D one"
+    reason = f"no known network has these {len(state)} keys ({', '.join(list(state)[:3])}, ...)"
+    return reason + _nearest(state)
+
+
+def _nearest(state: Mapping[str, Tensor]) -> str:
+    """What is missing and left over in the network whose keys are nearest, of the families that they look like."""
+
+    def score(layout: Layout) -> float:
+        marks = [any(re.fullmatch(mark, key) for key in state) for mark in layout.marks]
+        return _likeness(layout.rename(state)) + sum(marks) / len(marks)
+
+    best = sorted(LAYOUTS, key=score)[-2:]
+    if score(best[-1]) < 0.5:
+        return "; if you know which it is, use tubelet.create(NAME, weights=...)"
+    found: list[tuple[int, str, str]] = []
+    for layout in best:
+        renamed = layout.rename(state)
+        for preset in MODELS:
+            if _family(preset.build) == _family(layout.recognise):
+                outline = _outline(preset, {})
+                away = len(outline.state_dict().keys() ^ renamed.keys())
+                if not found or away < found[0][0]:
+                    found = [(away, preset.name, _misfit(renamed, outline))]
+    return f"; the nearest is {found[0][1]}: {found[0][2]}"
+
+
+def _misfit(state: Mapping[str, Tensor], model: nn.Module) -> str:
+    try:
+        convert(state, model)
+    except ValueError as error:
+        return str(error)
+    return "its keys and shapes fit, what they are for does not"
+
+
+def _filled(name: str, known: Mapping[str, Any], given: Mapping[str, Any], checkpoint: files.Checkpoint) -> nn.Module:
+    """A network with the weights of a checkpoint.
+
+    Args:
+        name: of the network.
+        known: arguments that the checkpoint tells.
+        given: arguments that the user gives; they go before the known ones.
+        checkpoint: the weights.
+    """
+    state, header = checkpoint.state, checkpoint.header or {}
+    if inflate.is_image_resnet(state):
+        known = {"in_channels": state["conv1.weight"].shape[1]}
+        if "fc.weight" in state:
+            known["num_classes"] = len(state["fc.weight"])
+    elif not known and "head.fc.weight" in state:
+        known = {"num_classes": len(state["head.fc.weight"])}
+    model = _make(name, {**known, **given})
+    answered = known.get("num_classes", model.architecture["arguments"]["num_classes"])
+    wanted = given.get("num_classes", answered)
+    if (head := header.get("head")) is not None:
+        answered = head["arguments"].get("num_classes", 0)
+        wanted = given.get("num_classes", answered)
+        if wanted == answered:
+            model.head = heads.build(head)
+        elif head["name"] != type(model.head).__name__:
+            state = {key: value for key, value in state.items() if not key.startswith("head.")}
+    if header.get("spec") is not None:
+        model.spec = ClipSpec.from_dict(header["spec"])
+    elif (row := _row(checkpoint, (name, dict(known)))) is not None:
+        model.spec = row.spec
+    model.spec = model.spec.with_channels(model.architecture["arguments"]["in_channels"])
+    try:
+        state = _adapted(state, model, checkpoint.path)
+        if wanted != answered:
+            state = _with_new_head(state, model)
+        model.load_state_dict(convert(state, model))
     except ValueError as error:
         raise ValueError(f"{checkpoint.path}: {error}") from None
+    if wanted != answered:
+        model.spec = dataclasses.replace(model.spec, classes=())
+        log.warning(
+            "%s answers %d classes, %d are wanted: the head is new and must be trained",
+            *(checkpoint.path, answered, wanted),
+        )
+    return model
+
+
+def _adapted(state: Mapping[str, Tensor], model: Any, path: Path) -> dict[str, Tensor]:
+    """The weights under the model's keys, for its number of input channels."""
+    if inflate.is_image_resnet(state):
+        log.info("%s is a 2D network: its kernels are spread over time", path)
+        state = inflate.inflate(state, model)
+    else:
+        state = rename(state, model)
+    spread = inflate.spread_channels(state, model.state_dict(), model.spec.in_channels)
+    if any(spread[key] is not value for key, value in state.items()):
+        log.info("%s: the first convolution is spread over %d channels", path, model.spec.in_channels)
+    return spread
+
+
+def _with_new_head(state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """The weights with the model's own for those of its head that depend on the number of classes, or are missing."""
+    own = {key: value for key, value in model.state_dict().items() if key.startswith("head.")}
+    replaced = {
+        key
+        for key, value in own.items()
+        if key in state and value.ndim and len(state[key]) != len(value) and state[key][0].numel() == value[0].numel()
+    }
+    return {**own, **{key: value for key, value in state.items() if key not in replaced}}
