@@ -3,6 +3,7 @@
 import copy
 import io
 import itertools
+import re
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 import tubelet
 from tubelet import blocks
 from tubelet.blocks import Join, add, concat
+from tubelet.models import MODELS
 
 
 def run(stream, x, chunks):
@@ -165,6 +167,68 @@ def test_classifier_averages_the_video_or_a_window():
     assert_equal(window[:, :, 7], steps[:, :, 5:8].mean(2))
 
 
+@pytest.mark.parametrize("window", [None, (1, 2, 3), (4, 2, 3), (40, 2, 3), (4, 3, 3)])
+@pytest.mark.parametrize("make", ["Classify", "MLP"])
+def test_a_heads_own_window_streams_exactly(make, window):
+    head = (
+        tubelet.heads.Classify(6, 5, window=window)
+        if make == "Classify"
+        else tubelet.heads.MLP(6, 5, 7, windows=[window] if window else [])
+    ).eval()
+    x = torch.rand(2, 6, 11, 2, 3)
+    answers = run(tubelet.Stream(head), x, [2, 0, 5, 4])
+    with torch.no_grad():
+        assert_equal(answers, torch.stack([head(x[:, :, : t + 1]) for t in range(11)], 2))
+
+
+@pytest.mark.parametrize(
+    "head", [tubelet.heads.Classify(6, 5, window=(4, 2, 2)), tubelet.heads.MLP(6, 5, 7, windows=[(4, 2, 3), (8, 3, 3)])]
+)
+def test_a_heads_window_on_a_larger_map_is_refused(head):
+    with pytest.raises(ValueError, match=r"layer model \(\w+\) cannot be .* map of 3x3"):
+        tubelet.Stream(head)(torch.rand(1, 6, 2, 3, 3))
+
+
+@pytest.mark.parametrize("chunks", [[9], [1] * 9, [0, 4, 0, 5]])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        blocks.TemporalShift(4),
+        blocks.PastPad(2),
+        blocks.CausalMean(),
+        blocks.SpatialMean(),
+        blocks.HalvingMean(),
+        blocks.HardSigmoid(),
+        blocks.Scale(),
+        blocks.ZeroChannels(2),
+        blocks.SamePad((1, 3, 3), (1, 2, 2)),
+        nn.AdaptiveAvgPool3d((None, 1, 2)),
+        nn.AdaptiveMaxPool3d((None, 2, 1)),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_other_layers_stream_exactly(layer, chunks):
+    x = torch.rand(2, 8, 9, 5, 4)
+    network = nn.Sequential(layer, nn.MaxPool3d((2, 1, 1)))
+    with torch.no_grad():
+        assert_equal(run(tubelet.Stream(network), x, chunks), network(x))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        blocks.GlobalMean(),
+        blocks.NonLocal(8, 4, "concatenation"),
+        blocks.SamePad(3, 1),
+        nn.AdaptiveAvgPool3d(1),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_that_see_all_of_time_are_named(layer):
+    with pytest.raises(ValueError, match=rf"layer 0 \({type(layer).__name__}\) cannot be streamed exactly"):
+        tubelet.Stream(nn.Sequential(layer))
+
+
 def test_delay_is_the_number_of_frames_before_the_first_output():
     for name in tubelet.models("tiny*"):
         model = tubelet.create(name, num_classes=4)
@@ -264,15 +328,54 @@ def test_a_stage_of_another_class_is_tried_on_data():
         tubelet.Stream(model)(torch.rand(1, 3, 4, 16, 16))
 
 
-@pytest.mark.parametrize("name", sorted(set(tubelet.models()) - set(tubelet.models("tiny*"))))
-def test_every_network_streams_exactly(name):
-    torch.manual_seed(0)
-    model = tubelet.create(name, num_classes=4).eval()
+def on_meta(preset):
+    with torch.device("meta"):
+        model = preset(num_classes=4).eval()
     model.head = tubelet.heads.Features()
-    x = torch.rand(1, 3, 19, 24, 16)
+    return model
+
+
+def clip(model, device):
+    t, h, w = (max(n, low) for n, low in zip((19, 24, 16), model.least, strict=True))
+    return torch.rand(1, model.spec.in_channels, t, h, w, device=device)
+
+
+def streamed_or_named(model):
+    """The model's stream, or None when the error says which layer cannot be streamed."""
+    try:
+        return tubelet.Stream(model)
+    except ValueError as error:
+        assert re.match(r"layer \S+ \(\w+\) cannot be streamed exactly", str(error))
+        return None
+
+
+@pytest.mark.parametrize("kind", sorted({preset.build.__name__ for preset in MODELS}))
+def test_networks_stream_exactly_or_a_layer_is_named(kind):
+    """The smallest one of a kind is run; of the others, what cannot be streamed is named."""
+    streaming = []
+    for preset in (preset for preset in MODELS if preset.build.__name__ == kind):
+        model = on_meta(preset)
+        if streamed_or_named(model) is not None:
+            streaming.append((sum(p.numel() for p in model.parameters()), preset.name))
+    if not streaming:
+        return
+    torch.manual_seed(0)
+    model = tubelet.create(min(streaming)[1], num_classes=4).eval()
+    model.head = tubelet.heads.Features()
+    x = clip(model, "cpu")
     with torch.no_grad():
         offline = model(x)
-    assert_equal(run(tubelet.Stream(model), x, [5, 1, 0, 13]), offline)
+    assert_equal(run(tubelet.Stream(model), x, [5, 1, 0, x.shape[2] - 6]), offline)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", MODELS, ids=lambda preset: preset.name)
+def test_every_stream_gives_as_many_steps_as_the_network(preset):
+    model = on_meta(preset)
+    stream = streamed_or_named(model)
+    if stream is not None:
+        x = clip(model, "meta")
+        assert run(stream, x, [5, 1, 0, x.shape[2] - 6]).shape == model(x).shape
 
 
 class Shuffling(nn.Conv3d):

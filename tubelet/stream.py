@@ -8,18 +8,38 @@ twin keeps depends on its kernel, never on the length of the video.
 
 from __future__ import annotations
 
+import bisect
 import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .blocks import Join, triple
-from .heads import Classify, Features
+from .blocks import (
+    CausalMean,
+    HalvingMean,
+    HardSigmoid,
+    Join,
+    Network,
+    NonLocal,
+    PastPad,
+    SamePad,
+    Scale,
+    SpatialMean,
+    TemporalShift,
+    ZeroChannels,
+    triple,
+)
+from .heads import MLP, Classify, Features
 
 SLIDING = (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d)
 POINTWISE = (
     Features,
+    HalvingMean,
+    HardSigmoid,
+    Scale,
+    SpatialMean,
+    ZeroChannels,
     nn.BatchNorm3d,
     nn.SyncBatchNorm,
     nn.Dropout,
@@ -57,10 +77,11 @@ class Stream(nn.Module):
     """Chunked output equals offline output, whatever the chunks are: `cat(outputs, dim=2) == model(video)`.
 
     Args:
-        model: any network whose time layers are `nn.Conv3d`, `nn.MaxPool3d`, `nn.AvgPool3d` and whose branches meet in
-            a `Join`. It is not changed; the stream runs in evaluation mode, without gradients, with the same weights.
-        window: feature steps over which a `Classify` head averages; None averages all since the start, so that the
-            last answer is the answer for the whole video. The head gives one set of logits a step: (B, K, n).
+        model: any network whose time layers are `nn.Conv3d`, `nn.MaxPool3d`, `nn.AvgPool3d` or of `tubelet.blocks`, and
+            whose branches meet in a `Join`. It is not changed; the stream runs in evaluation mode, without gradients,
+            with the same weights.
+        window: feature steps over which a `Classify` or `MLP` head averages; None averages all since the start, so that
+            the last answer is the answer for the whole video. The head gives one set of logits a step: (B, K, n).
 
     Raises:
         ValueError: a layer cannot be streamed exactly (one that pools or normalises over all of time); the message
@@ -171,7 +192,7 @@ class Stream(nn.Module):
 
 
 def _probe(model: nn.Module, shape: tuple[int, ...], most: int = 10_000) -> int:
-    """Delay of a stream at (B, C, H, W), and a check that it can be exact: frame by frame equals all at once.
+    """Delay of a stream at (B, C, H, W), and a check that it can be exact: chunks give what all at once gives.
 
     What this library is made of keeps the rules by construction, so only shapes are computed (on the meta device);
     a network with a class of another's is run on noise, since its forward may mix frames where no layer shows it.
@@ -189,18 +210,28 @@ def _probe(model: nn.Module, shape: tuple[int, ...], most: int = 10_000) -> int:
         brightness = torch.rand(batch, 1, frames, 1, 1, device=device, dtype=dtype)
         return brightness * torch.rand(batch, channels, frames, height, width, device=device, dtype=dtype)
 
+    def gives(frames: int) -> bool:
+        _restart(model)
+        return model(noise(frames)).shape[2] > 0
+
     try:
-        frames, outputs = [noise(1)], [model(noise(0))]
-        while not (out := model(frames[-1])).shape[2] and len(frames) < most:
-            frames.append(noise(1))
-        delay = len(frames) - 1
-        rest = noise(3).split(1, 2)
-        outputs += [out, *map(model, rest)]
+        if is_ours:
+            high = 1
+            while not gives(high) and high < most:
+                high *= 2
+            # whole chunks, since a deep network waits for hundreds of frames
+            delay = bisect.bisect_left(range(1, high + 1), True, key=gives)
+        else:
+            delay = next((count for count in range(most) if model(noise(1)).shape[2]), most)
+        _restart(model)
+        frames = noise(delay + 4)
+        before = [delay] if is_ours else [1] * delay
+        outputs = [model(chunk) for chunk in frames.split([0, *before, 1, 1, 1, 1], 2)]
         _end(model)
         outputs.append(model(noise(0)))
         _restart(model)
         _end(model)
-        chunked, whole = torch.cat(outputs, 2), model(torch.cat([*frames, *rest], 2))
+        chunked, whole = torch.cat(outputs, 2), model(frames)
         is_exact = chunked.shape == whole.shape
         if not is_ours and is_exact:
             scale = float(whole.abs().nan_to_num(0, 0).max())
@@ -242,21 +273,25 @@ def _with_twins(module: Any, window: int | None, name: str = "", seen: dict[int,
     """The module with every layer that has a time axis swapped for its twin; `module` is the stream's own copy."""
     seen = {} if seen is None else seen
     kind = type(module)  # exactly: a subclass may do anything
-    if kind in SLIDING or kind in (Join, Classify):
+    if kind in SLIDING or kind in _TWIN_OF or kind in (Classify, MLP):
         if id(module) in seen:
             raise ValueError(f"layers {seen[id(module)]} and {name} are one; a stream needs one for each place")
         seen[id(module)] = name
     if kind in SLIDING:
         return _Sliding(module, name)
-    if kind is Join:
-        return _Waiting(module)
-    if kind is Classify:
-        return _Averaging(module, window)
-    if not list(module.children()) and not _is_pointwise(module):
+    if kind in _TWIN_OF:
+        return _TWIN_OF[kind](module)
+    if kind in (Classify, MLP):
+        return _Averaging(module, window, name)
+    if kind in (nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d) and _is_pointwise(module):
+        return _Framewise(module)
+    if kind is NonLocal or (not list(module.children()) and not _is_pointwise(module)):
         raise ValueError(
             f"layer {name or 'model'} ({kind.__name__}) cannot be streamed exactly: "
             "it looks at all of time, or it is a class that a stream does not know"
         )
+    if kind is Network:
+        module.least = (0, *module.least[1:])  # a chunk may be shorter than any clip
     # not named_children, which leaves out a layer's second place
     for child_name, child in module._modules.items():
         if child is not None:
@@ -271,6 +306,8 @@ def _is_pointwise(module: Any) -> bool:
     if kind in (nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d):
         size = module.output_size
         return isinstance(size, tuple) and size[0] is None
+    if kind is SamePad:
+        return module.kernel_size[0] == module.stride[0] == 1
     if kind in (nn.BatchNorm3d, nn.SyncBatchNorm) and module.running_mean is None:
         return False  # it takes the statistics of the clip
     return kind in POINTWISE or (kind in (nn.Sequential, nn.ModuleList) and not len(module))
@@ -352,6 +389,19 @@ class _Sliding(nn.Module):
         return (self.kernel / counted).to(out).view(1, 1, -1, 1, 1)
 
 
+class _Framewise(nn.Module):
+    """An adaptive pooling over space alone, which torch does not run on a chunk without frames."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2]:
+            return self.layer(x)
+        return self.layer(x.new_zeros((*x.shape[:2], 1, *x.shape[3:])))[:, :, :0]
+
+
 class _Waiting(nn.Module):
     """Twin of a Join: keeps what one branch is ahead of the others."""
 
@@ -373,36 +423,110 @@ class _Waiting(nn.Module):
         return self.join(*(branch[:, :, :ready] for branch in branches))
 
 
-class _Averaging(nn.Module):
-    """Twin of a Classify head: logits of the running mean over the last `window` steps, or over all."""
+class _Shifting(nn.Module):
+    """Twin of a TemporalShift: keeps the last two frames, since each needs the one before it and the one after."""
 
-    def __init__(self, head: Classify, window: int | None) -> None:
+    def __init__(self, layer: TemporalShift) -> None:
         super().__init__()
-        self.head = head
-        self.window = window
+        self.layer = layer
         self.state: State = {}
         self.is_ending = False
 
     def forward(self, x: Tensor) -> Tensor:
-        steps = x.mean((3, 4)).double()  # (B, C, n); double, since a sum over hours drifts in float32
-        past = self.state.get("past", steps[:, :, :0])
+        zeros = x.new_zeros((*x.shape[:2], 1, *x.shape[3:]))
+        x = torch.cat([self.state.get("tail", zeros), x, *([zeros] if self.is_ending else [])], dim=2)
+        self.state = {"tail": x[:, :, -2:].clone()}
+        return self.layer(x)[:, :, 1:-1]
+
+
+class _Leading(nn.Module):
+    """Twin of a PastPad: the frames of zeros come once, before the first chunk."""
+
+    def __init__(self, layer: PastPad) -> None:
+        super().__init__()
+        self.layer = layer
+        self.state: State = {}
+        self.is_ending = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.state:
+            return x
+        self.state = {"has_begun": True}
+        return self.layer(x)
+
+
+class _Resuming(nn.Module):
+    """Twin of a CausalMean: keeps the sum and the number of the frames so far."""
+
+    def __init__(self, layer: CausalMean) -> None:
+        super().__init__()
+        self.layer = layer
+        self.state: State = {}
+        self.is_ending = False
+
+    def forward(self, x: Tensor) -> Tensor:
         seen = self.state.get("seen", 0)
-        total = torch.cat([past, steps], dim=2).cumsum(2)
+        means, total = self.layer.resume(x, self.state.get("total", x.new_zeros(())), seen)
+        self.state = {"total": total, "seen": seen + x.shape[2]}
+        return means
+
+
+class _Averaging(nn.Module):
+    """Twin of a head that averages: logits of the running mean over the last `window` steps, or over all.
+
+    A head whose own window slides over time answers with the running mean of its complete windows.
+    """
+
+    def __init__(self, head: Any, window: int | None, name: str) -> None:
+        super().__init__()
+        self.head = head
+        self.window = window
+        self.name = name or "model"
+        self.state: State = {}
+        self.is_ending = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = self._own_span(x)
+        span = self.window or own
+        steps = x.mean((3, 4)).double()  # (B, C, n); double, since a sum over hours drifts in float32
+        steps = torch.cat([self.state.get("past", steps[:, :, :0]), steps], dim=2)
+        sums = nn.functional.pad(steps.cumsum(2), (1, 0))
+        last = torch.arange(steps.shape[2] - x.shape[2], steps.shape[2], device=x.device) + 1
+        first = (last - span).clamp(min=0)
+        means = (sums[:, :, last] - sums[:, :, first]) / (last - first)
+        state = {"past": steps[:, :, max(0, steps.shape[2] - span + 1) :].clone()}
         if self.window is None:
-            self.state = {"past": total[:, :, -1:].clone(), "seen": seen + steps.shape[2]}
-            sums = total[:, :, past.shape[2] :]
-            counts = torch.arange(seen + 1, seen + steps.shape[2] + 1, device=x.device)
-        else:
-            kept = torch.cat([past, steps], dim=2)
-            self.state = {"past": kept[:, :, max(0, kept.shape[2] - self.window + 1) :].clone()}
-            total = torch.cat([torch.zeros_like(total[:, :, :1]), total], dim=2)
-            last = torch.arange(past.shape[2], kept.shape[2], device=x.device) + 1
-            first = (last - self.window).clamp(min=0)
-            sums, counts = total[:, :, last] - total[:, :, first], last - first
-        return self.head.logits((sums / counts).to(x.dtype))
+            seen = self.state.get("seen", 0)
+            complete = torch.arange(seen + 1, seen + x.shape[2] + 1, device=x.device) - span + 1
+            totals = torch.cat([self.state.get("total", sums[:, :, :1]), means * (complete > 0)], dim=2).cumsum(2)
+            means = torch.where(complete > 0, totals[:, :, 1:] / complete.clamp(min=1), means)
+            state |= {"total": totals[:, :, -1:].clone(), "seen": seen + x.shape[2]}
+        self.state = state
+        return self.head.logits(means.to(x.dtype))
+
+    def _own_span(self, x: Tensor) -> int:
+        """Steps of the window that the head slides over time; 1 for a head that takes the plain mean.
+
+        A window as large as the map in space slides over time alone: its mean of means is kept as a running mean.
+        The windows of an MLP are for clips of their own length, where the one position is the plain mean.
+        """
+        windows = tuple(self.head.windows.values()) if isinstance(self.head, MLP) else (self.head.window,)
+        height, width = x.shape[3:]
+        span = 1
+        for t, h, w in filter(None, windows):
+            if h <= height and w <= width and (h, w) != (height, width):
+                raise ValueError(
+                    f"layer {self.name} ({type(self.head).__name__}) cannot be streamed exactly at this size: "
+                    f"its average over {h}x{w} slides over a map of {height}x{width}; "
+                    "give smaller frames or assign another head"
+                )
+            if (h, w) == (height, width) and not isinstance(self.head, MLP):
+                span = t
+        return span
 
 
-TWINS = (_Sliding, _Waiting, _Averaging)
+_TWIN_OF: dict[type, Any] = {Join: _Waiting, TemporalShift: _Shifting, PastPad: _Leading, CausalMean: _Resuming}
+TWINS = (_Sliding, _Averaging, *_TWIN_OF.values())
 
 
 def _take_time_padding(layer: Any, name: str) -> tuple[int, int]:

@@ -65,8 +65,8 @@ def slow(
         has_pool2: whether the second stage begins with a maximum of two frames.
         non_local: for each stage, numbers of the steps that a non-local block follows.
         non_local_mode: its pairwise function, see `blocks.Affinity`.
-        pool_first: whether non-local blocks have their maximum before the convolutions and a bias before the norm, as in
-            PySlowFast.
+        pool_first: whether non-local blocks have their maximum before the convolutions, and a bias before the norm, as
+            in PySlowFast.
         window: of the head, see `heads.Classify`.
     """
     make_non_local = partial(_non_local, mode=non_local_mode, pool_first=pool_first)
