@@ -36,7 +36,7 @@ def made(name):
     for buffer_name, value in model.named_buffers():
         if buffer_name.endswith("running_mean"):
             value.normal_()
-    model.spec = SPEC
+    model.spec = SPEC.with_channels(model.spec.in_channels)
     return model
 
 
@@ -64,7 +64,7 @@ def test_a_file_gives_the_network_back(tmp_path, monkeypatch, name, head):
     path.unlink()
     assert type(loaded.head) is type(model.head)
     assert loaded.architecture == model.architecture
-    assert loaded.spec == SPEC
+    assert loaded.spec == model.spec
     assert not loaded.training
     assert_same(model, loaded)
     if name.startswith("tiny"):

@@ -237,7 +237,7 @@ def test_a_mixed_network_sees_single_frames_first_or_last():
 def test_stages_have_the_size_that_the_strides_tell(name, arguments, size):
     model = tubelet.create(name, num_classes=3, **arguments)
     with torch.no_grad():
-        maps = model.eval().features(torch.randn(1, 3, *size))
+        maps = model.eval().features(torch.randn(1, model.spec.in_channels, *size))
     for found, channels, strides in zip(maps, model.channels, model.strides, strict=True):
         assert found.shape == (1, channels, *(-(-n // s) for n, s in zip(size, strides, strict=True)))
 

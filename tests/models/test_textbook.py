@@ -35,7 +35,7 @@ def test_they_stream(name):
     torch.manual_seed(0)
     model = tubelet.create(name, num_classes=3).eval()
     model.head = tubelet.heads.PerFrame(model.channels[-1], 3)
-    x = torch.rand(1, 3, 11, 16, 16)
+    x = torch.rand(1, model.spec.in_channels, 11, 16, 16)
     stream = tubelet.Stream(model)
     outputs = [*(stream(frames) for frames in x.split(2, 2)), stream.flush()]
     with torch.no_grad():
