@@ -19,6 +19,17 @@ HINTS: dict[str, dict] = {
     "resnets3d_resnet18_b_nomaxpool_half_width": {"conv1_t_stride": 2, "no_max_pool": True},
     "tsm_resnet34_8seg_block_div4": {"shift_div": 4},
 }
+# the nearest of several names of one function
+NAMES = {
+    "mmaction_i3d_r50": "i3d_32x2_r50",
+    "mmaction_i3d_r50_nl_gaussian": "i3d_32x2_r50_nl",
+    "mmaction_slowfast_r50_4x16": "slowfast_4x16_r50",
+    "pyslowfast_i3d_nln_8x8_r50": "i3d_r50_nl",
+    "pytorchvideo_csn_r101": "ir_csn_101",
+    "pytorchvideo_slowfast_16x8_r101_50_50": "slowfast_16x8_r101_50_50",
+    "resnets3d_resnet101_b": "resnet3d_101",
+    "tsm_resnet34_8seg_block_div4": "tsm_r34",
+}
 # above this, a case is left to `make test-all`
 SLOW_FLOPS = 20e9
 
@@ -68,6 +79,8 @@ def answer(model, case, layout):
 
 
 def test_the_network_is_recognised_and_complete(reference, loaded):
+    name = loaded.architecture["name"]
+    assert NAMES.get(reference.raw["name"], name) == name
     assert sum(p.numel() for p in loaded.parameters()) == reference.raw["params"]
     state = reference.state_dict()
     converted = tubelet.convert(state, loaded)

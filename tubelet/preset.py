@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +51,20 @@ class Preset:
     def options(self) -> tuple[str, ...]:
         """Names of the arguments that `build` takes beside spec and num_classes."""
         return tuple(inspect.signature(self.build).parameters)[2:]
+
+    def whole(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """All arguments of `build` for these ones, this network's own and the function's defaults."""
+        defaults = {name: each.default for name, each in inspect.signature(self.build).parameters.items()}
+        return {**{name: defaults[name] for name in self.options}, **self.arguments, **arguments}
+
+    def differing(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of some arguments that are not this network's own anyway."""
+        own = self.whole({})
+        return {
+            name: value
+            for name, value in arguments.items()
+            if name not in own or json.dumps(value) != json.dumps(own[name])  # which writes tuples as lists
+        }
 
     @property
     def summary(self) -> str:

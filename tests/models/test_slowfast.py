@@ -87,7 +87,6 @@ def test_what_the_shapes_tell(name):
     state = {facebook_key(key): value for key, value in model.state_dict().items()}
     found, arguments = recognise(state)
     again = on_meta(found, **arguments)
-    assert found == name
     assert (again.alpha, again.head.window) == (model.alpha, model.head.window)
     assert len(tubelet.convert(state, again)) == len(state)
 

@@ -67,8 +67,6 @@ def _found(state: State, **of_source: Any) -> Found | None:
     of_source.pop("eps", None)
     if "non_local" not in found:
         of_source.pop("pool_first", None)
-    if layers == 101:
-        name = name.replace("r50", "r101")
     return name, {
         **arguments,
         **found,
@@ -111,7 +109,7 @@ def _mmaction(state: State) -> Found | None:
     if state["stem.conv.weight"].ndim == 4:
         log.warning("2D kernels named as MMAction2's C2D and TSN both are: taken for c2d_r50; tsn_r50 is the other")
     found = _found(state, window=None, eps=1e-3, stem_strides=(2, 2))
-    if found and found[0].startswith("slow_") and found[1].get("non_local_mode") == "embedded_gaussian":
+    if found and found[0] == "slow_r50" and found[1].get("non_local_mode") == "embedded_gaussian":
         found[1]["non_local_mode"] = "scaled_gaussian"  # as its SlowOnly is published, unlike its I3D
     return found
 

@@ -27,7 +27,7 @@ def _read(state: State) -> dict[str, Any] | None:
         "num_classes": len(state["head.fc.weight"]),
         "in_channels": state[stems[0]].shape[1],
         "depth": depths[0],
-        "fast_depth": depths[1],
+        "fast_depth": None if depths[1] == depths[0] else depths[1],
         "temporal": tuple(temporal(state, prefix) for prefix in prefixes),
         "fusion": kernel(state, "stem.fuse.conv.weight")[0],
         "non_local": non_local,
@@ -38,11 +38,8 @@ def _facebook(state: State) -> Found | None:
     found = _read(state)
     if found is None:
         return None
-    if found["depth"] == 50 and found["fusion"] == 5:
-        return "slowfast_4x16_r50", found
-    if len(found["temporal"][0][2]) > 1:  # a stage that looks across frames in part: 50-50
-        return "slowfast_16x8_r101_50_50", found
-    return f"slowfast_r{101 if found['depth'] == 101 else 50}", found
+    # 4x16 is published with kernels of 5 in 50 layers and one slow frame of 8, all others have one of 4
+    return "slowfast_r50", found | {"alpha": 8 if (found["depth"], found["fusion"]) == (50, 5) else 4}
 
 
 def _detection(state: State) -> Found | None:
@@ -58,9 +55,7 @@ def _mmaction(state: State) -> Found | None:
     if found is None:
         return None
     # 8x8 is published with kernels of 7 and one slow frame of 4, 4x16 with 5 and one of 8
-    alpha = 4 if found["fusion"] == 7 else 8
-    name = "slowfast_4x16_r50" if alpha == 8 else f"slowfast_r{101 if found['depth'] == 101 else 50}"
-    return name, found | {"alpha": alpha, "is_plain": True}
+    return "slowfast_r50", found | {"alpha": 4 if found["fusion"] == 7 else 8, "is_plain": True}
 
 
 def _path(match: re.Match[str]) -> str:

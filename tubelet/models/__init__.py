@@ -185,15 +185,26 @@ def _told(checkpoint: files.Checkpoint) -> Found | None:
         return architecture and (architecture["name"], architecture["arguments"])
     if inflate.is_image_resnet(state):
         return None
-    found = recognise(state) or _recognise_own(state)
+    found = _named(recognise(state)) or _recognise_own(state)
     row = _row(checkpoint, found)
     if row is None:
         return found
     name, arguments = found or (row.model, {"num_classes": row.num_classes or NUM_CLASSES})
     if name != row.model:
         is_kin = _preset(name).build is _preset(row.model).build
-        arguments = {**_preset(name).arguments, **arguments} if is_kin else _sizes_of(arguments)
+        whole = _preset(name).whole(arguments)
+        arguments = _preset(row.model).differing(whole) if is_kin else _sizes_of(arguments)
     return row.model, {**arguments, **row.arguments}
+
+
+def _named(found: Found | None) -> Found | None:
+    """The network whose own arguments are nearest to what was recognised, of those of one family, and what differs."""
+    if found is None:
+        return None
+    first = _preset(found[0])
+    arguments = first.whole(found[1])
+    kin = [first, *(preset for preset in MODELS if preset.build is first.build)]
+    return min(((preset.name, preset.differing(arguments)) for preset in kin), key=lambda named: len(named[1]))
 
 
 def _sizes_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
