@@ -97,3 +97,16 @@ TORCHVISION = ClipSpec(
     mean=(0.43216, 0.394666, 0.37645),
     std=(0.22803, 0.22145, 0.216989),
 )
+IMAGENET = ClipSpec(
+    num_frames=8,
+    frame_stride=8,
+    resize=256,
+    crop=(224, 224),
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
+
+
+def kinetics(num_frames: int, frame_stride: int, resize: int = 256, crop: int = 224) -> ClipSpec:
+    """The clip of PySlowFast's and PyTorchVideo's networks: so many frames, square, at 30 frames a second."""
+    return ClipSpec(num_frames, frame_stride, fps=30.0, resize=resize, crop=(crop, crop))

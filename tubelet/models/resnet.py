@@ -18,7 +18,7 @@ from torch import nn
 from .. import blocks, heads
 from ..blocks import Triple
 from ..preset import Paper, Preset
-from ..spec import TORCHVISION, ClipSpec
+from ..spec import IMAGENET, TORCHVISION, ClipSpec
 
 TRAN = Paper("Tran et al., A Closer Look at Spatiotemporal Convolutions", 2018, "https://arxiv.org/abs/1711.11248")
 GHADIYARAM = Paper(
@@ -388,14 +388,6 @@ def medicalnet(
 
 
 HARA_SPEC = ClipSpec(resize=112, mean=(0.4345, 0.4051, 0.3775), std=(0.2768, 0.2713, 0.2737))
-MMACTION_SPEC = ClipSpec(
-    num_frames=8,
-    frame_stride=8,
-    resize=256,
-    crop=(224, 224),
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-)
 # a volume is brought to mean 0 and deviation 1 by its own values
 CHEN_SPEC = ClipSpec(num_frames=56, resize=(448, 448), crop=(448, 448), mean=(0.0,), std=(1.0,))
 
@@ -422,10 +414,8 @@ PRESETS = (
     Preset("mc3_18", video_resnet, TORCHVISION, TRAN, {"convs": 2 * _FULL + 3 * _SPATIAL}),
     Preset("rmc3_18", video_resnet, TORCHVISION, TRAN, {"convs": 2 * _SPATIAL + 3 * _FULL}),
     Preset("r2plus1d_18", video_resnet, TORCHVISION, TRAN, {"convs": 5 * _FACTORED}),
-    Preset("r2plus1d_34", pooled_r2plus1d, MMACTION_SPEC, TRAN),
-    Preset(
-        "r2plus1d_34_32x2", pooled_r2plus1d, dataclasses.replace(MMACTION_SPEC, num_frames=32, frame_stride=2), TRAN
-    ),
+    Preset("r2plus1d_34", pooled_r2plus1d, IMAGENET, TRAN),
+    Preset("r2plus1d_34_32x2", pooled_r2plus1d, dataclasses.replace(IMAGENET, num_frames=32, frame_stride=2), TRAN),
     Preset(
         "r2plus1d_34_ig65m",
         video_resnet,

@@ -15,7 +15,7 @@ from torch import nn
 from .. import blocks, heads
 from ..blocks import Triple
 from ..preset import Paper, Preset
-from ..spec import ClipSpec
+from ..spec import ClipSpec, kinetics
 
 NON_LOCAL = Paper("Wang et al., Non-local Neural Networks", 2018, "https://arxiv.org/abs/1711.07971")
 SLOWFAST = Paper("Feichtenhofer et al., SlowFast Networks", 2019, "https://arxiv.org/abs/1812.03982")
@@ -204,36 +204,32 @@ def r2plus1d(
     )
 
 
-def _spec(num_frames: int, frame_stride: int) -> ClipSpec:
-    return ClipSpec(num_frames, frame_stride, fps=30.0, resize=256, crop=(224, 224))
-
-
 C2D = {"temporal": ((1,), (1,), (1,), (1,)), "has_pool2": True}
 I3D = {"temporal": ((3,), (3, 1), (3, 1), (1, 3)), "stem": (5, 1, 1, 1), "has_pool2": True}
 # non-local blocks after every other step of the second and third stage
 NL = {"non_local": ((), (1, 3), (1, 3, 5), ()), "non_local_mode": "scaled_gaussian", "pool_first": True}
 
 PRESETS = (
-    Preset("slow_r50", slow, _spec(8, 8), SLOWFAST, {"window": (8, 7, 7)}),
-    Preset("slow_r101", slow, _spec(8, 8), SLOWFAST, {"depth": 101, "window": (8, 7, 7)}),
-    Preset("slow_4x16_r50", slow, _spec(4, 16), SLOWFAST, {"window": (4, 7, 7)}),
-    Preset("slow_r50_nl", slow, _spec(8, 8), SLOWFAST, {"window": (8, 7, 7), **NL, "non_local_mode": "dot_product"}),
-    Preset("slow_r50_detection", slow_detection, _spec(4, 16), SLOWFAST),
-    Preset("c2d_r50", slow, _spec(8, 8), NON_LOCAL, {"window": (4, 7, 7), **C2D}),
-    Preset("c2d_r101", slow, _spec(8, 8), NON_LOCAL, {"depth": 101, "window": (4, 7, 7), **C2D}),
-    Preset("c2d_r50_nl", slow, _spec(8, 8), NON_LOCAL, {"window": (4, 7, 7), **C2D, **NL}),
-    Preset("i3d_r50", slow, _spec(8, 8), NON_LOCAL, {"window": (4, 7, 7), **I3D}),
-    Preset("i3d_r101", slow, _spec(8, 8), NON_LOCAL, {"depth": 101, "window": (4, 7, 7), **I3D}),
-    Preset("i3d_r50_nl", slow, _spec(8, 8), NON_LOCAL, {"window": (4, 7, 7), **I3D, **NL}),
-    Preset("i3d_r101_nl", slow, _spec(8, 8), NON_LOCAL, {"depth": 101, "window": (4, 7, 7), **I3D, **NL}),
-    Preset("i3d_32x2_r50", slow, _spec(32, 2), NON_LOCAL, {**I3D, "stem": (5, 2, 2, 1)}),
+    Preset("slow_r50", slow, kinetics(8, 8), SLOWFAST, {"window": (8, 7, 7)}),
+    Preset("slow_r101", slow, kinetics(8, 8), SLOWFAST, {"depth": 101, "window": (8, 7, 7)}),
+    Preset("slow_4x16_r50", slow, kinetics(4, 16), SLOWFAST, {"window": (4, 7, 7)}),
+    Preset("slow_r50_nl", slow, kinetics(8, 8), SLOWFAST, {"window": (8, 7, 7), **NL, "non_local_mode": "dot_product"}),
+    Preset("slow_r50_detection", slow_detection, kinetics(4, 16), SLOWFAST),
+    Preset("c2d_r50", slow, kinetics(8, 8), NON_LOCAL, {"window": (4, 7, 7), **C2D}),
+    Preset("c2d_r101", slow, kinetics(8, 8), NON_LOCAL, {"depth": 101, "window": (4, 7, 7), **C2D}),
+    Preset("c2d_r50_nl", slow, kinetics(8, 8), NON_LOCAL, {"window": (4, 7, 7), **C2D, **NL}),
+    Preset("i3d_r50", slow, kinetics(8, 8), NON_LOCAL, {"window": (4, 7, 7), **I3D}),
+    Preset("i3d_r101", slow, kinetics(8, 8), NON_LOCAL, {"depth": 101, "window": (4, 7, 7), **I3D}),
+    Preset("i3d_r50_nl", slow, kinetics(8, 8), NON_LOCAL, {"window": (4, 7, 7), **I3D, **NL}),
+    Preset("i3d_r101_nl", slow, kinetics(8, 8), NON_LOCAL, {"depth": 101, "window": (4, 7, 7), **I3D, **NL}),
+    Preset("i3d_32x2_r50", slow, kinetics(32, 2), NON_LOCAL, {**I3D, "stem": (5, 2, 2, 1)}),
     Preset(
-        "i3d_32x2_r50_nl", slow, _spec(32, 2), NON_LOCAL, {**I3D, "stem": (5, 2, 2, 1), "non_local": NL["non_local"]}
+        "i3d_32x2_r50_nl", slow, kinetics(32, 2), NON_LOCAL, {**I3D, "stem": (5, 2, 2, 1), "non_local": NL["non_local"]}
     ),
-    *(Preset(f"ir_csn_{depth}", csn, _spec(32, 2), CSN, {"depth": depth}) for depth in (26, 50, 101, 152)),
+    *(Preset(f"ir_csn_{depth}", csn, kinetics(32, 2), CSN, {"depth": depth}) for depth in (26, 50, 101, 152)),
     *(
-        Preset(f"ip_csn_{depth}", csn, _spec(32, 2), CSN, {"depth": depth, "keeps_interaction": True})
+        Preset(f"ip_csn_{depth}", csn, kinetics(32, 2), CSN, {"depth": depth, "keeps_interaction": True})
         for depth in (26, 50, 101, 152)
     ),
-    Preset("r2plus1d_r50", r2plus1d, _spec(16, 4), R2PLUS1D),
+    Preset("r2plus1d_r50", r2plus1d, kinetics(16, 4), R2PLUS1D),
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import blocks, heads
 from ..blocks import Triple
 from ..preset import Paper, Preset
-from ..spec import ClipSpec
+from ..spec import ClipSpec, kinetics
 
 PAPER = Paper("Feichtenhofer et al., SlowFast Networks", 2019, "https://arxiv.org/abs/1812.03982")
 WIDTHS = (64, 128, 256, 512)
@@ -255,10 +255,6 @@ def _assemble(spec: ClipSpec, trunk: Trunk, head: nn.Module, alpha: int, fusion:
     )
 
 
-def _spec(num_frames: int, frame_stride: int) -> ClipSpec:
-    return ClipSpec(num_frames, frame_stride, fps=30.0, resize=256, crop=(224, 224))
-
-
 # in the third stage the first six steps alone look across frames
 HALF = (((1,), (1,), (3,) * 6 + (1,) * 17, (3,)), ((3,), (3,), (3,) * 6 + (1,) * 17, (3,)))
 NON_LOCAL = ((), (1, 3), (1, 3, 5), ())
@@ -266,11 +262,11 @@ R101 = {"depth": 101, "fusion": 5}
 R50_4X16 = {"alpha": 8, "fusion": 5}
 
 PRESETS = (
-    Preset("slowfast_r50", slowfast, _spec(32, 2), PAPER),
-    Preset("slowfast_r50_nl", slowfast, _spec(32, 2), PAPER, {"non_local": NON_LOCAL}),
-    Preset("slowfast_4x16_r50", slowfast, _spec(32, 2), PAPER, R50_4X16),
-    Preset("slowfast_r101", slowfast, _spec(32, 2), PAPER, R101),
-    Preset("slowfast_16x8_r101", slowfast, _spec(64, 2), PAPER, R101),
-    Preset("slowfast_16x8_r101_50_50", slowfast, _spec(64, 2), PAPER, {**R101, "temporal": HALF}),
-    Preset("slowfast_r50_detection", slowfast_detection, _spec(32, 2), PAPER),
+    Preset("slowfast_r50", slowfast, kinetics(32, 2), PAPER),
+    Preset("slowfast_r50_nl", slowfast, kinetics(32, 2), PAPER, {"non_local": NON_LOCAL}),
+    Preset("slowfast_4x16_r50", slowfast, kinetics(32, 2), PAPER, R50_4X16),
+    Preset("slowfast_r101", slowfast, kinetics(32, 2), PAPER, R101),
+    Preset("slowfast_16x8_r101", slowfast, kinetics(64, 2), PAPER, R101),
+    Preset("slowfast_16x8_r101_50_50", slowfast, kinetics(64, 2), PAPER, {**R101, "temporal": HALF}),
+    Preset("slowfast_r50_detection", slowfast_detection, kinetics(32, 2), PAPER),
 )

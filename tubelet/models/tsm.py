@@ -19,18 +19,10 @@ from torch import nn
 from .. import blocks, heads
 from ..blocks import Triple
 from ..preset import Paper, Preset
-from ..spec import ClipSpec
+from ..spec import IMAGENET, ClipSpec
 
 TSM = Paper("Lin et al., TSM: Temporal Shift Module", 2019, "https://arxiv.org/abs/1811.08383")
 TSN = Paper("Wang et al., Temporal Segment Networks", 2016, "https://arxiv.org/abs/1608.00859")
-SPEC = ClipSpec(
-    num_frames=8,
-    frame_stride=8,
-    resize=256,
-    crop=(224, 224),
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-)
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 NON_LOCAL = ((), (0, 2), (0, 2, 4), ())
 MOBILE_CHANNELS = (32, 16, 24, 32, 64, 96, 160, 320, 1280)
@@ -195,15 +187,15 @@ def mobilenetv2(
 
 
 PRESETS = (
-    Preset("tsm_mobilenetv2", mobilenetv2, SPEC, TSM),
-    Preset("tsm_r101", resnet, SPEC, TSM, {"depth": 101}),
-    Preset("tsm_r18", resnet, SPEC, TSM, {"depth": 18}),
-    Preset("tsm_r34", resnet, SPEC, TSM, {"depth": 34}),
-    Preset("tsm_r50", resnet, SPEC, TSM),
-    Preset("tsm_r50_nl", resnet, SPEC, TSM, {"non_local": NON_LOCAL}),
-    Preset("tsn_mobilenetv2", mobilenetv2, SPEC, TSN, {"shift_place": None}),
-    Preset("tsn_r101", resnet, SPEC, TSN, {"depth": 101, "shift_place": None}),
-    Preset("tsn_r18", resnet, SPEC, TSN, {"depth": 18, "shift_place": None}),
-    Preset("tsn_r34", resnet, SPEC, TSN, {"depth": 34, "shift_place": None}),
-    Preset("tsn_r50", resnet, SPEC, TSN, {"shift_place": None}),
+    Preset("tsm_mobilenetv2", mobilenetv2, IMAGENET, TSM),
+    Preset("tsm_r101", resnet, IMAGENET, TSM, {"depth": 101}),
+    Preset("tsm_r18", resnet, IMAGENET, TSM, {"depth": 18}),
+    Preset("tsm_r34", resnet, IMAGENET, TSM, {"depth": 34}),
+    Preset("tsm_r50", resnet, IMAGENET, TSM),
+    Preset("tsm_r50_nl", resnet, IMAGENET, TSM, {"non_local": NON_LOCAL}),
+    Preset("tsn_mobilenetv2", mobilenetv2, IMAGENET, TSN, {"shift_place": None}),
+    Preset("tsn_r101", resnet, IMAGENET, TSN, {"depth": 101, "shift_place": None}),
+    Preset("tsn_r18", resnet, IMAGENET, TSN, {"depth": 18, "shift_place": None}),
+    Preset("tsn_r34", resnet, IMAGENET, TSN, {"depth": 34, "shift_place": None}),
+    Preset("tsn_r50", resnet, IMAGENET, TSN, {"shift_place": None}),
 )

@@ -12,7 +12,7 @@ from torch import nn
 
 from .. import blocks, heads
 from ..preset import Paper, Preset
-from ..spec import ClipSpec
+from ..spec import ClipSpec, kinetics
 
 PAPER = Paper("Feichtenhofer, X3D", 2020, "https://arxiv.org/abs/2004.04730")
 
@@ -99,19 +99,15 @@ def x3d(
     )
 
 
-def _spec(num_frames: int, frame_stride: int, resize: int, crop: int) -> ClipSpec:
-    return ClipSpec(num_frames, frame_stride, fps=30.0, resize=resize, crop=(crop, crop))
-
-
 PRESETS = (
-    Preset("x3d_xs", x3d, _spec(4, 12, 182, 182), PAPER, {"windows": ((4, 5, 5),)}),
-    Preset("x3d_s", x3d, _spec(13, 6, 182, 182), PAPER, {"windows": ((13, 5, 5),)}),
-    Preset("x3d_m", x3d, _spec(16, 5, 256, 256), PAPER, {"windows": ((16, 7, 7),)}),
-    Preset("x3d_l", x3d, _spec(16, 5, 356, 356), PAPER, {"depths": (5, 10, 25, 15), "windows": ((16, 10, 10),)}),
+    Preset("x3d_xs", x3d, kinetics(4, 12, 182, 182), PAPER, {"windows": ((4, 5, 5),)}),
+    Preset("x3d_s", x3d, kinetics(13, 6, 182, 182), PAPER, {"windows": ((13, 5, 5),)}),
+    Preset("x3d_m", x3d, kinetics(16, 5, 256, 256), PAPER, {"windows": ((16, 7, 7),)}),
+    Preset("x3d_l", x3d, kinetics(16, 5, 356, 356), PAPER, {"depths": (5, 10, 25, 15), "windows": ((16, 10, 10),)}),
     Preset(
         "x3d_xl",
         x3d,
-        _spec(16, 5, 356, 356),
+        kinetics(16, 5, 356, 356),
         PAPER,
         {"depths": (5, 10, 25, 15), "widths": (32, 32, 72, 136, 280), "windows": ((16, 10, 10),)},
     ),
