@@ -493,6 +493,16 @@ def bottleneck_stage(
     return nn.Sequential(stage)
 
 
+def non_local_least(places: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """The smallest H and W of a bottleneck network, of whose map the maximum in its non-local blocks leaves a pixel.
+
+    Args:
+        places: for each stage, numbers of the steps that a non-local block follows.
+    """
+    pixels = max([1, *((4 << i) + 1 for i, steps in enumerate(places) if steps)])
+    return pixels, pixels
+
+
 def _frame_conv(channels: int, stride: Triple, dilation: int) -> nn.Module:
     return conv3d(channels, channels, (1, 3, 3), stride, (1, dilation, dilation))
 
@@ -712,7 +722,10 @@ NORMS = (nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def init_weights(network: nn.Module) -> None:
-    """He initialisation of the convolutions (arXiv 1502.01852), ones and zeros for norms, small linear layers."""
+    """He initialisation of the convolutions (arXiv 1502.01852), ones and zeros for norms, small linear layers.
+
+    Non-local blocks begin as the identity (arXiv 1711.07971, section 4.1).
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -726,3 +739,9 @@ def init_weights(network: nn.Module) -> None:
             continue
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    for block in network.modules():
+        if isinstance(block, NonLocal):
+            for conv in (block.theta, block.phi, block.g):
+                if isinstance(conv, nn.Conv3d):
+                    nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(block.out.get_parameter("norm.weight"))

@@ -231,6 +231,7 @@ class Detect(nn.Module):
         dropout: probability, before the linear layer.
         output_size: bins along each side of a box.
         aligned: of `roi_align`.
+        takes_max: maximum over time instead of the mean.
     """
 
     def __init__(
@@ -241,6 +242,7 @@ class Detect(nn.Module):
         dropout: float = 0.0,
         output_size: int = 7,
         aligned: bool = False,
+        takes_max: bool = False,
     ) -> None:
         super().__init__()
         self.arguments = {
@@ -250,8 +252,9 @@ class Detect(nn.Module):
             "dropout": dropout,
             "output_size": output_size,
             "aligned": aligned,
+            "takes_max": takes_max,
         }
-        self.pool = TimeMean()
+        self.pool = TimeMax() if takes_max else TimeMean()
         self.stride = stride
         self.output_size = output_size
         self.aligned = aligned
@@ -273,6 +276,14 @@ class Detect(nn.Module):
             )
         bins = roi_align(self.pool(x), boxes, self.output_size, 1 / self.stride, aligned=self.aligned)
         return self.fc(self.dropout(bins.amax((2, 3))))
+
+
+class TimeMax(nn.Module):
+    """Maximum over all of time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> (B, C, H, W)."""
+        return x.amax(2)
 
 
 class TimeMean(nn.Module):

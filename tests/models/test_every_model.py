@@ -1,6 +1,7 @@
 """What holds for every network: one of each kind here, all of them with `make test-all`."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ for preset in MODELS:
 NAMES = [
     pytest.param(preset.name, marks=[] if preset.name in KINDS.values() else [pytest.mark.slow]) for preset in MODELS
 ]
+NON_LOCAL = re.compile(r"non_?local")
 DENSE = tubelet.models("*unet*")
 DETECTORS = tubelet.models("*_detection")
 
@@ -99,7 +101,9 @@ def test_gradients_reach_every_parameter(name):
     x = clip(model, (2, 16, 16), batch=2)
     model(x, *boxes(model, 2)).logsumexp(1).sum().backward()
     assert not [key for key, value in model.named_parameters() if value.grad is None]
-    assert sum(bool(value.grad.any()) for value in model.parameters()) > 0.9 * len(list(model.parameters()))
+    # a non-local block begins as the identity: at first the norm at its end alone has a gradient
+    moved = {key: bool(value.grad.any()) for key, value in model.named_parameters() if not NON_LOCAL.search(key)}
+    assert sum(moved.values()) > 0.9 * len(moved)
 
 
 def test_saved_loaded_and_copied_it_answers_the_same(model, tmp_path):

@@ -97,6 +97,15 @@ def _pytorchvideo_detection(state: State) -> Found | None:
     return "slow_r50_detection", sizes(state, "stem.conv.weight", "head.fc.weight") | {"depth": layers}
 
 
+def _mmaction_detection(state: State) -> Found | None:
+    layers = depth(state)
+    if layers is None or state["head.fc.weight"].shape[1] != 2048:  # more than the map: boxes with their context
+        return None
+    found = sizes(state, "stem.conv.weight", "head.fc.weight") | _non_local(state)
+    found.pop("non_local_mode", None)  # scaled, as published
+    return "slow_r50_detection", found | {"depth": layers, "dilation": 1, "output_size": 8, "aligned": True}
+
+
 def _pyslowfast(state: State) -> Found | None:
     is_slow = _is_slow(state)
     found = _found(state, window=(8, 7, 7) if is_slow else (4, 7, 7), pool_first=True)
@@ -178,6 +187,8 @@ MMACTION: tuple[Rule, ...] = (
     (r"^cls_head\.fc_cls\.", "head.fc."),
 )
 
+BBOX_HEAD: Rule = (r"^roi_head\.bbox_head\.fc_cls\.", "head.fc.")
+
 _STEM: tuple[Rule, ...] = ((r"^blocks\.0\.(conv|norm)\.", r"stem.\1."),)
 _PYSLOWFAST: tuple[Rule, ...] = (
     (r"^s1\.pathway0_stem\.conv\.", "stem.conv."),
@@ -226,7 +237,7 @@ LAYOUTS = (
     *(
         Layout(
             name,
-            (r"backbone\.conv1\.conv\.weight", *marks, r"cls_head\.fc_cls\.weight"),
+            (r"backbone\.conv1\.conv\.weight", *marks),
             (
                 (r"^backbone\.conv1\.conv\.", "stem.conv."),
                 (r"^backbone\.conv1\.bn\.", "stem.norm."),
@@ -234,10 +245,15 @@ LAYOUTS = (
                 *MMACTION,
                 (r"^backbone\.layer(\d)\.", stage_numbers),
             ),
-            _mmaction,
+            _mmaction_detection if name == "MMAction2, detection" else _mmaction,
         )
         for name, marks, rules in (
-            ("MMAction2", (r"backbone\.layer4\.0\.conv3\.conv\.weight",), ()),
+            ("MMAction2", (r"backbone\.layer4\.0\.conv3\.conv\.weight", r"cls_head\.fc_cls\.weight"), ()),
+            (
+                "MMAction2, detection",
+                (r"backbone\.layer4\.0\.conv3\.conv\.weight", r"roi_head\.bbox_head\.fc_cls\.weight"),
+                (BBOX_HEAD,),
+            ),
             (
                 "MMAction2, ip-CSN",
                 (r"backbone\.layer4\.0\.conv2\.1\.conv\.weight",),

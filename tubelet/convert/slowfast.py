@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from .layout import Found, Layout, Rule, State, kernel
-from .slow import CAFFE2, MMACTION, PYSLOWFAST, PYTORCHVIDEO, depth, temporal
+from .slow import BBOX_HEAD, CAFFE2, MMACTION, PYSLOWFAST, PYTORCHVIDEO, depth, temporal
 
 PATHS = ("slow", "fast")
 
@@ -48,6 +48,15 @@ def _detection(state: State) -> Found | None:
         return None
     kept = ("num_classes", "in_channels", "depth", "fusion")
     return "slowfast_r50_detection", {key: found[key] for key in kept}
+
+
+def _mmaction_detection(state: State) -> Found | None:
+    found = _mmaction(state)
+    if found is None or state["head.fc.weight"].shape[1] != 2304:  # more than the map: boxes with their context
+        return None
+    kept = ("num_classes", "in_channels", "depth", "alpha", "fusion", "is_plain")
+    arguments = {key: found[1][key] for key in kept}
+    return "slowfast_r50_detection", arguments | {"dilation": 1, "output_size": 8, "aligned": True}
 
 
 def _mmaction(state: State) -> Found | None:
@@ -101,21 +110,28 @@ LAYOUTS = (
     ),
     Layout("PySlowFast", (r"s1_fuse\.conv_f2s\.weight", r"head\.projection\.weight"), _PYSLOWFAST, _facebook),
     Layout("Caffe2", (r"t_pool1_subsample_w", r"pred_w"), (*CAFFE2, *_PYSLOWFAST), _facebook),
-    Layout(
-        "MMAction2",
-        (r"backbone\.slow_path\.conv1_lateral\.conv\.weight", r"cls_head\.fc_cls\.weight"),
-        (
-            (r"^backbone\.slow_path\.conv1_lateral\.", "stem.fuse."),
-            (r"^backbone\.slow_path\.layer(\d)_lateral\.", lambda match: f"stages.{int(match[1]) - 1}.fuse."),
-            *MMACTION,
-            (r"^backbone\.(slow|fast)_path\.conv1\.conv\.", r"stem.\1.conv."),
-            (r"^backbone\.(slow|fast)_path\.conv1\.bn\.", r"stem.\1.norm."),
+    *(
+        Layout(
+            name,
+            (r"backbone\.slow_path\.conv1_lateral\.conv\.weight", mark),
             (
-                r"^backbone\.(slow|fast)_path\.layer(\d)\.",
-                lambda match: f"stages.{int(match[2]) - 1}.{match[1]}.",
+                (r"^backbone\.slow_path\.conv1_lateral\.", "stem.fuse."),
+                (r"^backbone\.slow_path\.layer(\d)_lateral\.", lambda match: f"stages.{int(match[1]) - 1}.fuse."),
+                BBOX_HEAD,
+                *MMACTION,
+                (r"^backbone\.(slow|fast)_path\.conv1\.conv\.", r"stem.\1.conv."),
+                (r"^backbone\.(slow|fast)_path\.conv1\.bn\.", r"stem.\1.norm."),
+                (
+                    r"^backbone\.(slow|fast)_path\.layer(\d)\.",
+                    lambda match: f"stages.{int(match[2]) - 1}.{match[1]}.",
+                ),
+                (r"\.fuse\.conv\.conv\.", ".fuse.conv."),
             ),
-            (r"\.fuse\.conv\.conv\.", ".fuse.conv."),
-        ),
-        _mmaction,
+            found,
+        )
+        for name, mark, found in (
+            ("MMAction2", r"cls_head\.fc_cls\.weight", _mmaction),
+            ("MMAction2, detection", r"roi_head\.bbox_head\.fc_cls\.weight", _mmaction_detection),
+        )
     ),
 )

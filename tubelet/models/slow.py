@@ -87,8 +87,8 @@ def slow(
     if has_pool2:
         stages[1] = nn.Sequential(OrderedDict([("pool", nn.MaxPool3d((2, 1, 1))), *stages[1].named_children()]))
         strides[1] = (2, 2, 2)
-    # what a maximum leaves nothing of: frames before pool2, pixels before its own in the stem or in a non-local block
-    pixels = max([1 if padding else 5, *((4 << i) + 1 for i, places in enumerate(non_local) if places)])
+    # of less than five pixels a maximum without padding leaves nothing, and so does pool2 of a single frame
+    height, width = (max(n, 1 if padding else 5) for n in blocks.non_local_least(non_local))
     return blocks.Network(
         _stem(spec.in_channels, *stem),
         stages,
@@ -96,7 +96,7 @@ def slow(
         spec=spec,
         channels=[4 * width for width in WIDTHS],
         strides=blocks.total_strides((stride * pool, 4, 4), strides),
-        least=(stride * pool + 1 if has_pool2 else 1, pixels, pixels),
+        least=(stride * pool + 1 if has_pool2 else 1, height, width),
     )
 
 
@@ -104,20 +104,39 @@ def _non_local(channels: int, mode: str, pool_first: bool) -> nn.Module:
     return blocks.NonLocal(channels, channels // 2, mode, pool_first=pool_first, bias=pool_first)
 
 
-def slow_detection(spec: ClipSpec, num_classes: int, *, depth: int = 50) -> blocks.Network:
-    """Slow that scores boxes: the last stage keeps its size and is dilated; (clip, boxes) -> (N, K).
+def slow_detection(
+    spec: ClipSpec,
+    num_classes: int,
+    *,
+    depth: int = 50,
+    dilation: int = 2,
+    non_local: Sequence[Sequence[int]] = ((), (), (), ()),
+    non_local_mode: str = "scaled_gaussian",
+    output_size: int = 7,
+    aligned: bool = False,
+    takes_max: bool = False,
+) -> blocks.Network:
+    """Slow that scores boxes: its last stage keeps the size of the one before; (clip, boxes) -> (N, K).
 
     Args:
         spec: the clip.
         num_classes: K of the logits.
         depth: 50 or 101.
+        dilation: of the last stage, in space.
+        non_local: for each stage, numbers of the steps that a non-local block follows.
+        non_local_mode: its pairwise function, see `blocks.Affinity`.
+        output_size: of the head, see `heads.Detect`.
+        aligned: likewise.
+        takes_max: likewise.
     """
-    network = slow(spec, num_classes, depth=depth)
+    network = slow(spec, num_classes, depth=depth, non_local=non_local, non_local_mode=non_local_mode)
     network.stages[3] = blocks.bottleneck_stage(
-        4 * WIDTHS[2], WIDTHS[3], blocks.bottleneck_depths(depth)[3], (1, 1, 1), temporal=(3,), dilation=2
+        4 * WIDTHS[2], WIDTHS[3], blocks.bottleneck_depths(depth)[3], (1, 1, 1), temporal=(3,), dilation=dilation
     )
     network.strides[3] = network.strides[2]
-    network.head = heads.Detect(4 * WIDTHS[-1], num_classes, network.strides[3][1], 0.5)
+    network.head = heads.Detect(
+        4 * WIDTHS[-1], num_classes, network.strides[3][1], 0.5, output_size, aligned, takes_max
+    )
     return network
 
 

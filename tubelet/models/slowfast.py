@@ -20,6 +20,8 @@ PAPER = Paper("Feichtenhofer et al., SlowFast Networks", 2019, "https://arxiv.or
 WIDTHS = (64, 128, 256, 512)
 BETA = 8  # the fast pathway is that much narrower
 RATIO = 2  # channels that the slow pathway gets, for each of the fast one's
+TEMPORAL = ((1,), (1,), (3,), (3,))
+FAST_TEMPORAL = ((3,), (3,), (3,), (3,))
 STRIDES: tuple[Triple, ...] = ((1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 2, 2))
 
 
@@ -81,7 +83,7 @@ class SlowFast(nn.Module):
         self.spec = spec
         self.channels = tuple(channels)
         self.strides = blocks.total_strides((alpha, 4, 4), STRIDES)
-        self.least = (alpha, 1, 1)
+        self.least: Triple = (alpha, 1, 1)
         self.alpha = alpha
 
     def features(self, x: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -137,7 +139,7 @@ def slowfast(
     *,
     depth: int = 50,
     fast_depth: int | None = None,
-    temporal: Sequence[Sequence[Sequence[int]]] = (((1,), (1,), (3,), (3,)), ((3,), (3,), (3,), (3,))),
+    temporal: Sequence[Sequence[Sequence[int]]] = (TEMPORAL, FAST_TEMPORAL),
     alpha: int = 4,
     fusion: int = 7,
     is_plain: bool = False,
@@ -162,16 +164,29 @@ def slowfast(
         non_local_mode: its pairwise function, see `blocks.Affinity`.
     """
     make_non_local = partial(_non_local, mode=non_local_mode)
-    trunk = _trunk(depth, fast_depth or depth, temporal, (1, 2, 2), non_local, make_non_local)
+    trunk = _trunk(depth, fast_depth or depth, temporal, (1, 2, 2), 1, non_local, make_non_local)
     window = None if is_plain else (0, 7, 7)
     head = heads.Classify(4 * WIDTHS[3] * (BETA + 1) // BETA, num_classes, 0.5, window)
-    return _assemble(spec, trunk, head, alpha, fusion, is_plain)
+    merge = fast_first if is_plain else blocks.concat
+    network = _assemble(spec, trunk, head, alpha, fusion, is_plain, (nn.AvgPool3d((alpha, 1, 1)), merge))
+    network.least = (alpha, *blocks.non_local_least(non_local))
+    return network
 
 
 def slowfast_detection(
-    spec: ClipSpec, num_classes: int, *, depth: int = 50, alpha: int = 4, fusion: int = 7
+    spec: ClipSpec,
+    num_classes: int,
+    *,
+    depth: int = 50,
+    alpha: int = 4,
+    fusion: int = 7,
+    is_plain: bool = False,
+    dilation: int = 2,
+    output_size: int = 7,
+    aligned: bool = False,
+    takes_max: bool = False,
 ) -> SlowFast:
-    """SlowFast that scores boxes: the last stage keeps its size and is dilated; (clip, boxes) -> (N, K).
+    """SlowFast that scores boxes: its last stage keeps the size of the one before; (clip, boxes) -> (N, K).
 
     Args:
         spec: the fast clip.
@@ -179,11 +194,17 @@ def slowfast_detection(
         depth: layers of both pathways.
         alpha: fast frames for a slow one.
         fusion: t of the convolutions from the fast to the slow pathway.
+        is_plain: as in `slowfast`, but for the order of the two maps at the end.
+        dilation: of the last stage, in space.
+        output_size: of the head, see `heads.Detect`.
+        aligned: likewise.
+        takes_max: likewise.
     """
-    temporal = (((1,), (1,), (3,), (3,)), ((3,), (3,), (3,), (3,)))
-    trunk = _trunk(depth, depth, temporal, (1, 1, 1))
-    head = heads.Detect(4 * WIDTHS[3] * (BETA + 1) // BETA, num_classes, 16, 0.5)
-    network = _assemble(spec, trunk, head, alpha, fusion, is_plain=False)
+    trunk = _trunk(depth, depth, (TEMPORAL, FAST_TEMPORAL), (1, 1, 1), dilation)
+    width = 4 * WIDTHS[3] * (BETA + 1) // BETA
+    head = heads.Detect(width, num_classes, 16, 0.5, output_size, aligned, takes_max)
+    pool = nn.MaxPool3d if takes_max else nn.AvgPool3d
+    network = _assemble(spec, trunk, head, alpha, fusion, is_plain, (pool((alpha, 1, 1)), blocks.concat))
     network.strides[3] = network.strides[2]
     return network
 
@@ -196,15 +217,16 @@ def _trunk(
     fast_depth: int,
     temporal: Sequence[Sequence[Sequence[int]]],
     last: Triple,
+    last_dilation: int,
     non_local: Sequence[Sequence[int]] = ((), (), (), ()),
     make_non_local: Callable[[int], nn.Module] | None = None,
 ) -> Trunk:
-    """The (slow, fast) stages; `last` is the stride of the last one, which is dilated where it has none."""
+    """The (slow, fast) stages; `last` is the stride of the last one."""
     stages: Trunk = []
     for i, width in enumerate(WIDTHS):
         before = 64 if i == 0 else 4 * WIDTHS[i - 1]
         stride = last if i == 3 else STRIDES[i]
-        dilation = 2 if i == 3 and last == (1, 1, 1) else 1
+        dilation = last_dilation if i == 3 else 1
         slow = blocks.bottleneck_stage(
             before * (BETA + RATIO) // BETA,
             width,
@@ -231,7 +253,17 @@ def _non_local(channels: int, mode: str) -> nn.Module:
     return blocks.NonLocal(channels, channels // 2, mode, pool_first=True)
 
 
-def _assemble(spec: ClipSpec, trunk: Trunk, head: nn.Module, alpha: int, fusion: int, is_plain: bool) -> SlowFast:
+def _assemble(
+    spec: ClipSpec,
+    trunk: Trunk,
+    head: nn.Module,
+    alpha: int,
+    fusion: int,
+    is_plain: bool,
+    last: tuple[nn.Module, Callable[..., Tensor]],
+) -> SlowFast:
+    """The network; `last` thins the fast map of the last stage, and merges it with the slow one."""
+
     def stem(width: int, kernel: int) -> nn.Module:
         layers = blocks.conv_norm_act(spec.in_channels, width, (kernel, 7, 7), (1, 2, 2))
         layers.add_module("pool", nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)))
@@ -242,7 +274,6 @@ def _assemble(spec: ClipSpec, trunk: Trunk, head: nn.Module, alpha: int, fusion:
         norm, act = (nn.Identity, nn.Identity) if is_plain else (nn.BatchNorm3d, nn.ReLU)
         return blocks.conv_norm_act(channels, RATIO * channels, (fusion, 1, 1), (alpha, 1, 1), norm=norm, act=act)
 
-    last = (nn.AvgPool3d((alpha, 1, 1)), fast_first if is_plain else blocks.concat)
     widths = [4 * width for width in WIDTHS]
     return SlowFast(
         nn.AvgPool3d(1, (alpha, 1, 1)) if is_plain else SpreadFrames(alpha),
