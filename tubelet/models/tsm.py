@@ -107,8 +107,6 @@ def resnet(
         stages.append(nn.Sequential(*steps))
         channels.append(width)
     strides = blocks.total_strides((1, 4, 4), ((1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 2, 2)))
-    # the 1x2x2 maximum of a non-local block needs two positions
-    least = 1 + max((stride[1] for stride, places in zip(strides, followed, strict=True) if places), default=0)
     return blocks.Network(
         nn.Sequential(
             blocks.conv_norm_act(spec.in_channels, 64, (1, 7, 7), (1, 2, 2)),
@@ -119,7 +117,7 @@ def resnet(
         spec=dataclasses.replace(spec, num_frames=num_segments),
         channels=channels,
         strides=strides,
-        least=(1, least, least),
+        least=(1, *blocks.non_local_least(followed)),
     )
 
 
