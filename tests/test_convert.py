@@ -5,7 +5,8 @@ import torch
 
 import tubelet
 from tubelet import convert
-from tubelet.convert import recognise, rename
+from tubelet.convert import UNTOLD, recognise, rename
+from tubelet.models import MODELS
 
 RESNETS = ("r3d_18", "mc3_18", "r2plus1d_18")
 
@@ -126,3 +127,9 @@ def test_any_module_takes_its_own_keys():
 def test_rename_takes_the_layout_that_fits_best(on_meta):
     renamed = rename({**foreign(on_meta), "extra": torch.zeros(1)}, on_meta)
     assert renamed.keys() ^ on_meta.state_dict().keys() == {"extra"}
+
+
+def test_what_keys_do_not_tell_are_arguments():
+    options = {preset.build.__name__: preset.options for preset in MODELS}
+    for function, names in UNTOLD.items():
+        assert set(names) <= set(options[function])

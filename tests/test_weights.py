@@ -6,6 +6,7 @@ import json
 import logging
 import pathlib
 import pickle
+import re
 import time
 from dataclasses import replace
 
@@ -166,15 +167,18 @@ def test_other_classes_make_a_new_head(tmp_path, caplog):
     assert_same(tubelet.load(tubelet.save(other, tmp_path / "other.safetensors")), other)
 
 
-@pytest.mark.parametrize(("head", "num"), [(PerFrame(64, 3), 3), (Features(), 0)])
-def test_other_classes_after_another_head(tmp_path, caplog, head, num):
+@pytest.mark.parametrize(
+    ("head", "said", "kind"),
+    [(PerFrame(64, 3), "answers 3 classes", PerFrame), (Features(), "no last layer: the head is new", Classify)],
+)
+def test_other_classes_after_another_head(tmp_path, caplog, head, said, kind):
     model = tiny()
     model.head = head
     path = tubelet.save(model, tmp_path / "m.safetensors")
     other = tubelet.create("tiny", num_classes=5, weights=path)
-    assert type(other.head) is Classify
+    assert type(other.head) is kind
     assert other.head.fc.out_features == 5
-    assert f"answers {num} classes" in caplog.text
+    assert said in caplog.text
     assert_same(other.stages, model.stages)
 
 
@@ -485,3 +489,86 @@ def test_a_plain_state_dict_of_ours_is_recognised(tmp_path, name):
         assert type(model) is type(made(name))
         assert model.channels == made(name).channels
         assert_same(model, made(name))
+
+
+# what new users run into
+
+
+def test_safetensors_are_known_by_their_content(tmp_path):
+    path = tubelet.save(made("tiny"), tmp_path / "own.pth")
+    assert_same(tubelet.load(path), made("tiny"))
+
+
+def test_a_plain_pickle_of_tensors(tmp_path):
+    state = made("tiny").state_dict()
+    path = tmp_path / "plain.pkl"
+    path.write_bytes(pickle.dumps(state))
+    read = tubelet.weights.read(path).state
+    assert read.keys() == state.keys()
+    assert all(torch.equal(read[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize("prefix", ["net.", "network.", "encoder.", "module.model."])
+def test_prefixes_of_all_keys(tmp_path, prefix):
+    path = tmp_path / "m.pth"
+    torch.save({f"{prefix}{key}": value for key, value in made("tiny").state_dict().items()}, path)
+    assert_same(tubelet.load(path), made("tiny"))
+
+
+def test_what_has_no_tensors_says_what_it_has(tmp_path):
+    path = tmp_path / "m.pth"
+    torch.save({"params": {"a": 1}, "epoch": 3}, path)
+    with pytest.raises(ValueError, match=r"m\.pth: holds no tensors under names; it has params, epoch"):
+        tubelet.load(path)
+
+
+def test_a_file_without_a_last_layer_starts_a_new_one(tmp_path, caplog):
+    state = {key: value for key, value in made("tiny").state_dict().items() if not key.startswith("head.")}
+    path = tmp_path / "trunk.pth"
+    torch.save(state, path)
+    model = tubelet.create("tiny", num_classes=7, weights=path)
+    assert "no last layer: the head is new" in caplog.text
+    assert model.head.fc.out_features == 7
+    assert_same(model.stages, made("tiny").stages)
+
+
+def test_a_name_that_is_no_file_is_told_where_it_belongs():
+    with pytest.raises(ValueError, match=r"no such file of weights; tubelet.create\('x3d_m'\) makes the network"):
+        tubelet.load("x3d_m")
+    with pytest.raises(ValueError, match=r"tubelet.create\('r3d_18', weights='r3d_18.kinetics400_torchvision'\)"):
+        tubelet.load("r3d_18.kinetics400_torchvision")
+
+
+@pytest.mark.parametrize("value", ["5", 2.0, 0, -1])
+def test_counts_must_be_whole_and_at_least_one(value):
+    with pytest.raises(ValueError, match=rf"num_classes {value!r} must be a whole number of at least 1"):
+        tubelet.create("tiny", num_classes=value)
+
+
+def test_weights_that_nobody_published():
+    with pytest.raises(ValueError, match=r"none are published for tiny"):
+        tubelet.create("tiny", weights="kinetics400")
+    with pytest.raises(
+        ValueError, match=r"'kinetics600' is neither a file nor a tag; published for x3d_m are kinetics400"
+    ):
+        tubelet.create("x3d_m", weights="kinetics600")
+
+
+def test_what_keys_do_not_tell_is_said(tmp_path, caplog):
+    model = tubelet.create("tsm_r18", num_classes=2)
+    state = {}
+    for key, value in model.state_dict().items():
+        key = re.sub(r"^stem\.0\.conv", "base_model.conv1", key)
+        key = re.sub(r"^stem\.0\.norm", "base_model.bn1", key)
+        key = re.sub(r"^stages\.(\d)", lambda match: f"base_model.layer{int(match[1]) + 1}", key)
+        key = re.sub(r"branch\.conv(\d)", r"conv\1", key)
+        key = re.sub(r"branch\.norm(\d)", r"bn\1", key)
+        key = key.replace("shortcut.conv", "downsample.0").replace("shortcut.norm", "downsample.1")
+        state[key.replace("head.fc", "new_fc")] = value.squeeze(2) if value.ndim == 5 else value
+    path = tmp_path / "mine.pth"
+    torch.save(state, path)
+    assert tubelet.load(path).architecture["name"] == "tsm_r18"
+    assert "taken for tsm_r18 with shift_div=8, as published" in caplog.text
+    caplog.clear()
+    tubelet.load(path, shift_div=8)
+    assert not caplog.text

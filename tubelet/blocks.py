@@ -698,7 +698,7 @@ def check_clip(x: Tensor, in_channels: int, least: Triple = (1, 1, 1)) -> None:
     """Check that a network can take a clip.
 
     Raises:
-        ValueError: x is not (B, in_channels, T, H, W), or one of T, H and W is below `least`.
+        ValueError: x is not (B, in_channels, T, H, W) in floating point, or one of T, H and W is below `least`.
     """
     if x.ndim != 5 or x.shape[1] != in_channels or any(n < low for n, low in zip(x.shape[2:], least, strict=True)):
         t, h, w = least
@@ -706,6 +706,8 @@ def check_clip(x: Tensor, in_channels: int, least: Triple = (1, 1, 1)) -> None:
             f"input is {tuple(x.shape)}; this network takes (B, {in_channels}, T, H, W) with any "
             + ("T, H and W of at least 1" if least == (1, 1, 1) else f"T from {t}, H from {h} and W from {w} up")
         )
+    if not x.is_floating_point():
+        raise ValueError(f"input is {x.dtype}; bring it to floating point and to the spec's mean and std")
 
 
 def total_strides(stem: Triple, stages: Iterable[Triple]) -> list[Triple]:

@@ -8,6 +8,7 @@ rate schedules and the like that people save beside their weights come out as sh
 from __future__ import annotations
 
 import codecs
+import io
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -83,6 +84,7 @@ class Inert(pickle.Unpickler):
             "torch._utils._rebuild_tensor_v2": lambda *given: _tensor(*given[:4]),
             "torch._utils._rebuild_tensor": lambda *given: _tensor(*given[:4]),
             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+            "torch.storage._load_from_bytes": lambda content: _read(io.BytesIO(content)),
         }
         for core in ("numpy.core", "numpy._core"):  # before and since numpy 2
             makers[f"{core}.multiarray._reconstruct"] = lambda *_: np.ndarray.__new__(np.ndarray, (0,), "b")
@@ -149,15 +151,19 @@ def read_pickle(path: Path) -> Any:
         Exception: of any type, when it is damaged or no pickle.
     """
     with path.open("rb") as file:
-        content = Inert(file).load()
-        if content != MAGIC:
-            return content
-        for _ in range(2):  # version of the format, and the machine's own sizes
-            Inert(file).load()
-        storages: dict[str, Tensor] = {}
-        content = Inert(file, storages).load()
-        for key in Inert(file).load():
-            (count,) = torch.frombuffer(bytearray(file.read(8)), dtype=torch.int64).tolist()
-            whole = storages[key]
-            whole.copy_(_numbers(file.read(count * whole.element_size()), whole.dtype))
+        return _read(file)
+
+
+def _read(file: BinaryIO) -> Any:
+    content = Inert(file).load()
+    if content != MAGIC:
         return content
+    for _ in range(2):  # version of the format, and the machine's own sizes
+        Inert(file).load()
+    storages: dict[str, Tensor] = {}
+    content = Inert(file, storages).load()
+    for key in Inert(file).load():
+        (count,) = torch.frombuffer(bytearray(file.read(8)), dtype=torch.int64).tolist()
+        whole = storages[key]
+        whole.copy_(_numbers(file.read(count * whole.element_size()), whole.dtype))
+    return content

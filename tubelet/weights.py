@@ -37,7 +37,7 @@ WRAPPERS = (
     *("ema_state_dict", "blobs"),
 )
 # of DataParallel, of a Lightning module that holds the network, and of torch.compile
-PREFIXES = ("module.", "model.", "_orig_mod.")
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "encoder.")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def read(path: str | os.PathLike) -> Checkpoint:
         path = path / "model.safetensors"
     if not path.is_file():
         raise ValueError(f"{path}: no such file of weights")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or _is_safetensors(path):
         return _read_safetensors(path)
     try:
         content = _content(path)
@@ -186,6 +186,12 @@ def read(path: str | os.PathLike) -> Checkpoint:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a file of weights, or a damaged one ({reason})") from error
     return Checkpoint(path, _unwrap(content, path))
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do, whatever its name: a length of eight bytes, then JSON."""
+    with path.open("rb") as file:
+        return file.read(10)[8:] == b'{"'
 
 
 def _content(path: Path) -> Any:
@@ -246,7 +252,8 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     # Caffe2 keeps its optimizer among the weights
     state = {key: value for key, value in state.items() if not re.fullmatch(r".*_momentum|lr|model_iter", key)}
     if not state:
-        raise ValueError(f"{path}: holds no tensors")
+        keys = ", ".join(map(str, list(content)[:5]))
+        raise ValueError(f"{path}: holds no tensors under names; it has {keys or 'nothing'}")
     while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state

@@ -35,6 +35,7 @@ def foreign(model, *, is_old=False):
     [
         *((name, {}) for name in tubelet.models("densenet3d_*")),
         ("densenet3d_121", {"conv1_t_size": 3, "depths": [2, 3, 2, 1], "growth_rate": 16}),
+        ("densenet3d_169", {"growth_rate": 24, "num_init_features": 64, "bn_size": 2}),
     ],
 )
 def test_a_checkpoint_is_recognised_from_its_shapes(name, arguments, is_old):

@@ -63,7 +63,7 @@ def test_a_checkpoint_of_pyslowfast_is_recognised_whatever_its_names(name, in_ca
     assert {key: value.shape for key, value in again.state_dict().items()} == {
         key: value.shape for key, value in model.state_dict().items()
     }
-    assert again.head.window == model.head.window
+    assert again.head.window == (0, 7, 7)  # of all frames, whichever number the file was trained with
     assert again.strides == model.strides
     modes = [
         [part.mode for part in net.modules() if isinstance(part, tubelet.blocks.Affinity)] for net in (again, model)
@@ -126,5 +126,5 @@ def test_2d_names_that_two_networks_share_are_said(caplog):
         state[key.replace("head.fc", "cls_head.fc_cls")] = value.squeeze(2) if value.ndim == 5 else value
     name, arguments = recognise(state)
     assert name == "c2d_r50"
-    assert "tsn_r50" in caplog.text
+    assert "tsn_*" in caplog.text
     assert len(tubelet.convert(state, on_meta(name, **arguments))) == len(state)

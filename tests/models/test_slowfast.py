@@ -91,6 +91,38 @@ def test_what_the_shapes_tell(name):
     assert len(tubelet.convert(state, again)) == len(state)
 
 
+def test_with_non_local_blocks_8x8_is_taken():
+    # 4x16 has the same keys and shapes, and alpha is its hint
+    model = on_meta("slowfast_r50_nl", fusion=5)
+    state = model.state_dict()
+    rules = (
+        (r"^stem\.(slow|fast)\.", r"stages.-1.\1_stem."),
+        (r"^stem\.fuse", "stages.-1.fuse"),
+        (r"^stages\.(-?\d)\.", lambda m: f"s{int(m[1]) + 2}."),
+        (r"^(s\d)\.fuse\.conv", r"\1_fuse.conv_f2s"),
+        (r"^(s\d)\.fuse\.norm", r"\1_fuse.bn"),
+        (r"\.slow[._](\d+)", r".pathway0_res\1"),
+        (r"\.fast[._](\d+)", r".pathway1_res\1"),
+        (r"\.slow[._]", ".pathway0_"),
+        (r"\.fast[._]", ".pathway1_"),
+        (r"_stem\.norm", "_stem.bn"),
+        (r"shortcut\.conv", "branch1"),
+        (r"shortcut\.norm", "branch1_bn"),
+        (r"branch\.conv(\d)", lambda m: f"branch2.{'abc'[int(m[1]) - 1]}"),
+        (r"branch\.norm(\d)", lambda m: f"branch2.{'abc'[int(m[1]) - 1]}_bn"),
+        (r"(nonlocal\d)\.(theta|phi|g)\.", r"\1.conv_\2."),
+        (r"(nonlocal\d)\.out\.conv", r"\1.conv_out"),
+        (r"(nonlocal\d)\.out\.norm", r"\1.bn"),
+        (r"^head\.fc", "head.projection"),
+    )
+    for pattern, replacement in rules:
+        state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
+    found, arguments = recognise(state)
+    assert on_meta(found, **arguments).alpha == 4
+    assert len(tubelet.convert(state, on_meta(found, **arguments))) == len(state)
+    assert on_meta(found, **(arguments | {"alpha": 8})).strides[0][0] == 8
+
+
 def test_the_detectors_file_is_told_from_the_classifiers():
     model = on_meta("slowfast_r50_detection", num_classes=80)
     state = {

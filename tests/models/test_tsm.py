@@ -139,6 +139,8 @@ def test_a_shift_moves_two_shares_of_the_channels():
         ({"shift_place": None}, 0),
         ({"depth": 34}, 16),
         ({"depth": 101}, 18),  # every other step
+        ({"depth": 101, "shift_every": 1}, 33),
+        ({"depth": 50, "shift_every": 2}, 9),
         ({"depth": 101, "shift_place": "block"}, 33),
     ],
 )
@@ -181,6 +183,7 @@ def test_a_frame_reaches_as_many_others_as_there_are_shifts(shift_div):
         ("tsm_r50_nl", {}),
         ("tsm_r50_nl", {"non_local_mode": "gaussian"}),
         ("tsm_r50_nl", {"non_local_bias": False}),
+        ("tsm_r50_nl", {"shift_every": 2}),  # ResNet-101 with non-local blocks in the authors' code
         ("tsm_r101", {"non_local": ((), (1,), (0, 22), ())}),
     ],
 )

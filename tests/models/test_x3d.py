@@ -1,7 +1,10 @@
+import re
+
 import pytest
 import torch
 
 import tubelet
+from tubelet.convert import recognise
 
 
 def on_meta(name, **arguments):
@@ -14,6 +17,41 @@ def on_meta(name, **arguments):
 )
 def test_published_sizes(name, millions):
     assert sum(p.numel() for p in on_meta(name).parameters()) == round(millions * 1e6)
+
+
+def pyslowfast_key(key):
+    """Our key -> PySlowFast's."""
+    key = re.sub(r"^stages\.3\.conv5\.(conv|norm)", lambda m: f"head.conv_5{'_bn' if m[1] == 'norm' else ''}", key)
+    key = re.sub(r"^stages\.(\d)\.(\d+)\.", lambda m: f"s{int(m[1]) + 2}.pathway0_res{m[2]}.", key)
+    key = key.replace("shortcut.conv", "branch1").replace("shortcut.norm", "branch1_bn")
+    key = re.sub(r"branch\.conv(\d)", lambda m: f"branch2.{'abc'[int(m[1]) - 1]}", key)
+    key = re.sub(r"branch\.norm(\d)", lambda m: f"branch2.{'abc'[int(m[1]) - 1]}_bn", key)
+    key = (
+        key.replace("branch.gate", "branch2.se")
+        .replace("head.hidden", "head.lin_5")
+        .replace("head.fc", "head.projection")
+    )
+    for ours, theirs in (("space", "conv_xy"), ("time", "conv"), ("norm", "bn")):
+        key = key.replace(f"stem.{ours}", f"s1.pathway0_stem.{theirs}")
+    return key
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("x3d_s", {}),
+        ("x3d_l", {"factor": 3.0}),
+        ("x3d_xl", {"num_classes": 7, "in_channels": 1}),
+        ("x3d_m", {"depths": [1, 1, 2, 1], "widths": [16, 16, 24, 48, 96], "hidden_channels": 512}),
+    ],
+)
+def test_what_the_shapes_tell(name, arguments):
+    model = on_meta(name, norms_all=True, **arguments)
+    state = {pyslowfast_key(key): value for key, value in model.state_dict().items()}
+    found, read = recognise(state)
+    again = on_meta(found, **read)
+    assert len(tubelet.convert(state, again)) == len(state)
+    assert again.channels == model.channels
 
 
 def test_every_other_block_has_a_gate():

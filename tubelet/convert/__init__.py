@@ -14,6 +14,19 @@ from .layout import Found, Layout, State
 _FAMILIES = (c3d, densenet, inception, movinet, p3d, resnet, slow, slowfast, tsm, unet, x3d)
 LAYOUTS = tuple(layout for family in _FAMILIES for layout in family.LAYOUTS)
 
+# arguments of a network's function that no key or shape tells; `tubelet.load` takes the published ones and says so
+UNTOLD = {
+    "densenet3d": ("conv1_t_stride", "no_max_pool"),
+    "mobilenetv2": ("shift_div",),
+    "residual_unet3d": ("order", "num_groups"),
+    "resnet": ("shift_div", "non_local_mode"),
+    "resnet3d": ("conv1_t_stride", "no_max_pool"),
+    "resnext3d": ("conv1_t_stride", "no_max_pool"),
+    "slow": ("non_local_mode",),
+    "slowfast": ("alpha", "non_local_mode"),
+    "unet3d": ("order", "num_groups"),
+}
+
 
 def recognise(state: State) -> Found | None:
     """Checkpoint of any known code base -> (network name, arguments of `create`), or None."""
@@ -31,8 +44,8 @@ def read_shapes(layout: Layout, state: State) -> Found | None:
 def rename(state: State, model: nn.Module) -> dict[str, Tensor]:
     """The checkpoint under the keys that fit the model best; shapes are not looked at."""
     own = model.state_dict().keys()
-    fitting = (layout.rename(state) for layout in LAYOUTS if layout.fits(state))
-    return min([dict(state), *fitting], key=lambda renamed: len(own ^ renamed.keys()))
+    near = (layout.rename(state) for layout in LAYOUTS if layout.is_near(state))
+    return min([dict(state), *near], key=lambda renamed: len(own ^ renamed.keys()))
 
 
 def convert(state_dict: State, model: nn.Module) -> dict[str, Tensor]:

@@ -21,8 +21,13 @@ def _recognise(state: State) -> Found | None:
     arguments = sizes(state, "stem.conv.weight", "head.fc.weight")
     if (frames := kernel(state, "stem.conv.weight")[0]) != 7:
         arguments["conv1_t_size"] = frames
-    if len(conv) != 32:
-        arguments["growth_rate"] = len(conv)
+    growth_rate, mid = conv.shape[:2]
+    if growth_rate != 32:
+        arguments["growth_rate"] = growth_rate
+    if len(first) != 2 * growth_rate:
+        arguments["num_init_features"] = len(first)
+    if mid != 4 * growth_rate:
+        arguments["bn_size"] = mid // growth_rate
     depths = tuple(count(state, rf"stages\.{i}\.(layer\d+)\.") for i in range(4))
     if depths not in DEPTHS:
         arguments["depths"] = list(depths)

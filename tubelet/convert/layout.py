@@ -36,6 +36,10 @@ class Layout:
         """Whether the checkpoint has a key for each mark."""
         return all(any(re.fullmatch(mark, key) for key in state) for mark in self.marks)
 
+    def is_near(self, state: State) -> bool:
+        """Whether it has a key for one of the marks, as a checkpoint without its last layer still does."""
+        return any(re.fullmatch(mark, key) for mark in self.marks for key in state)
+
     def rename(self, state: State) -> dict[str, Tensor]:
         """The checkpoint under our keys; keys that no rule knows stay as they are."""
         renamed = {}

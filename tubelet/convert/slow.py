@@ -107,17 +107,17 @@ def _mmaction_detection(state: State) -> Found | None:
 
 
 def _pyslowfast(state: State) -> Found | None:
-    is_slow = _is_slow(state)
-    found = _found(state, window=(8, 7, 7) if is_slow else (4, 7, 7), pool_first=True)
+    # its window has as many frames as the clips of the file's training, whichever number that was
+    found = _found(state, window=(0, 7, 7), pool_first=True)
     if found and "non_local" in found[1]:  # published with these two; another one is a hint
-        found[1]["non_local_mode"] = "dot_product" if is_slow else "scaled_gaussian"
+        found[1]["non_local_mode"] = "dot_product" if _is_slow(state) else "scaled_gaussian"
     return found
 
 
 def _mmaction(state: State) -> Found | None:
-    if state["stem.conv.weight"].ndim == 4:
-        log.warning("2D kernels named as MMAction2's C2D and TSN both are: taken for c2d_r50; tsn_r50 is the other")
     found = _found(state, window=None, eps=1e-3, stem_strides=(2, 2))
+    if found and state["stem.conv.weight"].ndim == 4:
+        log.warning("MMAction2's C2D and TSN have the same keys: taken for C2D; tubelet.create makes a tsn_* of them")
     if found and found[0] == "slow_r50" and found[1].get("non_local_mode") == "embedded_gaussian":
         found[1]["non_local_mode"] = "scaled_gaussian"  # as its SlowOnly is published, unlike its I3D
     return found

@@ -38,8 +38,10 @@ def _facebook(state: State) -> Found | None:
     found = _read(state)
     if found is None:
         return None
-    # 4x16 is published with kernels of 5 in 50 layers and one slow frame of 8, all others have one of 4
-    return "slowfast_r50", found | {"alpha": 8 if (found["depth"], found["fusion"]) == (50, 5) else 4}
+    # one slow frame of 4, but of 8 in 4x16: kernels of 5 in 50 layers; with non-local blocks 8x8 has these as well, and
+    # of those two it is the one that is taken
+    is_4x16 = (found["depth"], found["fusion"]) == (50, 5) and not any(found["non_local"])
+    return "slowfast_r50", found | {"alpha": 8 if is_4x16 else 4}
 
 
 def _detection(state: State) -> Found | None:

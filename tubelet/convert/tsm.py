@@ -28,6 +28,10 @@ def _resnet(state: State) -> Found | None:
     if depth not in (18, 34, 50, 101):
         preset, found["depth"] = 101, depth
     name = f"{family}_r{preset}"
+    if family == "tsm" and "shift_place" not in found:
+        every = 1 if any(re.match(r"stages\.0\.1\.(block\.)?branch\.conv1\.net\.", key) for key in state) else 2
+        if every != (2 if depth > 50 else 1):
+            found["shift_every"] = every
 
     places = [re.fullmatch(r"stages\.(\d)\.(\d+)\.non_local\.g\.weight", key) for key in state]
     pairs = [(int(match[1]), int(match[2])) for match in places if match]

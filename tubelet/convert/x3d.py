@@ -27,6 +27,7 @@ def _found(state: State, windows: Sequence[Sequence[int]] | None = None) -> Foun
         "depths": depths,
         "widths": widths,
         "factor": 2.25 if int(2.25 * widths[-1]) == wide else wide / widths[-1],
+        "hidden_channels": len(state["head.hidden.weight"]),
         "norms_all": "stages.0.0.shortcut.norm.weight" in state,
         "windows": windows if windows is not None else SMALL if is_small else LARGE,
     }

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .. import heads
 from .. import weights as files
-from ..convert import LAYOUTS, convert, inflate, recognise, rename
+from ..convert import LAYOUTS, UNTOLD, convert, inflate, recognise, rename
 from ..convert.layout import Found, Layout
 from ..preset import Preset
 from ..spec import ClipSpec
@@ -77,7 +77,12 @@ def create(
     known = told[1] if told is not None else {}
     if told is not None and told[0] != name:  # its other arguments are another network's
         known = _sizes_of(known)
-    return _filled(name, known, given, checkpoint)
+    try:
+        return _filled(name, known, given, checkpoint)
+    except ValueError as error:
+        if told is None or told[0] == name:
+            raise
+        raise ValueError(f"{checkpoint.path}: holds {told[0]}, not {name} ({error})") from None
 
 
 def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
@@ -92,13 +97,42 @@ def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
         ValueError: the file cannot be read, no known network has its keys, or the network has no such argument; the
             message says what to do.
     """
+    if not Path(path).exists() and (advice := _instead(str(path))):
+        raise ValueError(f"{path}: no such file of weights; {advice}")
     checkpoint = files.read(path)
     told = _told(checkpoint)
     if told is None:
         raise ValueError(f"{path}: {_why_unknown(checkpoint)}")
     name, known = told
     _check(name, hints)
-    return _filled(name, known, hints, checkpoint).eval()
+    model = _filled(name, known, hints, checkpoint).eval()
+    if checkpoint.header is None and _row(checkpoint, told) is None and _likeness(checkpoint.state) != 1:
+        _say_assumed(name, known, hints, checkpoint.path)
+    return model
+
+
+def _instead(name: str) -> str:
+    """What to type for a name that is no file: a network's, or a tag's."""
+    row = files.find(name)
+    if row is not None:
+        return f"tubelet.create({row.model!r}, weights={row.tag!r}) downloads it"
+    return f"tubelet.create({name!r}) makes the network" if name in models() else ""
+
+
+def _say_assumed(name: str, known: Mapping[str, Any], hints: Mapping[str, Any], path: Path) -> None:
+    """Warn of what the keys do not tell and was taken as published."""
+    preset = _preset(name)
+    whole = preset.whole({**known, **hints})
+    no_matter = {
+        "shift_div": whole.get("shift_place", "") is None,
+        "non_local_mode": not any(whole.get("non_local", ())) or whole["non_local_mode"] == "gaussian",
+    }
+    assumed = [key for key in UNTOLD.get(preset.build.__name__, ()) if key not in hints and not no_matter.get(key)]
+    if assumed:
+        log.warning(
+            "%s: taken for %s with %s, as published; the keys do not tell, tubelet.load(path, %s=...) does",
+            *(path, name, ", ".join(f"{key}={whole[key]!r}" for key in assumed), assumed[0]),
+        )
 
 
 def ready(model: str | os.PathLike | nn.Module) -> tuple[nn.Module, ClipSpec]:
@@ -150,9 +184,10 @@ def _check(name: str, arguments: Mapping[str, Any]) -> None:
     accepted = ("num_classes", "in_channels", *_preset(name).options)
     if unknown := sorted(set(arguments) - set(accepted)):
         raise ValueError(f"{name} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
-    num_classes, in_channels = arguments.get("num_classes", NUM_CLASSES), arguments.get("in_channels", 1)
-    if num_classes < 1 or in_channels < 1:
-        raise ValueError(f"num_classes {num_classes} and in_channels {in_channels} must be at least 1")
+    for key in ("num_classes", "in_channels"):
+        value = arguments.get(key, 1)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{key} {value!r} must be a whole number of at least 1")
 
 
 def _make(name: str, arguments: Mapping[str, Any]) -> Any:
@@ -170,8 +205,13 @@ def _open(name: str, weights: str | os.PathLike) -> files.Checkpoint:
         return files.read(weights)
     row = files.find(str(weights), name)
     if row is None:
-        known = (*(row.dataset for row in files.CATALOGUE if row.model == name), *_tags())
-        raise ValueError(_unknown(f"weights {str(weights)!r} is neither a file nor a tag", str(weights), known))
+        known = tuple(dict.fromkeys(row.dataset for row in files.CATALOGUE if row.model == name))
+        published = f"published for {name} are {', '.join(known)}" if known else f"none are published for {name}"
+        near = difflib.get_close_matches(str(weights), _tags(), n=3, cutoff=0.6)
+        raise ValueError(
+            f"weights {str(weights)!r} is neither a file nor a tag; {published}"
+            + (f"; did you mean {', '.join(near)}?" if near else "")
+        )
     if row.model != name:
         raise ValueError(f"weights {row.tag!r} are for {row.model}, not for {name}")
     return files.read(files.fetch(row))
@@ -309,7 +349,10 @@ def _nearest(state: Mapping[str, Tensor]) -> str:
                 away = len(outline.state_dict().keys() ^ renamed.keys())
                 if not found or away < found[0][0]:
                     found = [(away, preset.name, _misfit(renamed, outline))]
-    return f"; the nearest is {found[0][1]}: {found[0][2]}"
+    _, name, misfit = found[0]
+    is_headless = not any(key.startswith("head.") for layout in best for key in layout.rename(state))
+    advice = f"; tubelet.create({name!r}, weights=...) gives it a new head" if is_headless else ""
+    return f"; the nearest is {name}: {misfit}{advice}"
 
 
 def _misfit(state: Mapping[str, Tensor], model: nn.Module) -> str:
@@ -342,10 +385,9 @@ def _filled(name: str, known: Mapping[str, Any], given: Mapping[str, Any], check
     if (head := header.get("head")) is not None:
         answered = head["arguments"].get("num_classes", 0)
         wanted = given.get("num_classes", answered)
-        if wanted == answered:
-            model.head = heads.build(head)
-        elif head["name"] != type(model.head).__name__:
-            state = {key: value for key, value in state.items() if not key.startswith("head.")}
+        sizes = {"num_classes": wanted} if answered else {}
+        if answered or not wanted:
+            model.head = heads.build({**head, "arguments": {**head["arguments"], **sizes}})
     if header.get("spec") is not None:
         model.spec = ClipSpec.from_dict(header["spec"])
     elif (row := _row(checkpoint, (name, dict(known)))) is not None:
@@ -353,12 +395,15 @@ def _filled(name: str, known: Mapping[str, Any], given: Mapping[str, Any], check
     model.spec = model.spec.with_channels(model.architecture["arguments"]["in_channels"])
     try:
         state = _adapted(state, model, checkpoint.path)
-        if wanted != answered:
+        has_head = any(key.startswith("head.") for key in state) or not list(model.head.parameters())
+        if wanted != answered or not has_head:
             state = _with_new_head(state, model)
         model.load_state_dict(convert(state, model))
     except ValueError as error:
         raise ValueError(f"{checkpoint.path}: {error}") from None
-    if wanted != answered:
+    if not has_head:
+        log.warning("%s has no last layer: the head is new and must be trained", checkpoint.path)
+    elif wanted != answered:
         model.spec = dataclasses.replace(model.spec, classes=())
         log.warning(
             "%s answers %d classes, %d are wanted: the head is new and must be trained",

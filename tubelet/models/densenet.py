@@ -25,12 +25,13 @@ class DenseLayer(nn.Module):
 
     Args:
         in_channels: channels of the input.
-        growth_rate: channels that are added; four times as many are between the two convolutions.
+        growth_rate: channels that are added.
+        bn_size: for each of these, channels between the two convolutions.
     """
 
-    def __init__(self, in_channels: int, growth_rate: int) -> None:
+    def __init__(self, in_channels: int, growth_rate: int, bn_size: int) -> None:
         super().__init__()
-        mid = 4 * growth_rate
+        mid = bn_size * growth_rate
         self.branch = nn.Sequential(
             OrderedDict(
                 norm1=nn.BatchNorm3d(in_channels),
@@ -66,6 +67,8 @@ def densenet3d(
     *,
     depths: Sequence[int] = (6, 12, 24, 16),
     growth_rate: int = 32,
+    num_init_features: int | None = None,
+    bn_size: int = 4,
     conv1_t_size: int = 7,
     conv1_t_stride: int = 1,
     no_max_pool: bool = False,
@@ -76,12 +79,14 @@ def densenet3d(
         spec: the clip.
         num_classes: K of the logits.
         depths: layers in each block.
-        growth_rate: channels that each layer adds; twice as many are in the beginning.
+        growth_rate: channels that each layer adds.
+        num_init_features: width of the first convolution; None is twice `growth_rate`.
+        bn_size: of `DenseLayer`.
         conv1_t_size: frames of the first convolution's kernel.
         conv1_t_stride: its stride in time.
         no_max_pool: leaves out the pooling behind it.
     """
-    width = 2 * growth_rate
+    width = num_init_features or 2 * growth_rate
     conv = nn.Conv3d(
         spec.in_channels, width, (conv1_t_size, 7, 7), (conv1_t_stride, 2, 2), (conv1_t_size // 2, 3, 3), bias=False
     )
@@ -98,7 +103,7 @@ def densenet3d(
             stage["transition"] = transition(width, width // 2)
             width //= 2
         for j in range(depth):
-            stage[f"layer{j}"] = DenseLayer(width, growth_rate)
+            stage[f"layer{j}"] = DenseLayer(width, growth_rate, bn_size)
             width += growth_rate
         if i == len(depths) - 1:
             stage |= {"norm": nn.BatchNorm3d(width), "act": nn.ReLU()}

@@ -59,6 +59,7 @@ def resnet(
     num_segments: int = 8,
     shift_div: int = 8,
     shift_place: str | None = "blockres",
+    shift_every: int | None = None,
     non_local: Sequence[Sequence[int]] = (),
     non_local_mode: str = "embedded_gaussian",
     non_local_bias: bool = True,
@@ -71,8 +72,10 @@ def resnet(
         depth: 18, 34, 50, 101 or 152.
         num_segments: frames of the published clip; it is the `num_frames` of the spec and changes no layer.
         shift_div: one channel of `shift_div` comes from the frame after, as many from the frame before.
-        shift_place: "blockres" shifts what the residual branch sees (in ResNet-101 and deeper of every other step),
-            "block" what the whole step sees; None shifts nothing, which is TSN.
+        shift_place: "blockres" shifts what the residual branch sees, "block" what the whole step sees; None shifts
+            nothing, which is TSN.
+        shift_every: "blockres" is for one step of so many; None is 1, and 2 in ResNet-101 and deeper. The authors' code
+            cuts those to the length of ResNet-50 where it adds non-local blocks, but shifts every other step still.
         non_local: for each stage, the steps that a non-local block follows; empty is none.
         non_local_mode: of `blocks.Affinity`.
         non_local_bias: whether the last convolution of a non-local block has one; MMAction2's has none.
@@ -86,7 +89,7 @@ def resnet(
     followed = non_local or ((),) * 4
     if len(followed) != 4:
         raise ValueError(f"non_local is given for {len(followed)} stages; there are 4")
-    every = 2 if depth > 50 else 1
+    every = shift_every or (2 if depth > 50 else 1)
     stages, channels = [], []
     width = 64
     for i, count in enumerate(DEPTHS[depth]):

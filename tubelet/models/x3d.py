@@ -56,6 +56,7 @@ def x3d(
     depths: Sequence[int] = (3, 5, 11, 7),
     widths: Sequence[int] = (24, 24, 48, 96, 192),
     factor: float = 2.25,
+    hidden_channels: int = 2048,
     norms_all: bool = False,
     windows: Sequence[Sequence[int]] = (),
 ) -> blocks.Network:
@@ -67,6 +68,7 @@ def x3d(
         depths: blocks in each of the four stages.
         widths: of the stem and of each stage.
         factor: width of the middle of a block, for each channel of its output.
+        hidden_channels: width between the two linear layers of the head.
         norms_all: whether a shortcut that keeps the number of channels has a norm as well (PySlowFast, MMAction2).
         windows: of the head, see `heads.MLP`.
     """
@@ -92,7 +94,7 @@ def x3d(
     return blocks.Network(
         stem,
         stages,
-        heads.MLP(wide, num_classes, 2048, 0.5, bias=False, windows=windows),
+        heads.MLP(wide, num_classes, hidden_channels, 0.5, bias=False, windows=windows),
         spec=spec,
         channels=(*widths[1:-1], wide),
         strides=blocks.total_strides((1, 2, 2), [(1, 2, 2)] * 4),
