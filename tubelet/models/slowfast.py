@@ -294,7 +294,7 @@ R50_4X16 = {"alpha": 8, "fusion": 5}
 
 PRESETS = (
     Preset("slowfast_r50", slowfast, kinetics(32, 2), PAPER),
-    Preset("slowfast_r50_nl", slowfast, kinetics(32, 2), PAPER, {"non_local": NON_LOCAL}),
+    Preset("slowfast_r50_nl", slowfast, kinetics(32, 2), PAPER, {"fusion": 5, "non_local": NON_LOCAL}),
     Preset("slowfast_4x16_r50", slowfast, kinetics(32, 2), PAPER, R50_4X16),
     Preset("slowfast_r101", slowfast, kinetics(32, 2), PAPER, R101),
     Preset("slowfast_16x8_r101", slowfast, kinetics(64, 2), PAPER, R101),
