@@ -18,7 +18,6 @@ LAYOUTS = tuple(layout for family in _FAMILIES for layout in family.LAYOUTS)
 UNTOLD = {
     "densenet3d": ("conv1_t_stride", "no_max_pool"),
     "mobilenetv2": ("shift_div",),
-    "p3d": ("kinds",),
     "residual_unet3d": ("order", "num_groups"),
     "resnet": ("shift_div", "non_local_mode"),
     "resnet3d": ("conv1_t_stride", "no_max_pool"),
