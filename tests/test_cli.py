@@ -48,12 +48,22 @@ def test_predict_uses_the_newest_run_and_writes_what_the_ending_asks_for(here, c
     }
 
 
-def test_evaluate_and_models(here, capsys):
+def test_evaluate_and_names(here, capsys):
     status, out, _ = run(capsys, "evaluate", "clips", "--views", 2, "--crops", 1, "--workers", 0)
     assert status == 0 and "top1" in out and "audit reversed" in out
     assert (here / "runs" / "one" / "evaluate" / "scores.csv").exists()
+    (here / "names.txt").write_text("still\nup\n")
+    status, out, _ = run(capsys, "predict", "clips/flat/0.mp4", "--classes", "names.txt")
+    assert status == 0 and "still" in out
+
+
+def test_models(capsys):
     status, out, _ = run(capsys, "models")
     assert status == 0 and all(name in out for name in tubelet.models())
+    status, out, _ = run(capsys, "models", "x3d*")
+    assert status == 0 and "x3d_m" in out and "16x5, 256x256" in out and "X3D, 2020" in out and "tiny" not in out
+    status, out, err = run(capsys, "models", "x3d_xm*")
+    assert status == 2 and out == "" and "no network is called 'x3d_xm*'; did you mean x3d_" in err
 
 
 def test_nothing_of_the_users_is_overwritten(here, capsys):

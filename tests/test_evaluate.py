@@ -123,7 +123,26 @@ def test_what_does_not_fit(data, tmp_path):
     frames = tubelet.create("tiny", num_classes=3)
     frames.head = tubelet.heads.PerFrame(frames.channels[-1], 3)
     frames.spec = Brightness().spec
-    with pytest.raises(ValueError, match=r"a classifier answers logits \(B, K\)"):
+    with pytest.raises(ValueError, match="answers for each frame"):
         tubelet.evaluate(frames, data, views=1, crops=1, workers=0, out=tmp_path)
     with pytest.raises(ValueError, match="no such file of weights"):
         tubelet.evaluate(tmp_path / "gone.pth", data)
+    with pytest.raises(ValueError, match="no such file of class names"):
+        tubelet.evaluate(model, data, classes=tmp_path / "gone.txt")
+
+
+def test_a_model_without_names_takes_them_from_a_file(data, tmp_path):
+    model = Brightness()
+    model.spec = tubelet.ClipSpec.from_dict({**model.spec.to_dict(), "classes": ()})
+    with pytest.raises(ValueError, match="does not say what its classes are"):
+        tubelet.evaluate(model, data, out=tmp_path)
+    (tmp_path / "names.txt").write_text("\n".join(CLASSES))
+    options = {"classes": tmp_path / "names.txt", "views": 1, "crops": 1, "workers": 0, "audit": False, "out": tmp_path}
+    assert tubelet.evaluate(model, data, **options).summary["top1"] == pytest.approx(5 / 6)
+
+
+def test_a_published_file_tells_where_its_names_are(data, tmp_path):
+    path = tmp_path / "X3D_XS.pyth"
+    torch.save(tubelet.create("x3d_xs").state_dict(), path)
+    with pytest.raises(ValueError, match=r"--classes FILE.* published at https://.*kinetics_classnames\.json"):
+        tubelet.evaluate(path, data)

@@ -8,6 +8,7 @@ import torch
 from test_evaluate import CLASSES, Brightness, flat, rising
 
 import tubelet
+from tubelet import heads
 from tubelet.data.video import Video, write_video
 
 
@@ -93,6 +94,79 @@ def test_what_does_not_fit(video, tmp_path):
         tubelet.predict(Brightness(), torch.rand(3, 8, 16, 16))
     with pytest.raises(ValueError, match="has no spec"):
         tubelet.predict(torch.nn.Identity(), video)
+
+
+def with_head(head):
+    model = tubelet.create("tiny", num_classes=3)
+    model.head = head(model.channels[-1])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (
+            lambda: with_head(lambda width: heads.Detect(width, 3, 8)),
+            r"for each box .*tubelet\.heads\.Classify\(.*, 3\)",
+        ),
+        (lambda: with_head(lambda width: heads.Segment(width, 3)), "for each voxel"),
+        (lambda: with_head(lambda width: heads.PerFrame(width, 3)), "for each frame"),
+        (lambda: with_head(lambda width: heads.Features()), r"feature map .*tubelet\.heads\.Classify\(.*, K\)"),
+        (lambda: tubelet.create("i3d", num_classes=3, per_frame=True), r"tubelet\.load\(PATH, per_frame=False\)"),
+        (lambda: tubelet.create("tiny", num_classes=3, in_channels=1), "clips have 1 channels and a video has 3"),
+    ],
+)
+def test_another_task_is_refused_before_a_video_is_read(model, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        tubelet.predict(model(), tmp_path / "gone.mp4")
+
+
+def test_an_array_may_have_the_channels_of_the_network():
+    model = tubelet.create("tiny", num_classes=3, in_channels=1)
+    seen = tubelet.predict(model, torch.zeros(1, 31, 64, 64, dtype=torch.uint8))
+    assert seen.classes == ("class 0", "class 1", "class 2")
+
+
+def test_every_logit_has_a_name(video, tmp_path):
+    model = with_head(lambda width: heads.Classify(width, 2))
+    model.spec = Brightness().spec
+    with pytest.raises(ValueError, match=r"3 names of classes .* for 2 logits"):
+        tubelet.predict(model, tmp_path / "gone.mp4")
+    with pytest.raises(ValueError, match=r"3 names of classes .* for 2 logits"):
+        tubelet.save(model, tmp_path / "kept.safetensors")
+    model = Brightness()  # how many it answers is seen in its first answer
+    model.spec = tubelet.ClipSpec.from_dict({**model.spec.to_dict(), "classes": ("dark", "light")})
+    with pytest.raises(ValueError, match=r"2 names of classes .* for 3 logits"):
+        tubelet.predict(model, video)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("names.txt", "night\nday\n\nbrighter\n"),
+        ("names.json", '["night", "day", "brighter"]'),
+        ("names.json", '{"\\"day\\"": 1, "night": 0, "brighter": "2"}'),
+    ],
+)
+def test_names_from_a_file(video, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert tubelet.predict(Brightness(), video, classes=tmp_path / name).classes == ("night", "day", "brighter")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("names.txt", "\n", "the file is empty"),
+        ("names.txt", "night\nday\n", "2 names of classes"),
+        ("names.json", "night", "one a line"),
+        ("names.json", '{"night": 1, "day": 2, "brighter": 3}', "from 0 up"),
+        ("names.json", "[0, 1, 2]", "one a line"),
+    ],
+)
+def test_a_file_without_the_names(video, tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=says):
+        tubelet.predict(Brightness(), video, classes=tmp_path / name)
 
 
 def test_real_clips():

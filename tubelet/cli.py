@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +15,11 @@ from typing import Any
 from . import terminal
 from .data.loader import reason
 from .evaluate import evaluate
-from .models import MODELS
+from .models import MODELS, models
 from .predict import Prediction, predict
+from .spec import ClipSpec
 from .train import train
+from .weights import CATALOGUE
 
 _WRITERS = {".json": Prediction.to_json, ".csv": Prediction.to_csv, ".mp4": Prediction.to_video}
 
@@ -90,7 +94,9 @@ def _parser() -> Any:
         command(predict, {"source": source, "--model": run, "--out": out}, {"fps"}),
         help="what happens in a video, and when",
     )
-    commands.add_subcommand("models", parser("The networks that there are."), help="list the networks")
+    listing = parser("The networks that there are, with the clip and the paper of each.")
+    listing.add_argument("pattern", nargs="?", default="*", help="shell pattern of names, such as 'x3d*'")
+    commands.add_subcommand("models", listing, help="list the networks")
     return root
 
 
@@ -158,9 +164,31 @@ def _write(prediction: Prediction, out: Path) -> list[Path]:
     return written
 
 
-def _models(_: dict[str, Any]) -> None:
-    rows = [{"name": preset.name, "what": preset.summary} for preset in MODELS]
-    print(terminal.Table(rows))
+def _models(values: dict[str, Any]) -> None:
+    pattern = values["pattern"]
+    if not (names := models(pattern)):
+        near = difflib.get_close_matches(pattern, models(), n=3, cutoff=0.3)
+        raise ValueError(
+            f"no network is called {pattern!r}"
+            + (f"; did you mean {', '.join(near)}?" if near else "; `tubelet models` lists them")
+        )
+    published = Counter(row.model for row in CATALOGUE)
+    rows = [
+        {
+            "name": preset.name,
+            "clip": _clip(preset.spec),
+            "paper": f"{preset.paper.title}, {preset.paper.year}",
+            "weights": published[preset.name],
+        }
+        for preset in MODELS
+        if preset.name in names
+    ]
+    print(terminal.Table(rows, title="clip: frames x frame stride, crop. weights: how many are published"))
+
+
+def _clip(spec: ClipSpec) -> str:
+    crop = "any size" if spec.crop is None else f"{spec.crop[0]}x{spec.crop[1]}"
+    return f"{spec.num_frames}x{spec.frame_stride}, {crop}"
 
 
 _COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "models": _models}

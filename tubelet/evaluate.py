@@ -18,7 +18,7 @@ from .data import datasets, motion, transforms
 from .data.datasets import Sample, ViewClips
 from .data.loader import loader
 from .data.sampling import Short
-from .models import ready
+from .models import classifier, unnamed
 from .spec import ClipSpec, at_least_one
 from .terminal import Table
 
@@ -30,6 +30,7 @@ def evaluate(
     split: str = "val",
     views: int = 10,
     crops: int = 3,
+    classes: str | os.PathLike | None = None,
     audit: bool = True,
     batch_size: int = 16,
     short: Short = "error",
@@ -44,6 +45,8 @@ def evaluate(
         split: part of the data: train, val or test.
         views: clips spread over the length of each video.
         crops: crops of each, spread over its longer side.
+        classes: file of the model's class names in the order of its logits, for a model that does not say them: text
+            with one a line, or .json with a list or {name: index}.
         audit: also measure with one centre view as it is, reversed, shuffled and with one frame repeated, which
             tells whether the network uses motion.
         batch_size: clips in one pass of the network.
@@ -56,10 +59,12 @@ def evaluate(
         A row for each class; `summary` holds top1, top5 (above five classes), mean_class, and the audit, 0..1.
 
     Raises:
-        ValueError: model, data or split do not fit; the message says what would.
+        ValueError: model, classes, data or split do not fit; the message says what would.
     """
     at_least_one(views=views, crops=crops, batch_size=batch_size)
-    network, spec = ready(model)
+    network, spec = classifier(model, classes)
+    if not spec.classes:
+        raise ValueError(unnamed(model, network))
     folder = Path(out) if out is not None else _beside(model) / "evaluate"
     samples = _samples(spec, data, split)
     names = spec.classes
@@ -105,8 +110,6 @@ def _samples(spec: ClipSpec, data: str | os.PathLike, split: str) -> list[Sample
     found = datasets.open_data(motion.motion() if str(data) == "motion" else data)
     if split not in found.splits:
         raise ValueError(f"{data}: no part {split!r}; it has {', '.join(sorted(found.splits))}")
-    if not spec.classes:
-        raise ValueError("the model does not say what its classes are: set `model.spec` with `classes`")
     places = {name: i for i, name in enumerate(spec.classes)}
     if unknown := [name for name in found.classes if name not in places]:
         raise ValueError(
@@ -123,8 +126,8 @@ def _scores(
     """Index and softmax scores (V, K) of each sample of a data set of (clips (V, C, T, H, W), target, index)."""
     batches = loader(clips, 1, workers=workers)
     for views, _, index in terminal.progress(batches, what):
-        parts = [heads.scores(network(transforms.prepare(part, spec, network))) for part in views[0].split(batch_size)]
-        yield int(index), torch.cat(parts)
+        logits = [network(transforms.prepare(part, spec, network)) for part in views[0].split(batch_size)]
+        yield int(index), heads.scores(torch.cat(logits), spec.classes)
 
 
 class _Altered(torch.utils.data.Dataset):

@@ -419,18 +419,66 @@ class Features(nn.Module):
         return x
 
 
-def scores(logits: Tensor) -> Tensor:
+def scores(logits: Tensor, classes: Sequence[str] = ()) -> Tensor:
     """Logits (B, K) of a classifier -> softmax scores (B, K), float32, on the CPU.
 
     Raises:
-        ValueError: the logits have another shape, such as those of a head for another task.
+        ValueError: the logits have another shape, or are not as many as the names of classes, if there are any.
     """
     if logits.ndim != 2:
         raise ValueError(f"the network answers {tuple(logits.shape)}; a classifier answers logits (B, K)")
+    _check_number(classes, logits.shape[1])
     return logits.float().softmax(1).cpu()
 
 
 HEADS = (Classify, MLP, PerFrame, TemporalTransformer, Segment, Detect, Features, Doubled)
+# what those that do not answer once a clip answer
+_OTHERS = {
+    PerFrame: "for each frame",
+    Segment: "for each voxel",
+    Doubled: "for each voxel",
+    Detect: "for each box that it is given",
+    Features: "with the feature map",
+}
+
+
+def num_classes(head: Any) -> int | None:
+    """K of a head of this file; None of `Features`, and of any other module."""
+    return head.arguments.get("num_classes") if type(head) in HEADS else None
+
+
+def check_classes(head: Any, classes: Sequence[str]) -> None:
+    """Check that there is a name for each of a head's logits, or none.
+
+    Raises:
+        ValueError: there are more or fewer; a head that is not of this file may have any number.
+    """
+    _check_number(classes, num_classes(head) or len(classes))
+
+
+def _check_number(classes: Sequence[str], number: int) -> None:
+    if classes and len(classes) != number:
+        raise ValueError(
+            f"{len(classes)} names of classes (`spec.classes`) for {number} logits: give one for each, in their order"
+        )
+
+
+def check_classifier(network: nn.Module) -> None:
+    """Check that a network's head answers once a clip; one that is not of this file is taken to do so.
+
+    Raises:
+        ValueError: it has another task; the message says what to do.
+    """
+    head = getattr(network, "head", None)
+    if (answers := _OTHERS.get(type(head))) is None:
+        return
+    advice = f"`model.head = tubelet.heads.Classify(model.channels[-1], {num_classes(head) or 'K'})` is one to train"
+    arguments = (getattr(network, "architecture", None) or {}).get("arguments", {})
+    if type(head) is PerFrame and arguments.get("per_frame"):
+        advice = "`tubelet.save(tubelet.load(PATH, per_frame=False), 'clip.safetensors')` keeps the mean of its answers"
+    raise ValueError(
+        f"the network answers {answers} (its head is {type(head).__name__}), not once a clip, as a classifier: {advice}"
+    )
 
 
 def describe(head: Any) -> dict[str, Any]:

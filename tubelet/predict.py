@@ -19,7 +19,7 @@ from .data import sampling, transforms
 from .data.datasets import SUFFIXES
 from .data.sampling import Short
 from .data.video import Video, VideoError, write_video
-from .models import ready
+from .models import classifier, unnamed
 from .spec import ClipSpec, at_least_one
 from .terminal import Table
 
@@ -147,6 +147,7 @@ def predict(
     *,
     stride_s: float | None = None,
     fps: float | None = None,
+    classes: str | os.PathLike | None = None,
     batch_size: int = 8,
     short: Short = "error",
 ) -> Prediction:
@@ -157,6 +158,7 @@ def predict(
         source: a video file, a folder of them, or a tensor or array (3, T, H, W) of uint8.
         stride_s: seconds between the starts of two windows; by default half a window.
         fps: rate of an array; None takes it to be at the model's own rate, and counts times and stride in frames.
+        classes: file of the model's class names, as in `evaluate`; without any they are called "class 0" and so on.
         batch_size: windows in one pass of the network.
         short: videos with fewer frames than a window: error, loop or hold.
 
@@ -164,13 +166,15 @@ def predict(
         Times and scores of each window.
 
     Raises:
-        ValueError: the model or the source does not fit, or no video can be read. Of a folder, a file that cannot
-            be read is left out, which the log and `Prediction.failed` tell.
+        ValueError: the model, the classes or the source does not fit, or no video can be read. Of a folder, a file
+            that cannot be read is left out, which the log and `Prediction.failed` tell.
     """
     at_least_one(batch_size=batch_size)
     if stride_s is not None and not stride_s > 0:
         raise ValueError(f"stride_s {stride_s} must be above 0 seconds")
-    network, spec = ready(model)
+    network, spec = classifier(model, classes, is_video=isinstance(source, str | os.PathLike))
+    if not spec.classes:
+        log.info("%s", unnamed(model, network))
     if not isinstance(source, str | os.PathLike):
         return _predict_array(network, spec, torch.as_tensor(source), stride_s, fps, batch_size, short)
     files = _files(Path(source))
@@ -256,7 +260,7 @@ def _predict_array(
 def _run(network: nn.Module, spec: ClipSpec, clips: Iterable[Tensor], batch_size: int) -> Tensor:
     waiting, parts = iter(clips), []
     while batch := list(islice(waiting, batch_size)):
-        parts.append(heads.scores(network(transforms.prepare(torch.stack(batch), spec, network))))
+        parts.append(heads.scores(network(transforms.prepare(torch.stack(batch), spec, network)), spec.classes))
     return torch.cat(parts)
 
 

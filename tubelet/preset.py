@@ -66,11 +66,6 @@ class Preset:
             if name not in own or json.dumps(value) != json.dumps(own[name])  # which writes tuples as lists
         }
 
-    @property
-    def summary(self) -> str:
-        """First line of the family's description."""
-        return (self.build.__doc__ or "").split("\n")[0]
-
     def __call__(self, *, num_classes: int = 400, in_channels: int | None = None, **arguments: Any) -> nn.Module:
         """The network with new weights; `arguments` go before the preset's own, and None is its own channels."""
         spec = self.spec if in_channels is None else self.spec.with_channels(in_channels)

@@ -315,12 +315,15 @@ def header(model: Any, metrics: Mapping[str, float] | None = None) -> dict[str, 
         metrics: what it was measured to do.
 
     Raises:
-        ValueError: the model is no longer what its call makes, or its head is none of `tubelet.heads`.
+        ValueError: the model is no longer what its call makes, its head is none of `tubelet.heads`, or its spec names
+            more or fewer classes than the head has.
     """
     architecture = getattr(model, "architecture", None)
     spec = getattr(model, "spec", None)
     if architecture:
         _check_layers(model, architecture)
+    if isinstance(spec, ClipSpec):
+        heads.check_classes(getattr(model, "head", None), spec.classes)
     return {
         "format": FORMAT,
         "architecture": {key: architecture[key] for key in ("name", "arguments")} if architecture else None,

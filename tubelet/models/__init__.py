@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import json
 import logging
 import os
 import re
@@ -160,6 +161,68 @@ def ready(model: str | os.PathLike | nn.Module) -> tuple[nn.Module, ClipSpec]:
             f"{type(model).__name__} has no spec: set `model.spec = tubelet.ClipSpec(...)` to say what clip it takes"
         )
     return model.eval(), spec
+
+
+def classifier(
+    model: str | os.PathLike | nn.Module, classes: str | os.PathLike | None = None, *, is_video: bool = True
+) -> tuple[nn.Module, ClipSpec]:
+    """As `ready`, of a network that answers once a clip: found out before a video is read.
+
+    Args:
+        model: as for `ready`.
+        classes: a file of class names (see `read_classes`), which go before those of the network's `spec`.
+        is_video: whether the network is to see videos, which have three channels.
+
+    Raises:
+        ValueError: as in `ready`; also when the head has another task, the names do not fit, or the channels do not.
+    """
+    network, spec = ready(model)
+    heads.check_classifier(network)
+    if classes is not None:
+        spec = dataclasses.replace(spec, classes=read_classes(classes))
+    heads.check_classes(getattr(network, "head", None), spec.classes)
+    if is_video and spec.in_channels != 3:
+        raise ValueError(
+            f"the network's clips have {spec.in_channels} channels and a video has 3; predict takes an array "
+            f"({spec.in_channels}, T, H, W), and tubelet.create(NAME, weights=PATH, in_channels=3) makes it take 3"
+        )
+    return network, spec
+
+
+def read_classes(path: str | os.PathLike) -> tuple[str, ...]:
+    """Class names in the order of the logits, from a text file with one a line, or a json list or {name: index}.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of class names")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        found = json.loads(text) if path.suffix == ".json" else [line for line in text.splitlines() if line.strip()]
+        if isinstance(found, dict):
+            names = {int(index): name for name, index in found.items()}
+            found = [names[index] for index in range(len(found))]
+        # Kinetics' published names have quotes of their own
+        classes = tuple(name.strip().strip('"') for name in found)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(
+            f"{path}: no class names; give text, one a line, or .json, a list of them or {{name: index}} from 0 up"
+        ) from None
+    if not classes:
+        raise ValueError(f"{path}: no class names; the file is empty")
+    return classes
+
+
+def unnamed(model: str | os.PathLike | nn.Module, network: nn.Module) -> str:
+    """What to do about a network that does not say what its classes are, for what `ready` accepts as a model."""
+    row = None
+    if not isinstance(model, nn.Module):
+        file = files.Checkpoint(Path(model), {})
+        row = files.find(str(model)) or files.published(file, heads.num_classes(getattr(network, "head", None)))
+    where = f"; its names are published at {row.classes}" if row is not None and row.classes else ""
+    return f"the model does not say what its classes are: give `classes` (--classes FILE), one name a line{where}"
 
 
 def _preset(name: str) -> Preset:
