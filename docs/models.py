@@ -80,15 +80,19 @@ def published(name: str) -> tuple[str, str]:
 def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION.format(networks=len(MODELS), rows=len(weights.CATALOGUE))]
-    for family in sorted({preset.build.__module__ for preset in MODELS}):
+    families = sorted({preset.build.__module__ for preset in MODELS})
+    for family in families:
         module = importlib.import_module(family)
-        parts.append(f"\n## {inspect.getdoc(module).splitlines()[0].rstrip('.')}\n")
+        title, _, sentence = inspect.getdoc(module).splitlines()[0].partition(": ")
+        parts.append(f"\n## {title}\n")
+        parts.append(f"{sentence[0].upper()}{sentence[1:]}\n" if sentence else "")
         parts.append("| network | paper | parameters | clip | multiply-adds | published | weights |")
         parts.append("|---|---|---:|---|---:|---|---|")
         for preset in module.PRESETS:
             parameters, operations = cost(preset)
             paper = preset.paper
-            source = f"[{paper.title}]({paper.url}), {paper.year}" if paper.url else paper.title
+            authors = paper.title.split(",")[0]
+            source = f"[{authors}, {paper.year}]({paper.url})" if paper.url else authors
             cells = (
                 f"`{preset.name}`",
                 source,
@@ -98,8 +102,8 @@ def page() -> str:
                 *published(preset.name),
             )
             parts.append(f"| {' | '.join(cells)} |")
-        parts.append(f"\n::: {family}")
-    return "\n".join(parts) + "\n\n## Functions\n\n::: tubelet.models\n"
+    parts.append("\n## Functions\n\n::: tubelet.models\n")
+    return "\n".join([*parts, *(f"::: {family}\n" for family in families)])
 
 
 if __name__ == "__main__":

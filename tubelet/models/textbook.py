@@ -1,4 +1,4 @@
-"""The four networks that a textbook on 3D convolution begins with, and that one can read in a minute.
+"""Small networks to read: the four that a textbook on 3D convolution begins with.
 
 Their sizes are the textbook's: 15,333 (5 classes), 3,546,090 (10), 285,194 (10) and 69,794 (2) parameters.
 """
