@@ -31,10 +31,20 @@ def clips(tmp_path_factory):
     return root
 
 
-def command(*arguments, cwd, **kwargs):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "tubelet", *map(str, arguments)]
-    return subprocess.Popen(line, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def hear_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background of a shell does not
+
+
+def command(*arguments, cwd):
+    return subprocess.Popen(
+        [sys.executable, "-m", "tubelet", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
+    )
 
 
 def finished(*arguments, cwd):
