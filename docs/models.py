@@ -41,7 +41,8 @@ SlowFast also wants a multiple of `model.alpha` frames. `model.features(x)` give
 `model.channels` and `model.strides`. Change the task by assigning another [head](heads.md).
 
 In the tables, *clip* is frames x frame stride, then the crop. Parameters and multiply-adds (one multiplication and one
-addition; convolutions and matrix products) are counted by this page's script, at 400 classes, for one published clip.
+addition; convolutions and matrix products) are counted by this page's script, at 400 classes, for one published clip;
+detectors without their boxes.
 *Published* is the best accuracy that the publisher of the weights reports, with the views it took: they are not
 measured here. Weights are tags for `tubelet.create(NAME, weights=TAG)`; where there are more, the best one is named.
 """
@@ -59,9 +60,11 @@ def cost(preset: tubelet.preset.Preset) -> tuple[int, int]:
     with torch.device("meta"):
         network = preset().eval()
         x = torch.empty(1, spec.in_channels, spec.num_frames, *spec.crop)
+    run = network
+    if isinstance(network.head, tubelet.heads.Detect):  # its part depends on the boxes
+        run = network.features
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.features(x)
-    # the head's few are left out: it may want boxes, which have no size here
+        run(x)
     return sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2
 
 

@@ -43,6 +43,24 @@ def test_triple():
         blocks.triple((1, 2))
 
 
+@pytest.mark.parametrize(
+    ("width", "divisor", "rounded"),
+    [
+        (1, 8, 8),
+        (11.9, 8, 16),
+        (12, 8, 16),
+        (17.5, 8, 16),
+        (18, 8, 24),
+        (19, 8, 24),
+        (40, 8, 40),
+        (43, 8, 40),
+        (6, 4, 8),
+    ],
+)
+def test_make_divisible_goes_to_the_nearest_but_not_far_down(width, divisor, rounded):
+    assert blocks.make_divisible(width, divisor) == rounded
+
+
 odd = st.sampled_from([1, 3, 5, 7])
 
 
@@ -172,6 +190,14 @@ def test_textbook_blocks_stream():
     outputs = [*(stream(frames) for frames in x.split(3, 2)), stream.flush()]
     with torch.no_grad():
         torch.testing.assert_close(torch.cat(outputs, 2), network(x))
+
+
+def test_a_scale_changes_nothing_at_first_and_lets_the_gradient_through():
+    x = torch.rand(1, 2, 3, 4, 5, requires_grad=True)
+    scaled = blocks.Scale()(x)
+    assert torch.equal(scaled, x)
+    scaled.sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
 
 
 def test_depthwise_separable_is_each_channel_alone_then_all():

@@ -18,6 +18,7 @@ class Server:
     def __init__(self):
         self.content, self.cuts, self.ranges, self.asked = CONTENT, [], True, []
         self.has_length, self.status = True, 200
+        self.version, self.skipped = {}, 0  # headers of the file; bytes that a rest lacks at its start
 
     def answer(self, handler):
         wanted = handler.headers.get("Range")
@@ -25,7 +26,9 @@ class Server:
         if self.status != 200:
             handler.send_error(self.status)
             return
-        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and self.ranges else 0
+        has_changed = handler.headers.get("If-Range") not in (None, *self.version.values())
+        has_range = wanted and self.ranges and not has_changed
+        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) + self.skipped if has_range else 0
         if start >= len(self.content):
             handler.send_response(416)
             handler.send_header("Content-Range", f"bytes */{len(self.content)}")
@@ -33,6 +36,10 @@ class Server:
             return
         body = self.content[start:]
         handler.send_response(206 if start else 200)
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        for name, value in self.version.items():
+            handler.send_header(name, value)
         if self.has_length:
             handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
@@ -93,6 +100,37 @@ def test_a_later_call_goes_on(server, path):
     assert server.asked[-1] == f"bytes={2 * MIB}-"
     assert path.read_bytes() == CONTENT
     assert not part(path).exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"ETag": '"1"'}, {"ETag": '"2"'}),
+        (
+            {"ETag": 'W/"1"', "Last-Modified": "Mon, 06 Jan 2025 00:00:00 GMT"},
+            {"ETag": 'W/"1"', "Last-Modified": "Tue, 07 Jan 2025 00:00:00 GMT"},
+        ),
+    ],
+)
+@pytest.mark.parametrize("has_changed", [False, True])
+def test_a_file_that_has_changed_comes_whole(server, path, old, new, has_changed):
+    server.version, server.cuts = old, [2 * MIB, 0]
+    with pytest.raises(ValueError, match="its first 2 MiB are kept"):
+        download(server.url, path)
+    if has_changed:
+        server.content, server.version = CONTENT[::-1], new
+    server.cuts = [MIB]  # the new file, too, is taken up again
+    download(server.url, path)
+    assert path.read_bytes() == server.content
+    assert server.asked[-1] == f"bytes={(1 if has_changed else 3) * MIB}-"
+    assert [file.name for file in path.parent.iterdir()] == ["m.pth"]
+
+
+def test_a_rest_that_begins_elsewhere_is_not_appended(server, path):
+    server.skipped, server.cuts = 1, [2 * MIB]
+    download(server.url, path)
+    assert server.asked == [None, f"bytes={2 * MIB}-", None]
+    assert path.read_bytes() == CONTENT
 
 
 def test_no_more_than_some_tries(server, path):

@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import tubelet
+from tubelet.convert import recognise
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 FILES = sorted(path.stem for path in (GOLDEN / "models").glob("*.json") if not path.stem.startswith("monai"))
@@ -119,3 +120,19 @@ def test_the_slow_frames_are_the_sources(golden):
     model = tubelet.create("slowfast_r50")
     for slow, fast in clips:
         assert torch.equal(model.pick(fast), slow)
+
+
+def test_the_order_of_keys_does_not_matter(reference):
+    with torch.device("meta"):
+        state = {key: torch.empty(shape) for key, shape, *_ in reference.raw["state"]}
+    assert recognise(dict(sorted(state.items()))) == recognise(state) is not None
+
+
+def test_a_file_of_a_twin_takes_the_name_that_is_asked_for(golden, tmp_path):
+    reference = golden.load("pyslowfast_x3d_s")
+    torch.save(reference.state_dict(), tmp_path / "mine.pyth")
+    model = tubelet.create("x3d_s", weights=tmp_path / "mine.pyth").eval()
+    assert model.spec.num_frames == 13
+    small = reference.cases[1]
+    with torch.no_grad():
+        assert small.error(model(*small.inputs)) < 1e-4

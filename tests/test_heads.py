@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import pytest
@@ -87,6 +88,17 @@ def test_a_head_of_another_kind_cannot_be_described(head):
 def test_a_head_of_a_later_version():
     with pytest.raises(ValueError, match=r"'Caption'.*newer tubelet"):
         heads.build({"name": "Caption", "arguments": {}})
+    arguments = {**Classify(6, 7).arguments, "temperature": 2}
+    with pytest.raises(ValueError, match=r"Classify has no argument 'temperature'.*newer tubelet"):
+        heads.build({"name": "Classify", "arguments": arguments})
+
+
+@pytest.mark.parametrize("cls", heads.HEADS)
+def test_a_description_has_every_argument(cls):
+    needed = {"in_channels": 6, "num_classes": 7, "hidden_channels": 8, "stride": 8}
+    parameters = inspect.signature(cls).parameters
+    head = cls(**{name: value for name, value in needed.items() if name in parameters})
+    assert head.arguments.keys() == parameters.keys()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 33])

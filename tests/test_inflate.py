@@ -153,3 +153,31 @@ def test_spread_channels_answer_equal_channels_alike(old, new):
     two = nn.functional.conv3d(gray.expand(-1, new, -1, -1, -1), found["stem.weight"])
     assert torch.allclose(one, two, atol=1e-4)
     assert found["next.weight"] is other
+
+
+def test_dense_kernels_are_not_summed_for_depthwise_ones(tmp_path):
+    state = tubelet.create("ir_csn_26").state_dict()
+    for key, value in state.items():
+        if value.ndim == 5 and value.shape[1] == 1:
+            state[key] = value.expand(-1, len(value), -1, -1, -1)
+    own = tubelet.create("ir_csn_26", in_channels=1).state_dict()
+    found = inflate.spread_channels(state, own, 1)
+    assert [key for key, value in found.items() if value is not state[key]] == ["stem.conv.weight"]
+    torch.save(state, tmp_path / "m.pth")
+    with pytest.raises(ValueError, match=r"m\.pth: "):
+        tubelet.create("ir_csn_26", in_channels=1, weights=tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("slowfast_r50", ["stem.slow.conv.weight", "stem.fast.conv.weight"]),
+        ("unet3d", ["stages.0.block.first.conv.weight"]),
+        ("x3d_xs", ["stem.space.weight"]),
+    ],
+)
+def test_first_convolutions_alone_are_spread(name, expected):
+    with torch.device("meta"):
+        state, own = (tubelet.create(name, in_channels=n).state_dict() for n in (3, 1))
+    found = inflate.spread_channels(state, own, 1)
+    assert [key for key, value in found.items() if value is not state[key]] == expected

@@ -572,3 +572,17 @@ def test_what_keys_do_not_tell_is_said(tmp_path, caplog):
     caplog.clear()
     tubelet.load(path, shift_div=8)
     assert not caplog.text
+
+
+def test_a_trunk_and_all_below_a_prefix(tmp_path):
+    path = tmp_path / "m.pth"
+    torch.save({f"backbone.{key}": value for key, value in foreign(tubelet.create("mc3_18")).items()}, path)
+    model = tubelet.load(path)
+    assert model.architecture["name"] == "mc3_18"
+
+
+def test_twins_of_equal_weights_are_named(tmp_path, caplog):
+    path = tmp_path / "m.pth"
+    torch.save(tubelet.create("r2plus1d_34", num_classes=2).state_dict(), path)
+    assert tubelet.load(path).architecture["name"] == "r2plus1d_34"
+    assert "taken for r2plus1d_34; r2plus1d_34_32x2 have the same weights" in caplog.text

@@ -61,6 +61,15 @@ def triple(value: int | Sequence[int]) -> Triple:
     return t, h, w
 
 
+def make_divisible(width: float, divisor: int = 8) -> int:
+    """The nearest multiple of the divisor, not below the divisor nor more than a tenth below the width.
+
+    Source: Sandler et al. 2018, arXiv 1801.04381, their code.
+    """
+    nearest = max(divisor, int(width + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < 0.9 * width else nearest
+
+
 def conv3d(
     in_channels: int,
     out_channels: int,
@@ -400,8 +409,8 @@ class NonLocal(nn.Module):
         channels: channels of the input and the output.
         mid_channels: width inside.
         mode: of the `Affinity`.
-        is_pooled: whether the positions that are summed over are first thinned by a 1x2x2 maximum.
-        pool_first: whether that stands before the convolutions, else after.
+        pool_first: whether the 1x2x2 maximum that thins the positions summed over stands before the convolutions, else
+            after.
         bias: whether the convolution before the norm has one.
         norm: makes the norm of the result, from a number of channels.
     """
@@ -412,14 +421,13 @@ class NonLocal(nn.Module):
         mid_channels: int,
         mode: str = "embedded_gaussian",
         *,
-        is_pooled: bool = True,
         pool_first: bool = False,
         bias: bool = True,
         norm: Factory = nn.BatchNorm3d,
     ) -> None:
         super().__init__()
         has_maps = mode != "gaussian"
-        self.pool = nn.MaxPool3d((1, 2, 2)) if is_pooled else nn.Identity()
+        self.pool = nn.MaxPool3d((1, 2, 2))
         self.pool_first = pool_first
         self.theta = nn.Conv3d(channels, mid_channels, 1) if has_maps else nn.Identity()
         self.phi = nn.Conv3d(channels, mid_channels, 1) if has_maps else nn.Identity()
@@ -597,7 +605,10 @@ class HalvingMean(nn.Module):
 
 
 class Scale(nn.Module):
-    """The input times one learned number, at first 1 (ReZero, Bachlechner et al. 2020, arXiv 2003.04887)."""
+    """The input times one learned number (ReZero, Bachlechner et al. 2020, arXiv 2003.04887).
+
+    At first 1, a plain residual step: at the paper's 0 the layers before it would get no gradient at the first update.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -490,11 +491,17 @@ def describe(head: Any) -> dict[str, Any]:
 
 
 def build(description: Mapping[str, Any]) -> nn.Module:
-    """The head that `describe` described, with new weights."""
+    """The head that `describe` described, with new weights.
+
+    Raises:
+        ValueError: there is no such head, or it has no such argument.
+    """
     cls = next((cls for cls in HEADS if cls.__name__ == description["name"]), None)
     if cls is None:
         raise ValueError(f"unknown head {description['name']!r}: the file is from a newer tubelet")
     arguments = dict(description["arguments"])
+    if unknown := arguments.keys() - inspect.signature(cls).parameters.keys():
+        raise ValueError(f"{cls.__name__} has no argument {min(unknown)!r}: the file is from a newer tubelet")
     if "act" in arguments:
         arguments["act"] = getattr(nn, arguments["act"])
     return cls(**arguments)

@@ -155,6 +155,11 @@ def test_each_network_of_medicalnet_is_recognised(name, has_head):
     assert list(convert(foreign, model)) == list(model.state_dict())
 
 
+def test_a_trunk_of_3d_resnets_is_not_taken_for_medicalnet():
+    state = as_3d_resnets(on_meta("resnet3d_18", in_channels=3))
+    assert recognise({key: value for key, value in state.items() if not key.startswith("fc.")}) is None
+
+
 @pytest.mark.parametrize(("name", "shortcut"), [("medicalnet_18", "B"), ("medicalnet_50", "A")])
 def test_another_shortcut_of_medicalnet_is_seen(name, shortcut):
     model = on_meta(name, num_classes=3, in_channels=2, shortcut=shortcut)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 import tubelet
 from tubelet import heads
+from tubelet.convert import recognise
 from tubelet.models.unet import ConcurrentExcite, Deconvolution
 
 NAMES = tubelet.models("*unet*3d")
@@ -119,6 +120,14 @@ def test_variants_are_recognised(tmp_path, name, arguments):
         assert torch.equal(loaded(x), model(x))
         saved = tubelet.load(tubelet.save(loaded, tmp_path / "ours.safetensors"))
         assert torch.equal(saved(x), model(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("order", ["gcr", "bcr", "cr"])
+def test_sorted_keys_as_in_safetensors_tell_the_same_network(name, order):
+    state = foreign(small(name, order=order))
+    assert recognise(dict(sorted(state.items()))) == recognise(state)
+    assert recognise(state)[1].get("order", "gcr") == order
 
 
 def test_what_keys_cannot_tell_is_a_hint(tmp_path):

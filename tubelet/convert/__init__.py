@@ -16,21 +16,33 @@ LAYOUTS = tuple(layout for family in _FAMILIES for layout in family.LAYOUTS)
 
 # arguments of a network's function that no key or shape tells; `tubelet.load` takes the published ones and says so
 UNTOLD = {
+    "c3d": ("pool5_padding",),
     "densenet3d": ("conv1_t_stride", "no_max_pool"),
     "mobilenetv2": ("shift_div",),
     "residual_unet3d": ("order", "num_groups"),
     "resnet": ("shift_div", "non_local_mode"),
     "resnet3d": ("conv1_t_stride", "no_max_pool"),
     "resnext3d": ("conv1_t_stride", "no_max_pool"),
-    "slow": ("non_local_mode",),
+    "slow": ("non_local_mode", "has_pool2"),
+    "slow_detection": ("non_local_mode",),
     "slowfast": ("alpha", "non_local_mode"),
-    "unet3d": ("order", "num_groups"),
+    "unet3d": ("order", "num_groups", "upsample"),
 }
 
 
 def recognise(state: State) -> Found | None:
     """Checkpoint of any known code base -> (network name, arguments of `create`), or None."""
-    return next((found for layout in LAYOUTS if layout.fits(state) and (found := read_shapes(layout, state))), None)
+    for variant in _variants(state):
+        for layout in LAYOUTS:
+            if layout.fits(variant) and (found := read_shapes(layout, variant)):
+                return found
+    return None
+
+
+def _variants(state: State) -> list[State]:
+    """The checkpoint, and that of a trunk alone without the `backbone.` before each key."""
+    is_trunk = state and all(key.startswith("backbone.") for key in state)
+    return [state, {key.removeprefix("backbone."): value for key, value in state.items()}] if is_trunk else [state]
 
 
 def read_shapes(layout: Layout, state: State) -> Found | None:
@@ -44,8 +56,9 @@ def read_shapes(layout: Layout, state: State) -> Found | None:
 def rename(state: State, model: nn.Module) -> dict[str, Tensor]:
     """The checkpoint under the keys that fit the model best; shapes are not looked at."""
     own = model.state_dict().keys()
-    near = (layout.rename(state) for layout in LAYOUTS if layout.is_near(state))
-    return min([dict(state), *near], key=lambda renamed: len(own ^ renamed.keys()))
+    variants = _variants(state)
+    near = (layout.rename(each) for each in variants for layout in LAYOUTS if layout.is_near(each))
+    return min([*map(dict, variants), *near], key=lambda renamed: len(own ^ renamed.keys()))
 
 
 def convert(state_dict: State, model: nn.Module) -> dict[str, Tensor]:

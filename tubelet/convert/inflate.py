@@ -114,13 +114,23 @@ def spread_channels(state: State, own: State, in_channels: int) -> dict[str, Ten
         own: the model's state_dict.
         in_channels: of the model.
     """
+    first = _first_convolutions(own)
     return {
-        key: _spread(value, in_channels) if key in own and _reads_input(value, own[key], in_channels) else value
+        key: _spread(value, in_channels) if key in first and _is_other_input(value, own[key], in_channels) else value
         for key, value in state.items()
     }
 
 
-def _reads_input(value: Tensor, own: Tensor, in_channels: int) -> bool:
+def _first_convolutions(own: State) -> set[str]:
+    """Keys of the kernels that a network's input meets: one of each path of its stem, or of its first stage."""
+    kernels = [key for key, value in own.items() if value.ndim == 5]
+    for prefixes in (("stem.slow.", "stem.fast."), ("stem.",), ("stages.0.",)):
+        if found := {key for prefix in prefixes for key in [k for k in kernels if k.startswith(prefix)][:1]}:
+            return found
+    return set()
+
+
+def _is_other_input(value: Tensor, own: Tensor, in_channels: int) -> bool:
     """Whether these are kernels (O, I, ...) of one layer that differ in I alone, which is the network's input."""
     if value.ndim < 4 or own.ndim != 5 or own.shape[1] != in_channels or value.shape[1] == in_channels:
         return False

@@ -133,6 +133,9 @@ def _medicalnet(state: State) -> Found | None:
     is_known = stem.ndim == 5 and "head.fc.weight" not in state
     if not is_known or _kind(state, "stages.1.0.branch.conv2") != "full":
         return None
+    # without a head the keys are also those of a 3D-ResNets trunk; the scans of MedicalNet have one channel
+    if classify is None and stem.shape[1] != 1:
+        return None
     arguments: dict[str, Any] = {"in_channels": stem.shape[1]}
     arguments |= {"has_head": False} if classify is None else {"num_classes": len(classify)}
     depth, differing = _size(state, tuple(DEPTHS.values()))
@@ -222,6 +225,7 @@ LAYOUTS = (
         _3D_RESNETS,
         _3d_resnets,
     ),
+    # behind 3D-ResNets, whose every file without factored convolutions fits these marks too, for want of a last layer
     Layout(
         "MedicalNet",
         (r"conv1\.weight", r"layer1\.0\.conv1\.weight", r"layer1\.0\.bn1\.weight"),

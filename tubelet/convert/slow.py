@@ -52,12 +52,14 @@ def _found(state: State, **of_source: Any) -> Found | None:
     if layers is None or not is_whole or not {stem, "stages.0.0.branch.conv1.weight"} <= set(state):
         return None
     arguments: dict[str, Any] = sizes(state, stem, "head.fc.weight")
-    middle = next((key for key in state if key.startswith("stages.0.0.branch.conv2.")), "")
-    if "mix" in middle or (middle.endswith("conv2.weight") and state[middle].shape[1] == 1):
-        name = "ip_csn" if "mix" in middle else "ir_csn"
-        return f"{name}_{layers}", arguments | {key: of_source[key] for key in ("eps", "window") if key in of_source}
-    if "temporal" in middle:
+    conv2 = "stages.0.0.branch.conv2."
+    of_csn = {key: of_source[key] for key in ("eps", "window") if key in of_source}
+    if f"{conv2}mix.weight" in state:
+        return f"ip_csn_{layers}", arguments | of_csn
+    if f"{conv2}temporal.weight" in state:
         return "r2plus1d_r50", arguments | {"depth": layers}
+    if state[f"{conv2}weight"].shape[1] == 1:
+        return f"ir_csn_{layers}", arguments | of_csn
     found = {"depth": layers, "temporal": temporal(state), **_non_local(state)}
     stem_kernel = kernel(state, stem)[0]
     name = _kind(found["temporal"], stem_kernel)
@@ -245,14 +247,15 @@ LAYOUTS = (
                 *MMACTION,
                 (r"^backbone\.layer(\d)\.", stage_numbers),
             ),
-            _mmaction_detection if name == "MMAction2, detection" else _mmaction,
+            found,
         )
-        for name, marks, rules in (
-            ("MMAction2", (r"backbone\.layer4\.0\.conv3\.conv\.weight", r"cls_head\.fc_cls\.weight"), ()),
+        for name, marks, rules, found in (
+            ("MMAction2", (r"backbone\.layer4\.0\.conv3\.conv\.weight", r"cls_head\.fc_cls\.weight"), (), _mmaction),
             (
                 "MMAction2, detection",
                 (r"backbone\.layer4\.0\.conv3\.conv\.weight", r"roi_head\.bbox_head\.fc_cls\.weight"),
                 (BBOX_HEAD,),
+                _mmaction_detection,
             ),
             (
                 "MMAction2, ip-CSN",
@@ -263,11 +266,13 @@ LAYOUTS = (
                     (r"\.conv2\.1\.conv\.", ".branch.conv2.depthwise."),
                     (r"\.conv2\.1\.bn\.", ".branch.norm2."),
                 ),
+                _mmaction,
             ),
             (
                 "MMAction2, ir-CSN",
                 (r"backbone\.layer4\.0\.conv2\.0\.conv\.weight",),
                 ((r"\.conv2\.0\.conv\.", ".conv2.conv."), (r"\.conv2\.0\.bn\.", ".conv2.bn.")),
+                _mmaction,
             ),
         )
     ),

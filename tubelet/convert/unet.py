@@ -71,9 +71,11 @@ def _order(state: State, conv: str) -> dict[str, str]:
     out, width = state[f"{conv}.conv.weight"].shape[:2]
     if out != width:
         is_before = state[f"{conv}.norm.weight"].shape[0] == width
-    else:  # the file's own order is then all that tells
+    else:  # the order of the file is then all that tells, unless it is the alphabet's, as in safetensors
         keys = list(state)
-        is_before = keys.index(f"{conv}.norm.weight") < keys.index(f"{conv}.conv.weight")
+        weight, bias, kernel = (keys.index(f"{conv}.{key}") for key in ("norm.weight", "norm.bias", "conv.weight"))
+        is_sorted = bias < weight  # a module has its weight first
+        is_before = is_sorted or weight < kernel  # sorted keys tell nothing: the published order is taken
     if is_before:
         return {} if norm == "g" else {"order": "bcr"}
     return {"order": "crg" if norm == "g" else "cbr"}

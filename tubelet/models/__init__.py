@@ -75,15 +75,29 @@ def create(
     told = _told(checkpoint)
     if checkpoint.header is not None and told is not None and told[0] != name:
         raise ValueError(f"{checkpoint.path}: holds {told[0]}, not {name}")
-    known = told[1] if told is not None else {}
-    if told is not None and told[0] != name:  # its other arguments are another network's
-        known = _sizes_of(known)
+    known = _for_name(name, told, checkpoint.path)
     try:
         return _filled(name, known, given, checkpoint)
     except ValueError as error:
         if told is None or told[0] == name:
             raise
         raise ValueError(f"{checkpoint.path}: holds {told[0]}, not {name} ({error})") from None
+
+
+def _for_name(name: str, told: Found | None, path: Path) -> dict[str, Any]:
+    """Arguments of a network that the user names, from those of the network that a checkpoint tells."""
+    if told is None:
+        return {}
+    if told[0] == name:
+        return told[1]
+    wanted, found = _preset(name), _preset(told[0])
+    if wanted.build is not found.build:
+        return _sizes_of(told[1])
+    whole = found.whole(told[1])
+    differing = [key for key in wanted.arguments if key in wanted.differing(whole)]
+    if differing:
+        log.warning("%s: recognised as %s, made as %s; they differ in %s", path, told[0], name, ", ".join(differing))
+    return {key: value for key, value in wanted.differing(whole).items() if key not in wanted.arguments}
 
 
 def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
@@ -127,6 +141,9 @@ def _say_assumed(name: str, known: Mapping[str, Any], hints: Mapping[str, Any], 
     no_matter = {
         "shift_div": whole.get("shift_place", "") is None,
         "non_local_mode": not any(whole.get("non_local", ())) or whole["non_local_mode"] == "gaussian",
+        "has_pool2": "has_pool2" in whole and any(max(frames) > 1 for frames in whole["temporal"]),
+        "num_groups": "g" not in whole.get("order", "g"),
+        "upsample": whole.get("upsample") == "deconv",
     }
     assumed = [key for key in UNTOLD.get(preset.build.__name__, ()) if key not in hints and not no_matter.get(key)]
     if assumed:
@@ -134,6 +151,8 @@ def _say_assumed(name: str, known: Mapping[str, Any], hints: Mapping[str, Any], 
             "%s: taken for %s with %s, as published; the keys do not tell, tubelet.load(path, %s=...) does",
             *(path, name, ", ".join(f"{key}={whole[key]!r}" for key in assumed), assumed[0]),
         )
+    if known.get("num_classes") == 80 and name.startswith("slow"):
+        log.warning("%s: 80 classes are AVA's; a detector of PySlowFast has the keys of this classifier", path)
 
 
 def ready(model: str | os.PathLike | nn.Module) -> tuple[nn.Module, ClipSpec]:
@@ -354,11 +373,18 @@ def _recognise_own(state: Mapping[str, Tensor]) -> Found | None:
         family = _family(preset.build)
         return (family in foreign) + (family in foreign - seen)
 
-    for preset in sorted(MODELS, key=turn):
+    def fits(preset: Preset) -> bool:
         outline = _attempt(partial(_outline, preset), sizes)
-        if outline and shapes == {key: value.shape for key, value in outline.state_dict().items()}:
-            return preset.name, sizes
-    return None
+        return outline is not None and shapes == {key: value.shape for key, value in outline.state_dict().items()}
+
+    found = next(filter(fits, sorted(MODELS, key=turn)), None)
+    if found is None:
+        return None
+    kin = [preset for preset in MODELS if preset.name.split("_")[0] == found.name.split("_")[0]]
+    twins = [preset.name for preset in kin if preset is not found and fits(preset)]
+    if twins:
+        log.warning("taken for %s; %s have the same weights: tubelet.create makes those", found.name, ", ".join(twins))
+    return found.name, sizes
 
 
 def _family(function: Callable[..., Any]) -> str:

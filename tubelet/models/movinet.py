@@ -106,7 +106,7 @@ def bottleneck(
     pooled = 2 if is_causal else 1
     gate = blocks.SqueezeExcite(
         mid,
-        _by_eight(mid // 4 * pooled),
+        blocks.make_divisible(mid // 4 * pooled),
         pool=NowAndSoFar if is_causal else blocks.GlobalMean,
         act=act,
         gate=blocks.HardSigmoid if is_factored else nn.Sigmoid,
@@ -125,12 +125,6 @@ def bottleneck(
     if shortcut or in_channels != out_channels:
         shortcut["project"] = conv_norm_act(in_channels, out_channels)
     return blocks.Residual(nn.Sequential(branch), nn.Sequential(shortcut), nn.Identity)
-
-
-def _by_eight(width: int) -> int:
-    """The nearest multiple of 8, but not less than nine tenths of the width."""
-    near = max(8, (width + 4) // 8 * 8)
-    return near + 8 if near < 0.9 * width else near
 
 
 def movinet(

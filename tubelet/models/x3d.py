@@ -17,12 +17,6 @@ from ..spec import ClipSpec, kinetics
 PAPER = Paper("Feichtenhofer, X3D", 2020, "https://arxiv.org/abs/2004.04730")
 
 
-def _rounded(width: float, least: int = 8) -> int:
-    """The nearest multiple of 8, not below `least` nor more than a tenth below the width."""
-    nearest = max(least, int(width + 4) // 8 * 8)
-    return nearest + 8 if nearest < 0.9 * width else nearest
-
-
 def _block(
     in_channels: int, out_channels: int, factor: float, stride: int, *, has_gate: bool, norms: bool
 ) -> nn.Module:
@@ -37,7 +31,7 @@ def _block(
         norm2=nn.BatchNorm3d(width),
     )
     if has_gate:
-        branch["gate"] = blocks.SqueezeExcite(width, _rounded(width / 16))
+        branch["gate"] = blocks.SqueezeExcite(width, blocks.make_divisible(width / 16))
     branch["act2"] = nn.SiLU()
     branch["conv3"] = blocks.conv3d(width, out_channels, 1)
     branch["norm3"] = nn.BatchNorm3d(out_channels)
