@@ -15,7 +15,10 @@ for preset in MODELS:
 NAMES = [
     pytest.param(preset.name, marks=[] if preset.name in KINDS.values() else [pytest.mark.slow]) for preset in MODELS
 ]
-NON_LOCAL = re.compile(r"non_?local")
+# What has no gradient at first, or none on a small clip: a non-local block begins as the identity, so that its last
+# norm alone moves; the next norm takes away a shift between the two convolutions of an ip-CSN; of two gates in a U-Net
+# the larger counts.
+MAY_REST = re.compile(r"non_?local|branch\.conv2\.norm\.bias|block\.gate\.(channel|place)\.")
 DENSE = tubelet.models("*unet*")
 DETECTORS = tubelet.models("*_detection")
 
@@ -104,9 +107,8 @@ def test_gradients_reach_every_parameter(name):
     x = clip(model, (2, 16, 16), batch=2)
     model(x, *boxes(model, 2)).logsumexp(1).sum().backward()
     assert not [key for key, value in model.named_parameters() if value.grad is None]
-    # a non-local block begins as the identity: at first the norm at its end alone has a gradient
-    moved = {key: bool(value.grad.any()) for key, value in model.named_parameters() if not NON_LOCAL.search(key)}
-    assert sum(moved.values()) > 0.9 * len(moved)
+    unmoved = [key for key, value in model.named_parameters() if not value.grad.any()]
+    assert not [key for key in unmoved if not MAY_REST.search(key)]
 
 
 def test_saved_loaded_and_copied_it_answers_the_same(model, tmp_path):
