@@ -19,8 +19,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # `models` imports no other family.
 LAYERS = (
     "machine spec metrics terminal plot pickles convert.layout data.sampling data.transforms",
-    "blocks download data.video convert.slow",
+    "blocks download data.container convert.slow",
     "convert.?*",
+    "data.video",
     "heads preset convert data.datasets data.loader data.motion",
     "weights",
     "models.?*",
@@ -33,7 +34,7 @@ LAYERS = (
 # `needs` and `cache_dir` are for every other module of the lowest line.
 GROUND = {"machine", "spec"}
 DOORS = {
-    "av": "data.video",
+    "av": "data.container",
     "jinja2": "report",
     "jsonargparse": "cli",
     "lightning": "train",

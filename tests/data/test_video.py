@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tubelet.data import video
+from tubelet.data import container, video
 from tubelet.data.video import Video, VideoError, write_video
 from tubelet.machine import needs
 
@@ -276,21 +276,21 @@ def test_clips_are_the_frames_one_by_one(files, name, clips):
             assert torch.equal(tensor, clip.frames(indices, resize=24, crop=(20, 30)))
 
 
-def spied(monkeypatch, name: str, record: Callable[[object], None]) -> None:
-    original = getattr(video, name)
+def spied(monkeypatch, module: object, name: str, record: Callable[[object], None]) -> None:
+    original = getattr(module, name)
 
     def spy(*args):
         result = original(*args)
         record(result)
         return result
 
-    monkeypatch.setattr(video, name, spy)
+    monkeypatch.setattr(module, name, spy)
 
 
 @pytest.mark.parametrize("clips", [OVERLAPPING, GAPPED, ENTWINED])
 def test_no_frame_is_converted_twice(monkeypatch, long, clips):
     converted: list[object] = []
-    spied(monkeypatch, "_upright", lambda picture: converted.append(1))
+    spied(monkeypatch, container, "_upright", lambda picture: converted.append(1))
     with Video(long) as clip:
         list(clip.clips(clips))
     assert len(converted) == len({index for indices in clips for index in indices})
@@ -305,7 +305,7 @@ def test_only_the_frames_still_needed_are_kept(monkeypatch, long):
         alive.update(pictures)
         most = max(most, len(alive))
 
-    spied(monkeypatch, "_fit", record)
+    spied(monkeypatch, video, "_fit", record)
     with Video(long) as clip:
         for _ in clip.clips(OVERLAPPING):
             assert len(alive) <= 8
@@ -317,7 +317,7 @@ def test_only_the_frames_still_needed_are_kept(monkeypatch, long):
 @pytest.mark.parametrize("clips", [[[0, 1], [2, 3], range(60)], [[40, 41], [0, 1]]])
 def test_the_first_clip_waits_for_no_later_one(monkeypatch, long, clips):
     converted: list[object] = []
-    spied(monkeypatch, "_upright", lambda picture: converted.append(1))
+    spied(monkeypatch, container, "_upright", lambda picture: converted.append(1))
     with Video(long) as clip:
         next(clip.clips(clips))
     assert len(converted) == 2
@@ -325,14 +325,14 @@ def test_the_first_clip_waits_for_no_later_one(monkeypatch, long, clips):
 
 def count_packets(monkeypatch) -> list[int]:
     counts: list[int] = []
-    original = video._Source.packets
+    original = container._Source.packets
 
     def packets(source):
         for packet in original(source):
             counts.append(1)
             yield packet
 
-    monkeypatch.setattr(video._Source, "packets", packets)
+    monkeypatch.setattr(container._Source, "packets", packets)
     return counts
 
 
