@@ -18,10 +18,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first; `?*` is every other module of a package. A module imports from lower lines alone, so a family of
 # `models` imports no other family.
 LAYERS = (
-    "machine spec metrics terminal plot pickles convert.layout data.sampling data.transforms",
-    "blocks download data.container convert.slow",
+    "machine spec metrics terminal plot pickles convert.layout data.sample data.sampling data.transforms",
+    "blocks download data.container data.layouts.?* data.augment convert.slow",
     "convert.?*",
-    "data.video",
+    "data.video data.layouts",
     "heads preset convert data.datasets data.loader data.motion",
     "weights",
     "models.?*",

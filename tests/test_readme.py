@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tubelet.data.datasets import open_data
+from tubelet.data.layouts import open_data
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from . import heads, metrics, plot, terminal
-from .data import datasets, motion, transforms
-from .data.datasets import Sample, ViewClips
+from .data import motion, transforms
+from .data.datasets import ViewClips
+from .data.layouts import open_data
 from .data.loader import loader
+from .data.sample import Sample
 from .data.sampling import Short
 from .models import classifier, unnamed
 from .spec import ClipSpec, at_least_one
@@ -107,7 +109,7 @@ def _beside(model: str | os.PathLike | nn.Module) -> Path:
 
 def _samples(spec: ClipSpec, data: str | os.PathLike, split: str) -> list[Sample]:
     """Samples of a split, their targets in the order of the model's own classes."""
-    found = datasets.open_data(motion.motion() if str(data) == "motion" else data)
+    found = open_data(motion.motion() if str(data) == "motion" else data)
     if split not in found.splits:
         raise ValueError(f"{data}: no part {split!r}; it has {', '.join(sorted(found.splits))}")
     places = {name: i for i, name in enumerate(spec.classes)}

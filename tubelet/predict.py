@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from . import heads, plot, terminal
 from .data import sampling, transforms
-from .data.datasets import SUFFIXES
+from .data.layouts import SUFFIXES
 from .data.sampling import Short
 from .data.video import Video, VideoError, write_video
 from .models import classifier, unnamed

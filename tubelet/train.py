@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from . import metrics, plot, terminal
 from . import weights as files
 from .data import datasets, motion, transforms
-from .data.datasets import Augment
+from .data.augment import Augment
+from .data.layouts import open_data
 from .data.loader import EpochOrder, loader
 from .data.sampling import SHORT, Short
 from .machine import needs
@@ -127,7 +128,7 @@ def train(
         raise ValueError(
             f"weights {weights} with a network in memory: load them into it, or give the name of a network"
         )
-    found = datasets.open_data(motion.motion() if str(data) == "motion" else data)
+    found = open_data(motion.motion() if str(data) == "motion" else data)
     if not found.splits.get("train"):
         raise ValueError(f"{data}: no training part, only {', '.join(found.splits)}")
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tubelet.data import motion, video
-from tubelet.data.datasets import open_data
+from tubelet.data.layouts import open_data
 from tubelet.data.motion import CLASSES, NUM_FRAMES, SIZE, draw
 
 

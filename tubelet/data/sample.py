@@ -1,0 +1,100 @@
+"""What a data set says: its samples, what is true of each, and its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Task = Literal["classify", "multilabel", "frames", "detect"]
+
+
+class Span(NamedTuple):
+    """A stretch of a video in which a class is seen.
+
+    Attributes:
+        start: first moment, in the unit of the sample.
+        end: the moment after the last one.
+        target: index of the class.
+    """
+
+    start: float
+    end: float
+    target: int
+
+
+class Actor(NamedTuple):
+    """Somebody in the middle frame of a sample, and what they do.
+
+    Attributes:
+        x1: left side; like the other three a fraction of the frame, 0..1.
+        y1: upper side.
+        x2: right side.
+        y2: lower side.
+        targets: indices of the classes.
+    """
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    targets: tuple[int, ...]
+
+
+Target = int | tuple[int, ...] | tuple[Span, ...] | tuple[Actor, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A video, or a part of it, and what is true of it.
+
+    Attributes:
+        path: the video file, or the folder of its frames.
+        target: by the task of the data set: classify, index of the class; multilabel, the indices of all its classes;
+            frames, the spans in which each class is seen; detect, who is in the frame at `moment`.
+        start: where the part begins, in `unit`.
+        end: where it ends, itself left out; None means the end of the video.
+        moment: where the boxes are, and the middle of a clip; None where the task is not detect.
+        unit: what these and the spans count: source frames from 0, or seconds from the first frame.
+        group: samples of one group (the same source, person, patient) belong in one split; empty where unknown.
+    """
+
+    path: Path
+    target: Target
+    start: float = 0
+    end: float | None = None
+    moment: float | None = None
+    unit: Literal["frames", "s"] = "frames"
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """The path, with the part when it is not all."""
+        unit = " s" if self.unit == "s" else ""
+        if self.moment is not None:
+            return f"{self.path}[{self.moment}{unit}]"
+        is_whole = self.start == 0 and self.end is None
+        return f"{self.path}" + ("" if is_whole else f"[{self.start}:{'' if self.end is None else self.end}{unit}]")
+
+
+@dataclass(frozen=True)
+class VideoData:
+    """What a path holds.
+
+    Attributes:
+        classes: class names in the order of the targets.
+        splits: the samples of each split.
+        task: what a target is, see `Sample`.
+        layout: name of the layout that was recognised.
+        mirrored: class that each class becomes in a mirror, by index; None: a mirrored clip has no class here.
+            Classes that are not listed stay what they are.
+        reversed: the same for a clip played backwards; here what is not listed has no class when reversed.
+    """
+
+    classes: tuple[str, ...]
+    splits: dict[str, list[Sample]]
+    task: Task = "classify"
+    layout: str = ""
+    mirrored: Mapping[int, int | None] = field(default_factory=dict)
+    reversed: Mapping[int, int] = field(default_factory=dict)
