@@ -8,10 +8,10 @@ demo: .venv/ready
 	$(BIN)/python examples/demo.py $(if $(DEMO_VIDEO),"$(DEMO_VIDEO)")
 
 test: .venv/ready-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-all: .venv/ready-dev
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "slow or not slow"
 
 bench: .venv/ready-dev
 	$(BIN)/python -m benchmarks

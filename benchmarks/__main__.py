@@ -4,9 +4,9 @@ import sys
 
 import torch
 
-from benchmarks import stream, video
+from benchmarks import augment, stream, video
 
-BENCHMARKS = {"stream": stream, "video": video}
+BENCHMARKS = {"augment": augment, "stream": stream, "video": video}
 
 
 def main(names: list[str]) -> None:

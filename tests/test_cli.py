@@ -9,6 +9,7 @@ from test_evaluate import flat, rising
 
 import tubelet
 from tubelet import cli
+from tubelet.data.motion import draw
 from tubelet.data.video import write_video
 
 
@@ -55,6 +56,27 @@ def test_evaluate_and_names(here, capsys):
     (here / "names.txt").write_text("still\nup\n")
     status, out, _ = run(capsys, "predict", "clips/flat/0.mp4", "--classes", "names.txt")
     assert status == 0 and "still" in out
+
+
+def test_doctor_tells_by_its_status_whether_there_is_a_problem(here, capsys, monkeypatch):
+    monkeypatch.setenv("TUBELET_CACHE", str(here / "cache"))
+    (here / "few").mkdir()
+    write_video(here / "few" / "a.mp4", draw(["left"], 20, torch.Generator().manual_seed(0)).unbind(1), 25.0)
+    status, out, err = run(capsys, "doctor", "data", "few", "--workers", 1)
+    assert status == 0 and out.startswith("no problems") and err == ""
+    status, out, _ = run(capsys, "doctor", "data", "clips", "--workers", 1, "--full", "--out", "clean.csv")
+    assert status == 1 and "- blank: 6 videos" in out and "fix: " in out
+    assert (here / "clean.json").exists()
+
+
+def test_prepare(here, capsys):
+    status, out, _ = run(capsys, "prepare", "clips", "small", "--short_side", 16, "--workers", 1)
+    assert status == 0 and out.startswith("6 videos prepared; sound is not kept\n")
+    assert len(list((here / "small").rglob("*.mp4"))) == 6
+    (here / "clips" / "flat" / "1.mp4").write_text("no video\n" * 50)
+    status, out, err = run(capsys, "prepare", "clips", "small", "--short_side", 16)
+    assert status == 2 and out.startswith("5 videos prepared, 5 of them by an earlier run")
+    assert "1 videos were left out, see above" in err
 
 
 def test_models(capsys):
@@ -143,6 +165,15 @@ TRAIN = ["train", "clips", "--model", "tiny_2d", "--num_frames", "4", "--frame_s
         (None, ["predict", "clips/flat/0.mp4", "--model", "runs/on"], "did you mean runs/one"),
         (None, ["predict", "clips/flat/0.mp4", "--stride_s", "0"], "stride_s 0.0 must be above 0"),
         (None, ["predict", "clips/flat/0.mp4", "--out", "clips/flat/0.mp4/x.csv"], "clips/flat/0.mp4"),
+        (None, ["doctor", "data", "gone"], "gone: no such folder or list"),
+        (None, ["doctor", "data", "clips", "--model", "tiny5"], "tiny5: no such file of weights, run or tag"),
+        (None, ["doctor", "data", "clips", "--out", "clean.txt"], "clean.txt: the clean list is a .csv file"),
+        (None, ["doctor", "data", "clips", "--num_frames", "0"], "num_frames 0 must be at least 1"),
+        (None, ["doctor"], "doctor"),
+        (None, ["doctor", "disk"], "disk"),
+        (None, ["prepare", "clips", "clips/small"], "clips/small: is the folder of the videos"),
+        (None, ["prepare", "clips"], "out"),
+        (None, ["prepare", "clips", "small", "--crf", "60"], "crf 60"),
         (None, [*TRAIN, "--workers", "-1"], "workers -1 must be at least 0"),
         (None, [*TRAIN, "--lr", "fast"], "--lr fast: not what it takes"),
         (None, [*TRAIN, "--label_smoothing", "2"], "label_smoothing 2"),

@@ -1,7 +1,10 @@
 """Evaluation against figures worked out by hand, what it writes, and the motion audit."""
 
 import csv
+import dataclasses
 import json
+import shutil
+import sys
 
 import pytest
 import torch
@@ -9,6 +12,8 @@ from torch import nn
 
 import tubelet
 from tubelet import metrics
+from tubelet.data.layouts import open_data
+from tubelet.data.sample import VideoData
 from tubelet.data.video import write_video
 
 CLASSES = ("dark", "light", "rising")
@@ -146,3 +151,25 @@ def test_a_published_file_tells_where_its_names_are(data, tmp_path):
     torch.save(tubelet.create("x3d_xs").state_dict(), path)
     with pytest.raises(ValueError, match=r"--classes FILE.* published at https://.*kinetics_classnames\.json"):
         tubelet.evaluate(path, data)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_and_missing_samples_are_counted(data, tmp_path, monkeypatch, workers):
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "val" / "light" / "1.mp4").write_bytes(b"")
+    options = {"views": 1, "crops": 1, "workers": workers, "out": tmp_path / "out"}
+    with pytest.raises(ValueError, match=r"light/1\.mp4: .*\(--on_bad skip goes on"):
+        tubelet.evaluate(Brightness(), tmp_path / "data", **options)
+    module = sys.modules["tubelet.evaluate"]
+    monkeypatch.setattr(module, "open_data", lambda path: dataclasses.replace(open_data(path), missing=7))
+    table = tubelet.evaluate(Brightness(), tmp_path / "data", on_bad="skip", **options)
+    assert {name: table.summary[name] for name in ("samples", "bad", "missing", "top1", "audit as is")} == {
+        "samples": 5, "bad": 1, "missing": 7, "top1": 1, "audit as is": 1,
+    }  # fmt: skip
+    report = json.loads((tmp_path / "out" / "evaluate.json").read_text())
+    assert list(report["bad"]) == [str(tmp_path / "data" / "val" / "light" / "1.mp4")]
+    with pytest.raises(ValueError, match="on_bad substitute is for training"):
+        tubelet.evaluate(Brightness(), tmp_path / "data", on_bad="substitute", **options)
+    monkeypatch.setattr(module, "open_data", lambda path: VideoData(CLASSES, {"val": []}, task="detect"))
+    with pytest.raises(ValueError, match="a data set of the task detect; evaluate measures classify"):
+        tubelet.evaluate(Brightness(), tmp_path / "data", **options)

@@ -18,17 +18,20 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first; `?*` is every other module of a package. A module imports from lower lines alone, so a family of
 # `models` imports no other family.
 LAYERS = (
-    "machine spec metrics terminal plot pickles convert.layout data.sample data.sampling data.transforms",
-    "blocks download data.container data.layouts.?* data.augment convert.slow",
-    "convert.?*",
-    "data.video data.layouts",
-    "heads preset convert data.datasets data.loader data.motion",
+    "machine spec metrics terminal plot pickles convert.layout processes "
+    "data.container data.sample data.sampling data.transforms data.mixing data.fingerprint data.layouts.text",
+    "blocks download convert.slow data.pictures data.augment data.layouts.rows data.layouts.classes data.layouts.splits",
+    "convert.?* data.video data.camera data.layouts.opposites",
+    "data.layouts.?*",
+    "data.layouts",
+    "heads preset convert data.datasets data.loader data.motion data.listing examine",
     "weights",
     "models.?*",
     "models",
     "stream",
-    "train evaluate predict",
-    "cli report",
+    "train evaluate predict prepare",
+    "doctor report",
+    "cli",
     "__main__",
 )
 # `needs` and `cache_dir` are for every other module of the lowest line.

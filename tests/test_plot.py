@@ -55,6 +55,42 @@ def test_a_missing_package_is_named_with_its_pip_line(tmp_path, monkeypatch):
         plot.audit({"as is": 0.9}, 0.1, tmp_path / "a.png")
 
 
+# clips
+
+
+def test_clips_stand_in_rows(tmp_path):
+    reds, greens = (torch.zeros(3, 6, 20, 30, dtype=torch.uint8) for _ in range(2))
+    reds[0], greens[1] = 255, 255
+    path = plot.clips({"as read": [reds, greens], "drawn": [greens[..., :15], reds]}, tmp_path / "c.png", num=3)
+    assert has_colour(path, "#ff0000") and has_colour(path, "#00ff00")
+    seen = pixels_of(path)
+    is_red = (seen == torch.tensor([255, 0, 0])).all(2)
+    half = seen.shape[0] // 2, seen.shape[1] // 2
+    assert is_red[: half[0], : half[1]].any() and is_red[half[0] :, half[1] :].any()
+    assert not is_red[half[0] :, : half[1] - 40].any()
+
+
+def test_frames_of_a_strip_stand_side_by_side():
+    clip = torch.arange(24, dtype=torch.uint8).view(1, 2, 3, 4).expand(3, 2, 3, 4)
+    joined = plot._side_by_side(clip)
+    assert joined.shape == (3, 3, 9)
+    assert torch.equal(joined[..., :4], clip[:, 0]) and torch.equal(joined[..., 5:], clip[:, 1])
+    assert (joined[..., 4] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ({}, "hold no clip"),
+        ({"empty": []}, r"\['empty'\] hold no clip"),
+        ({"one": [torch.zeros(3, 4, 5, 6)]}, r"must be uint8 \(3, T, H, W\)"),
+    ],
+)
+def test_clips_that_cannot_be_drawn_are_named(tmp_path, rows, says):
+    with pytest.raises(ValueError, match=says):
+        plot.clips(rows, tmp_path / "c.png")
+
+
 # curves
 
 

@@ -1,10 +1,14 @@
 """Prediction: windows and their times, every kind of source, what is written."""
 
 import csv
+import dataclasses
 import json
+import re
 
 import pytest
 import torch
+from PIL import Image
+from streams import mpegts, serve
 from test_evaluate import CLASSES, Brightness, flat, rising
 
 import tubelet
@@ -42,6 +46,98 @@ def test_an_array_gives_what_its_file_gives(video):
         assert torch.allclose(from_array.times.double(), from_file.times, atol=1e-6)
     frames = tubelet.predict(Brightness(), array)
     assert frames.times[0].tolist() == [0, 4]
+
+
+def test_a_folder_of_frames_gives_what_its_file_gives(video, tmp_path):
+    with Video(video) as opened:
+        clip = opened.frames(range(opened.num_frames))
+    for number, picture in enumerate(clip.permute(1, 2, 3, 0).numpy(), start=1):
+        for name in ("a", "b"):
+            (tmp_path / "deep" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(tmp_path / "deep" / name / f"img_{number:05d}.png")
+    from_file = tubelet.predict(Brightness(), video)
+    from_frames = tubelet.predict(Brightness(), tmp_path / "deep" / "a", fps=25.0)
+    assert torch.equal(from_frames.scores, from_file.scores) and torch.equal(from_frames.times, from_file.times)
+    assert set(from_frames.sources) == {str(tmp_path / "deep" / "a")}
+    with Video(from_frames.to_video(tmp_path / "seen.mp4")) as drawn:
+        assert drawn.num_frames == len(clip[0]) and drawn.fps == pytest.approx(25)
+    (tmp_path / "seen.mp4").unlink()
+    both = tubelet.predict(Brightness(), tmp_path)
+    assert [part.sources[0] for part in both.videos()] == [str(tmp_path / "deep" / name) for name in ("a", "b")]
+    assert both.times[-1, 1].item() == pytest.approx(len(clip[0]) / 30)
+
+
+def test_a_flow_network_reads_flow(tmp_path):
+    for number in range(31):
+        for way in ("x", "y"):
+            Image.new("L", (64, 64), 8 * number).save(tmp_path / f"flow_{way}_{number:05d}.jpg")
+    model = tubelet.create("tiny", num_classes=3, in_channels=2)
+    assert tubelet.predict(model, tmp_path).scores.shape == (1, 3)
+    with pytest.raises(ValueError, match="2 channels, and the clips of the network have 3"):
+        tubelet.predict(tubelet.create("tiny", num_classes=3), tmp_path)
+
+
+def test_a_stream_is_seen_until_it_ends(capsys):
+    """The windows are those of the last frames; each is told as it is seen."""
+    with serve(mpegts(60, fps=50, is_paced=True)) as url:
+        seen = tubelet.predict(Brightness(), url)
+    assert set(seen.sources) == {url} and seen.classes == CLASSES and not seen.failed
+    assert len(seen.scores) >= 2 and torch.allclose(seen.scores.sum(1), torch.ones(len(seen.scores)))
+    assert seen.times[0, 0] == 0 and (seen.times.diff(dim=0) > 0).all() and seen.times[-1, 1] < 3
+    assert seen.classes[seen.scores[-1].argmax()] == "light" or seen.classes[seen.scores[-1].argmax()] == "rising"
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(seen.scores)
+    assert all(
+        re.search(r"\d\.\d s  (dark|light|rising) \d+ %  \(lag \d+\.\d\d s, \d+ frames dropped\)", line)
+        for line in lines
+    )
+
+
+def test_a_network_at_a_rate_of_its_own_sees_a_stream_at_that_rate():
+    model = Brightness()
+    model.spec = dataclasses.replace(model.spec, fps=10.0)
+    with serve(mpegts(60, fps=50, is_paced=True)) as url:
+        seen = tubelet.predict(model, url, stride_s=0.1)
+    assert len(seen.times) >= 2
+    lengths = seen.times[:, 1] - seen.times[:, 0]
+    assert (lengths[1:] > 0.25).all() and (lengths[1:] < 0.6).all()
+
+
+def test_a_stream_that_breaks_off_leaves_what_was_seen():
+    with serve(mpegts(60), says_end=False) as url:
+        seen = tubelet.predict(Brightness(), url)
+    assert len(seen.scores) and "the stream broke off" in seen.failed[url]
+
+
+def test_ctrl_c_ends_what_is_seen():
+    class Interrupted(Brightness):
+        calls = 0
+
+        def forward(self, x):
+            Interrupted.calls += 1
+            if Interrupted.calls == 3:
+                raise KeyboardInterrupt
+            return super().forward(x)
+
+    with serve(mpegts(2000, fps=100, is_paced=True)) as url:
+        assert len(tubelet.predict(Interrupted(), url).scores) == 2
+        Interrupted.calls = 2
+        with pytest.raises(KeyboardInterrupt):
+            tubelet.predict(Interrupted(), url)
+
+
+def test_a_stream_shorter_than_a_window():
+    model = Brightness()
+    model.spec = dataclasses.replace(model.spec, num_frames=31)
+    with serve(mpegts(30)) as url, pytest.raises(ValueError, match=r"ended within the 31 frames of the first clip"):
+        tubelet.predict(model, url)
+
+
+def test_a_live_source_has_its_own_times():
+    with pytest.raises(ValueError, match=r"fps 25: 0 is live and has times of its own"):
+        tubelet.predict(Brightness(), 0, fps=25)
+    with pytest.raises(ValueError, match="the network's clips have 1 channels and a video has 3"):
+        tubelet.predict(tubelet.create("tiny", num_classes=3, in_channels=1), "0")
 
 
 def test_a_folder_gives_each_video(video, tmp_path):
@@ -90,8 +186,12 @@ def test_what_does_not_fit(video, tmp_path):
         tubelet.predict(Brightness(), tmp_path / "gone.mp4")
     with pytest.raises(ValueError, match="no videos"):
         tubelet.predict(Brightness(), tmp_path)
-    with pytest.raises(ValueError, match=r"give \(3, T, H, W\) of torch\.uint8"):
+    with pytest.raises(ValueError, match=r"give \(C, T, H, W\) or \(T, H, W, C\) of uint8"):
         tubelet.predict(Brightness(), torch.rand(3, 8, 16, 16))
+    with pytest.raises(ValueError, match="array: 1 channels, and the clips of the network have 3"):
+        tubelet.predict(Brightness(), torch.zeros(1, 8, 16, 16, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"long\.mp4: a file has times of its own"):
+        tubelet.predict(Brightness(), video, fps=25)
     with pytest.raises(ValueError, match="has no spec"):
         tubelet.predict(torch.nn.Identity(), video)
 

@@ -15,6 +15,7 @@ import torch
 import tubelet
 from tubelet import weights
 from tubelet.data import motion
+from tubelet.data.sample import Sample, VideoData
 from tubelet.data.video import write_video
 
 SMALL = ["--model", "tiny_3d", "--batch_size", "4", "--num_frames", "4", "--crop", "32x32", "--workers", "1"]
@@ -208,3 +209,67 @@ def test_a_run_without_a_name_takes_the_next_free_folder(clips, tmp_path, monkey
     runs = [tubelet.train(clips, **options) for _ in range(2)]
     assert [str(run.out) for run in runs] == ["runs/clips0-tiny_2d", "runs/clips0-tiny_2d-2"]
     assert str(tubelet.train(clips, resume=True, **options).out) == "runs/clips0-tiny_2d-2"
+
+
+@pytest.fixture(scope="module")
+def damaged(clips, tmp_path_factory):
+    """Both parts of a data set with a file that is no video, in validation alone in its batch of four."""
+    root = tmp_path_factory.mktemp("damaged")
+    for part, first, last in (("train", 0, 8), ("val", 8, 12)):
+        for name in ("left", "right"):
+            (root / part / name).mkdir(parents=True)
+            for path in sorted((clips / name).iterdir()):
+                if first <= int(path.stem) < last:
+                    shutil.copy(path, root / part / name)
+        (root / part / "right" / "zz.mp4").write_text("no video")
+    return root
+
+
+class Own(torch.nn.Module):
+    """Stops as Ctrl-C does at one of its steps."""
+
+    def __init__(self, stop=0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = torch.nn.Linear(3, 2)
+        self.spec = tubelet.ClipSpec(num_frames=4, resize=None, crop=(32, 32))
+        self.steps, self.stop = 0, stop
+
+    def forward(self, x):
+        self.steps += self.training
+        if self.training and self.steps == self.stop:
+            raise KeyboardInterrupt
+        return self.fc(x.mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_videos_are_left_out_counted_and_named(damaged, tmp_path, workers):
+    options = {"batch_size": 4, "epochs": 3, "workers": workers}
+    with pytest.raises(ValueError, match=r"train/right/zz\.mp4: .*\(--on_bad skip goes on"):
+        tubelet.train(damaged, model=Own(), out=tmp_path / "run", **options)
+    # on_bad is another one, as that of a run which ended at a bad file may be
+    run = tubelet.train(damaged, model=Own(), out=tmp_path / "run", on_bad="skip", resume=True, **options)
+    names = {str(damaged / part / "right" / "zz.mp4") for part in ("train", "val")}
+    assert set(run.bad) == names
+    assert str(run).endswith("2 bad samples in " + str(tmp_path / "run" / "bad.csv"))
+    assert {row["sample"] for row in csv.DictReader((tmp_path / "run" / "bad.csv").open())} == names
+    assert [row["epoch"] for row in run.history] == [1, 2, 3]
+    with pytest.raises(KeyboardInterrupt):
+        tubelet.train(damaged, model=Own(stop=5), out=tmp_path / "again", on_bad="skip", **options)
+    again = tubelet.train(damaged, model=Own(), out=tmp_path / "again", on_bad="skip", resume=True, **options)
+    assert [row["val_loss"] for row in again.history] == [row["val_loss"] for row in run.history]
+    assert set(again.bad) == names
+
+
+def test_bad_videos_have_substitutes(damaged, tmp_path):
+    run = tubelet.train(damaged, model=Own(), out=tmp_path, on_bad="substitute", batch_size=3, epochs=1, workers=0)
+    assert len(run.bad) == 2
+    with pytest.raises(ValueError, match="on_bad 'ignore'; there is raise, skip, substitute"):
+        tubelet.train(damaged, on_bad="ignore")
+
+
+def test_other_tasks_are_refused(clips, monkeypatch):
+    data = VideoData(("a", "b"), {"train": [Sample(clips / "left" / "00.mp4", (0, 1))]}, task="multilabel")
+    monkeypatch.setattr(sys.modules["tubelet.train"], "open_data", lambda path: data)
+    with pytest.raises(ValueError, match="a data set of the task multilabel; train learns classify"):
+        tubelet.train(clips)

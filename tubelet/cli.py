@@ -12,11 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import terminal
+from . import doctor, terminal
 from .data.loader import reason
 from .evaluate import evaluate
 from .models import MODELS, models
 from .predict import Prediction, predict
+from .prepare import prepare
 from .spec import ClipSpec
 from .train import train
 from .weights import CATALOGUE
@@ -25,7 +26,11 @@ _WRITERS = {".json": Prediction.to_json, ".csv": Prediction.to_csv, ".mp4": Pred
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 2 after an error that is told in one line, 130 after Ctrl-C."""
+    """Run one command.
+
+    Returns:
+        The exit status: 0; 1 where `doctor` found problems; 2 after an error, told in one line; 130 after Ctrl-C.
+    """
     from jsonargparse import ArgumentError
 
     terminal.log_to_terminal()
@@ -33,10 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser = _parser()
         parsed = parser.parse_args(_spelled_out(sys.argv[1:] if arguments is None else arguments) or ["--help"])
         chosen = parser.instantiate(parsed)
-        command = chosen.subcommand
-        values = vars(chosen[command])
+        name, values = chosen.subcommand, chosen[chosen.subcommand]
+        if "subcommand" in values:  # a command with commands of its own
+            name, values = f"{name} {values.subcommand}", values[values.subcommand]
+        values = vars(values)
         values.pop("config", None)
-        _COMMANDS[command](values)
+        return _COMMANDS[name](values) or 0
     except ArgumentError as error:
         return _fail(_told(str(error)), 2)
     except BrokenPipeError:  # whoever read the answer has read enough
@@ -46,7 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(reason(error), 2)
     except KeyboardInterrupt as stop:
         return _fail(str(stop) or "interrupted", 130)
-    return 0
 
 
 def _fail(line: str, status: int) -> int:
@@ -94,6 +100,12 @@ def _parser() -> Any:
         command(predict, {"source": source, "--model": run, "--out": out}, {"fps"}),
         help="what happens in a video, and when",
     )
+    commands.add_subcommand("prepare", command(prepare, {}, set()), help="make videos small and quick to read")
+    group = parser("What is wrong, and what to do about it.")
+    long_enough = {"default": None, "help": "name of a network, or file or run of one, for whose clips to look"}
+    commands.add_subcommand("doctor", group, help="find out what is wrong")
+    probes = group.add_subcommands(required=True)
+    probes.add_subcommand("data", command(doctor.data, {"--model": long_enough}, set()), help="examine a data set")
     listing = parser("The networks that there are, with the clip and the paper of each.")
     listing.add_argument("pattern", nargs="?", default="*", help="shell pattern of names, such as 'x3d*'")
     commands.add_subcommand("models", listing, help="list the networks")
@@ -101,11 +113,11 @@ def _parser() -> Any:
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
-    """Arguments as jsonargparse wants them: `--resume` alone is true, a size 56x72 is [56,72]."""
+    """Arguments as jsonargparse wants them: `--resume` or `--full` alone is true, a size 56x72 is [56,72]."""
     spelled = []
     for i, argument in enumerate(arguments):
-        if argument == "--resume" and (i + 1 == len(arguments) or arguments[i + 1] not in ("true", "false")):
-            argument = "--resume=true"
+        if argument in ("--resume", "--full") and "".join(arguments[i + 1 : i + 2]) not in ("true", "false"):
+            argument = f"{argument}=true"
         elif (size := re.fullmatch(r"(--(?:crop|resize)=)?(\d+)x(\d+)", argument)) and (
             size[1] or (i and arguments[i - 1] in ("--crop", "--resize"))
         ):
@@ -164,6 +176,19 @@ def _write(prediction: Prediction, out: Path) -> list[Path]:
     return written
 
 
+def _prepare(values: dict[str, Any]) -> None:
+    prepared = prepare(**values)
+    print(prepared)
+    if prepared.failed:
+        raise ValueError(f"{len(prepared.failed)} videos were left out, see above")
+
+
+def _doctor_data(values: dict[str, Any]) -> int:
+    diagnosis = doctor.data(**values)
+    print(diagnosis)
+    return 0 if diagnosis.is_healthy else 1
+
+
 def _models(values: dict[str, Any]) -> None:
     pattern = values["pattern"]
     if not (names := models(pattern)):
@@ -191,4 +216,11 @@ def _clip(spec: ClipSpec) -> str:
     return f"{spec.num_frames}x{spec.frame_stride}, {crop}"
 
 
-_COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "models": _models}
+_COMMANDS: dict[str, Callable[[dict[str, Any]], int | None]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "prepare": _prepare,
+    "doctor data": _doctor_data,
+    "models": _models,
+}

@@ -6,9 +6,10 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,8 @@ from . import heads, metrics, plot, terminal
 from .data import motion, transforms
 from .data.datasets import ViewClips
 from .data.layouts import open_data
-from .data.loader import loader
-from .data.sample import Sample
+from .data.loader import Batches, loader
+from .data.sample import VideoData
 from .data.sampling import Short
 from .models import classifier, unnamed
 from .spec import ClipSpec, at_least_one
@@ -36,6 +37,7 @@ def evaluate(
     audit: bool = True,
     batch_size: int = 16,
     short: Short = "error",
+    on_bad: Literal["raise", "skip"] = "raise",
     workers: int | None = None,
     out: str | os.PathLike | None = None,
 ) -> Table:
@@ -53,49 +55,56 @@ def evaluate(
             tells whether the network uses motion.
         batch_size: clips in one pass of the network.
         short: videos with fewer frames than a clip: error, loop or hold.
+        on_bad: what a video does that cannot be read: raise ends with an error, skip leaves it out and counts it.
         workers: processes that read; 0 reads in this one.
         out: folder for `scores.csv` (each view of each sample), `classes.csv`, `confusion.png`, `audit.png` and
             `evaluate.json`; by default `evaluate` beside the weights, or `runs/evaluate`.
 
     Returns:
-        A row for each class; `summary` holds top1, top5 (above five classes), mean_class, and the audit, 0..1.
+        A row for each class; `summary` holds top1, top5 (above five classes), mean_class, and the audit, 0..1, and how
+        many samples were measured, were bad, or are missing on disk.
 
     Raises:
-        ValueError: model, classes, data or split do not fit; the message says what would.
+        ValueError: model, classes, data or split do not fit, or a video cannot be read; the message says what would.
     """
     at_least_one(views=views, crops=crops, batch_size=batch_size)
     network, spec = classifier(model, classes)
     if not spec.classes:
         raise ValueError(unnamed(model, network))
     folder = Path(out) if out is not None else _beside(model) / "evaluate"
-    samples = _samples(spec, data, split)
+    found = _data(spec, data, split)
+    samples = found.splits[split]
     names = spec.classes
     folder.mkdir(parents=True, exist_ok=True)
     measures = metrics.classification(len(names))
     with (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["sample", "target", "view", "crop", *names])
-        clips = ViewClips(samples, spec, views, crops, short)
-        for index, scores in _scores(network, spec, clips, batch_size, workers, "evaluating"):
-            sample = samples[index]
+        batches = loader(ViewClips(found, split, spec, views, crops, short), 1, workers=workers, on_bad=on_bad)
+        seen = 0
+        for index, target, scores in _scores(network, spec, batches, batch_size, "evaluating"):
             for i, row in enumerate(scores.tolist()):
                 values = [f"{value:.6g}" for value in row]
-                writer.writerow([sample.name, names[sample.target], i // crops, i % crops, *values])
-            measures.update(scores.mean(0, keepdim=True), torch.tensor([sample.target]))
-    found = measures.compute()
-    confusion = found.pop("confusion")
-    summary: dict[str, Any] = {name: value.item() for name, value in sorted(found.items(), reverse=True)}
+                writer.writerow([samples[index].name, names[target], i // crops, i % crops, *values])
+            measures.update(scores.mean(0, keepdim=True), torch.tensor([target]))
+            seen += 1
+    measured = measures.compute()
+    confusion = measured.pop("confusion")
+    summary: dict[str, Any] = {name: value.item() for name, value in sorted(measured.items(), reverse=True)}
     summary["mean_class"] = metrics.mean_class(confusion)
-    summary |= {"samples": len(samples), "views": views, "crops": crops}
+    counts = {"samples": seen, "bad": len(samples) - seen, "missing": found.missing}
+    summary |= {**counts, "views": views, "crops": crops}
     if audit:
-        summary |= _audit(network, spec, samples, batch_size, short, workers)
+        altered = _Altered(ViewClips(found, split, spec, 1, 1, short))
+        summary |= _audit(network, spec, loader(altered, 1, workers=workers, on_bad=on_bad), batch_size)
     table = Table(_rows(confusion, names), summary, f"{split} of {data}")
     table.to_csv(folder / "classes.csv")
     plot.confusion(confusion, names, folder / "confusion.png")
     if audit:
         accuracies = {name.removeprefix("audit "): value for name, value in summary.items() if "audit" in name}
         plot.audit(accuracies, 1 / len(names), folder / "audit.png")
-    report = {"data": str(data), "split": split, "classes": names, "summary": summary, "confusion": confusion.tolist()}
+    report = {"data": str(data), "split": split, "classes": names, "summary": summary, "bad": batches.bad}
+    report["confusion"] = confusion.tolist()
     (folder / "evaluate.json").write_text(json.dumps(report, indent=2) + "\n")
     return table
 
@@ -107,29 +116,34 @@ def _beside(model: str | os.PathLike | nn.Module) -> Path:
     return Path(model) if Path(model).is_dir() else Path(model).parent
 
 
-def _samples(spec: ClipSpec, data: str | os.PathLike, split: str) -> list[Sample]:
-    """Samples of a split, their targets in the order of the model's own classes."""
+def _data(spec: ClipSpec, data: str | os.PathLike, split: str) -> VideoData:
+    """The data set, with the targets of a split in the order of the model's own classes."""
     found = open_data(motion.motion() if str(data) == "motion" else data)
     if split not in found.splits:
         raise ValueError(f"{data}: no part {split!r}; it has {', '.join(sorted(found.splits))}")
+    if found.task != "classify":
+        raise ValueError(f"{data}: a data set of the task {found.task}; evaluate measures classify, one class a clip")
     places = {name: i for i, name in enumerate(spec.classes)}
     if unknown := [name for name in found.classes if name not in places]:
         raise ValueError(
             f"{data}: the model does not know {', '.join(unknown[:5])}; it knows {', '.join(spec.classes[:5])}"
             + (f" and {len(spec.classes) - 5} more" if len(spec.classes) > 5 else "")
         )
-    return [replace(sample, target=places[found.classes[sample.target]]) for sample in found.splits[split]]
+    samples = [
+        replace(sample, target=places[found.classes[cast(int, sample.target)]]) for sample in found.splits[split]
+    ]
+    return replace(found, classes=spec.classes, splits={split: samples})
 
 
 @torch.no_grad()
 def _scores(
-    network: nn.Module, spec: ClipSpec, clips: Any, batch_size: int, workers: int | None, what: str
-) -> Iterator[tuple[int, Tensor]]:
-    """Index and softmax scores (V, K) of each sample of a data set of (clips (V, C, T, H, W), target, index)."""
-    batches = loader(clips, 1, workers=workers)
-    for views, _, index in terminal.progress(batches, what):
-        logits = [network(transforms.prepare(part, spec, network)) for part in views[0].split(batch_size)]
-        yield int(index), heads.scores(torch.cat(logits), spec.classes)
+    network: nn.Module, spec: ClipSpec, batches: Batches, batch_size: int, what: str
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Index, target and softmax scores (V, K) of each sample, from batches of one (clips (V, C, T, H, W), ...)."""
+    with closing(batches), batches.watched():
+        for views, target, index in terminal.progress(batches, what):
+            logits = [network(transforms.prepare(part, spec, network)) for part in views[0].split(batch_size)]
+            yield int(index), int(target), heads.scores(torch.cat(logits), spec.classes)
 
 
 class _Altered(torch.utils.data.Dataset):
@@ -143,7 +157,11 @@ class _Altered(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+    def name(self, index: int) -> str:
+        """Of the sample."""
+        return self.clips.name(index)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any, int]:
         (clip,), target, _ = self.clips[index]
         frames = clip.shape[1]
         order = torch.randperm(frames, generator=torch.Generator().manual_seed(index))
@@ -151,20 +169,13 @@ class _Altered(torch.utils.data.Dataset):
         return torch.stack([clip, clip.flip(1), clip[:, order], middle]), target, index
 
 
-def _audit(
-    network: nn.Module,
-    spec: ClipSpec,
-    samples: Sequence[Sample],
-    batch_size: int,
-    short: Short,
-    workers: int | None,
-) -> dict[str, float]:
+def _audit(network: nn.Module, spec: ClipSpec, batches: Batches, batch_size: int) -> dict[str, float]:
     """Accuracy of each way of altering time: `{"audit reversed": 0.1, ...}`."""
-    altered = _Altered(ViewClips(samples, spec, 1, 1, short))
-    right = torch.zeros(len(_Altered.WAYS))
-    for index, scores in _scores(network, spec, altered, batch_size, workers, "motion audit"):
-        right += scores.argmax(1) == samples[index].target
-    return {f"audit {way}": value / len(samples) for way, value in zip(_Altered.WAYS, right.tolist(), strict=True)}
+    right, samples = torch.zeros(len(_Altered.WAYS)), 0
+    for _, target, scores in _scores(network, spec, batches, batch_size, "motion audit"):
+        right += scores.argmax(1) == target
+        samples += 1
+    return {f"audit {way}": value / samples for way, value in zip(_Altered.WAYS, right.tolist(), strict=True)}
 
 
 def _rows(confusion: Tensor, names: Sequence[str]) -> list[dict[str, object]]:

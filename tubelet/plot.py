@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.ImageFont import FreeTypeFont
 
-__all__ = ["annotate", "audit", "confusion", "curves", "strip", "timeline"]
+__all__ = ["annotate", "audit", "clips", "confusion", "curves", "strip", "timeline"]
 
 INK, FAINT, GRID, OTHER = "#24292f", "#6e7781", "#e6e8eb", "#b4b9c0"
 BLUE, VERMILION, PALE_BLUE = "#0072b2", "#d55e00", "#9ccbe6"
@@ -124,12 +124,8 @@ def strip(clip: Tensor, path: str | Path, *, num: int = 8, caption: str = "", go
     Raises:
         ValueError: the clip is not uint8 (3, T, H, W) or `num` is below 1.
     """
-    if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[0] != 3 or 0 in clip.shape:
-        raise ValueError(f"clip must be uint8 (3, T, H, W), not {clip.dtype} {tuple(clip.shape)}")
-    if num < 1:
-        raise ValueError(f"num is {num}; a strip shows at least 1 frame")
-    num = min(num, clip.shape[1])
-    chosen = torch.linspace(0, clip.shape[1] - 1, num).round().long().tolist()
+    chosen = _spread(clip, num)
+    num = len(chosen)
     mark, colour = {True: ("✓  ", BLUE), False: ("✗  ", VERMILION), None: ("", INK)}[good]
     frame_width = 1.35 if num > 1 else 3.0
     width = max(frame_width * num, 3.0)
@@ -143,6 +139,33 @@ def strip(clip: Tensor, path: str | Path, *, num: int = 8, caption: str = "", go
         axes.set_xlabel(f"frame {index}", color=FAINT, fontsize=8)
     if lines:
         figure.suptitle(_plain("\n".join(lines)), x=0.01, ha="left", color=colour, fontsize=10)
+    return _save(figure, path)
+
+
+def clips(rows: Mapping[str, Sequence[Tensor]], path: str | Path, *, num: int = 4) -> Path:
+    """Draw clips as strips, side by side and row under row: what training sees of one video after another, say.
+
+    Args:
+        rows: clips uint8 (3, T, H, W) from left to right, by the name of the row.
+        path: the PNG file to write.
+        num: how many evenly spaced frames of each clip to show; all T of them when it is shorter.
+
+    Raises:
+        ValueError: there is no clip, one is not uint8 (3, T, H, W), or `num` is below 1.
+    """
+    columns = max((len(row) for row in rows.values()), default=0)
+    if columns == 0:
+        raise ValueError(f"rows {list(rows)} hold no clip; give at least one")
+    strips = {name: [_side_by_side(clip[:, _spread(clip, num)]) for clip in row] for name, row in rows.items()}
+    tallest = max(strip.shape[1] / strip.shape[2] for row in strips.values() for strip in row)
+    figure = _figure(3.2 * columns, (3.2 * tallest + 0.1) * len(rows))
+    for axes, (name, row) in zip(figure.subplots(len(rows), columns, squeeze=False), strips.items(), strict=True):
+        axes[0].set_ylabel(_label(name), color=FAINT, fontsize=8)
+        for each in axes:
+            each.set(xticks=[], yticks=[])
+            each.spines[:].set_visible(False)
+        for each, strip in zip(axes, row, strict=False):
+            each.imshow(strip.permute(1, 2, 0).cpu().numpy())
     return _save(figure, path)
 
 
@@ -380,6 +403,20 @@ def _key(figure: Figure, colours: Mapping[str, str], *, has_others: bool) -> Non
 
 
 # Numbers behind the drawings
+
+
+def _spread(clip: Tensor, num: int) -> list[int]:
+    """Return the indices of `num` evenly spaced frames of a clip, or of all when it has fewer."""
+    if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[0] != 3 or 0 in clip.shape:
+        raise ValueError(f"clip must be uint8 (3, T, H, W), not {clip.dtype} {tuple(clip.shape)}")
+    if num < 1:
+        raise ValueError(f"num is {num}; a strip shows at least 1 frame")
+    return torch.linspace(0, clip.shape[1] - 1, min(num, clip.shape[1])).round().long().tolist()
+
+
+def _side_by_side(clip: Tensor) -> Tensor:
+    """Return the frames (3, T, H, W) as one picture (3, H, W'), a white pixel between them."""
+    return torch.nn.functional.pad(clip, (0, 1), value=255).transpose(1, 2).flatten(2)[..., :-1]
 
 
 def _series(

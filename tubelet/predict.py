@@ -5,18 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import heads, plot, terminal
 from .data import sampling, transforms
+from .data.camera import Camera, is_live
 from .data.layouts import SUFFIXES
+from .data.pictures import is_frames
 from .data.sampling import Short
 from .data.video import Video, VideoError, write_video
 from .models import classifier, unnamed
@@ -26,6 +31,7 @@ from .terminal import Table
 log = logging.getLogger("tubelet")
 
 _BLOCK = 4096  # frames drawn in one pass over the file
+_SEEN = 100_000  # windows of a live source that are kept, the newest: a day at one a second
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Prediction:
         times: (N, 2) seconds of each window, from its first frame to its last one's end.
         scores: (N, K) softmax.
         classes: K names.
+        failed: what could not be read, or broke off, and why.
+        fps: the rate that `predict` was told, None without.
     """
 
     sources: tuple[str, ...]
@@ -44,6 +52,7 @@ class Prediction:
     scores: Tensor
     classes: tuple[str, ...]
     failed: Mapping[str, str] = field(default_factory=dict)
+    fps: float | None = None
 
     def videos(self) -> list[Prediction]:
         """One prediction for each video, in order."""
@@ -51,7 +60,7 @@ class Prediction:
         for _, windows in groupby(self.sources):
             sources = tuple(windows)
             mine = slice(start, start := start + len(sources))
-            parts.append(Prediction(sources, self.times[mine], self.scores[mine], self.classes))
+            parts.append(Prediction(sources, self.times[mine], self.scores[mine], self.classes, fps=self.fps))
         return parts
 
     def top(self, k: int = 5) -> Table:
@@ -109,16 +118,17 @@ class Prediction:
         its average rate.
 
         Raises:
-            ValueError: the prediction is of several videos or of an array, or `path` is the video itself.
+            ValueError: the prediction is of several videos, an array or a live source, or `path` is the video itself.
         """
         source, path = Path(self.sources[0]), Path(path)
-        if len(set(self.sources)) > 1 or not source.is_file():
+        if len(set(self.sources)) > 1 or not source.exists():
             raise ValueError(
-                f"{path}: drawn for one video file; this prediction is of {len(set(self.sources))} sources"
+                f"{path}: drawn for one video on disk; this prediction is of {len(set(self.sources))}, "
+                f"first {self.sources[0]}"
             )
         if path.exists() and path.samefile(source):
             raise ValueError(f"{path}: is the video itself; give another name")
-        with Video(source) as video:
+        with Video(source, self.fps) as video:
             write_video(path, terminal.progress(self._drawn(video), "drawing", video.num_frames), video.fps)
         return path
 
@@ -143,7 +153,7 @@ class Prediction:
 
 def predict(
     model: str | os.PathLike | nn.Module,
-    source: str | os.PathLike | Tensor,
+    source: int | str | os.PathLike | np.ndarray | Tensor,
     *,
     stride_s: float | None = None,
     fps: float | None = None,
@@ -151,60 +161,75 @@ def predict(
     batch_size: int = 8,
     short: Short = "error",
 ) -> Prediction:
-    """Scores of overlapping windows over the whole of a video, however long.
+    """Scores of overlapping windows over the whole of a video, however long, or of what a camera sees.
 
     Args:
         model: a file of weights, the folder of a run, or a network with a `spec`.
-        source: a video file, a folder of them, or a tensor or array (3, T, H, W) of uint8.
+        source: a video file, a folder of frames, a folder of either, an array or a tensor (C, T, H, W) of uint8 (see
+            `tubelet.data.video.Video`), or a live source: the number of a camera or an address (see
+            `tubelet.data.camera.Camera`). A live source is seen until it ends or Ctrl-C, a line for each window.
         stride_s: seconds between the starts of two windows; by default half a window.
-        fps: rate of an array; None takes it to be at the model's own rate, and counts times and stride in frames.
+        fps: rate of what has no times: a folder of frames (None takes 30), or an array (None takes it to be at the
+            model's own rate, and counts times and stride in frames).
         classes: file of the model's class names, as in `evaluate`; without any they are called "class 0" and so on.
         batch_size: windows in one pass of the network.
         short: videos with fewer frames than a window: error, loop or hold.
 
     Returns:
-        Times and scores of each window.
+        Times and scores of each window; of a live source those of the last 100,000, from its first frame on.
 
     Raises:
-        ValueError: the model, the classes or the source does not fit, or no video can be read. Of a folder, a file
-            that cannot be read is left out, which the log and `Prediction.failed` tell.
+        ValueError: the model, the classes or the source does not fit, or no video can be read. Of a folder, a video
+            that cannot be read is left out, which the log and `Prediction.failed` tell; so is a live source's end by
+            an error.
     """
     at_least_one(batch_size=batch_size)
     if stride_s is not None and not stride_s > 0:
         raise ValueError(f"stride_s {stride_s} must be above 0 seconds")
-    network, spec = classifier(model, classes, is_video=isinstance(source, str | os.PathLike))
+    is_file = isinstance(source, str | os.PathLike) and Path(source).suffix.lower() in SUFFIXES
+    network, spec = classifier(model, classes, is_video=is_file or is_live(source))
     if not spec.classes:
         log.info("%s", unnamed(model, network))
-    if not isinstance(source, str | os.PathLike):
-        return _predict_array(network, spec, torch.as_tensor(source), stride_s, fps, batch_size, short)
-    files = _files(Path(source))
+    if is_live(source):
+        if fps is not None:
+            raise ValueError(f"fps {fps}: {source} is live and has times of its own")
+        return _watch(network, spec, source, stride_s)
+    assert not isinstance(source, int)
+    videos = _videos(Path(source)) if isinstance(source, str | os.PathLike) else [source]
     parts, failed = [], {}
-    for file in files:
+    for video in videos:
         try:
-            parts.append(_predict_file(network, spec, file, stride_s, batch_size, short))
+            parts.append(_predict_video(network, spec, video, stride_s, fps, batch_size, short))
         except VideoError as error:
-            if len(files) == 1:
+            if len(videos) == 1:
                 raise
             log.warning("left out: %s", error)
-            failed[str(file)] = str(error)
+            failed[str(video)] = str(error)
     if not parts:
-        raise VideoError(f"{source}: none of its {len(files)} videos can be read, first {next(iter(failed.values()))}")
+        raise VideoError(f"{source}: none of its {len(videos)} videos can be read, first {next(iter(failed.values()))}")
     return Prediction(
         tuple(source for part in parts for source in part.sources),
         torch.cat([part.times for part in parts]),
         torch.cat([part.scores for part in parts]),
         parts[0].classes,
         failed,
+        fps,
     )
 
 
-def _files(source: Path) -> list[Path]:
-    if not source.is_dir():
+def _videos(source: Path) -> list[Path]:
+    """The videos of a path: itself, or the files and folders of frames below it."""
+    if not source.is_dir() or is_frames(source):
         return [source]
-    files = sorted(file for file in source.rglob("*") if file.suffix.lower() in SUFFIXES)
-    if not files:
-        raise ValueError(f"{source}: no videos ({' '.join(sorted(SUFFIXES))})")
-    return files
+    videos: list[Path] = []
+    for name, folders, files in os.walk(source):
+        frames = [Path(name, folder) for folder in folders if is_frames(Path(name, folder))]
+        folders[:] = sorted(folder for folder in folders if Path(name, folder) not in frames)
+        videos += frames
+        videos += [Path(name, file) for file in files if Path(file).suffix.lower() in SUFFIXES]
+    if not videos:
+        raise ValueError(f"{source}: no videos ({' '.join(sorted(SUFFIXES))}) and no folders of frames")
+    return sorted(videos)
 
 
 def _windows(
@@ -220,40 +245,72 @@ def _windows(
     return windows, [min(start + span, total) - 1 for start in starts]
 
 
-def _predict_file(
-    network: nn.Module, spec: ClipSpec, path: Path, stride_s: float | None, batch_size: int, short: Short
-) -> Prediction:
-    with Video(path) as video:
-        stride = None if stride_s is None else round(stride_s * video.fps)
-        windows, lasts = _windows(str(path), spec, video.num_frames, sampling.step(spec, video.fps), stride, short)
-        clips = video.clips(windows, resize=spec.resize, crop=spec.crop)
-        scores = _run(network, spec, terminal.progress(clips, path.name, len(windows)), batch_size)
-        ends = torch.cat([video.times[1:], video.times.new_tensor([video.duration_s])])
-        times = torch.stack([video.times[[window[0] for window in windows]], ends[lasts]], 1)
-    return Prediction((str(path),) * len(windows), times, scores, _classes(spec, scores))
-
-
-def _predict_array(
+def _predict_video(
     network: nn.Module,
     spec: ClipSpec,
-    array: Tensor,
+    source: Path | np.ndarray | Tensor,
     stride_s: float | None,
     fps: float | None,
     batch_size: int,
     short: Short,
 ) -> Prediction:
-    if array.ndim != 4 or array.shape[0] != spec.in_channels or array.dtype != torch.uint8:
-        raise ValueError(
-            f"the array is {tuple(array.shape)} of {array.dtype}; give ({spec.in_channels}, T, H, W) of torch.uint8"
-        )
-    rate = fps or 1.0
-    step = sampling.step(spec, fps) if fps else spec.frame_stride
-    stride = None if stride_s is None else round(stride_s * rate)
-    windows, lasts = _windows("the array", spec, array.shape[1], step, stride, short)
-    clips = (transforms.center_crop(transforms.resize(array[:, window], spec.resize), spec.crop) for window in windows)
-    scores = _run(network, spec, clips, batch_size)
-    frames = torch.tensor([[window[0], last + 1] for window, last in zip(windows, lasts, strict=True)])
-    return Prediction(("array",) * len(windows), frames / rate, scores, _classes(spec, scores))
+    counts_frames = fps is None and not isinstance(source, Path)
+    with Video(source, 1.0 if counts_frames else fps) as video:
+        name = str(video.path)
+        step = spec.frame_stride if counts_frames else sampling.step(spec, video.fps)
+        stride = None if stride_s is None else round(stride_s * video.fps)
+        windows, lasts = _windows(name, spec, video.num_frames, step, stride, short)
+        clips = _checked(name, spec, video.clips(windows, resize=spec.resize, crop=spec.crop))
+        scores = _run(network, spec, terminal.progress(clips, video.path.name, len(windows)), batch_size)
+        ends = torch.cat([video.times[1:], video.times.new_tensor([video.duration_s])])
+        times = torch.stack([video.times[[window[0] for window in windows]], ends[lasts]], 1)
+    return Prediction((name,) * len(windows), times, scores, _classes(spec, scores))
+
+
+def _checked(name: str, spec: ClipSpec, clips: Iterable[Tensor]) -> Iterator[Tensor]:
+    for clip in clips:
+        if clip.shape[0] != spec.in_channels:
+            raise VideoError(f"{name}: {clip.shape[0]} channels, and the clips of the network have {spec.in_channels}")
+        yield clip
+
+
+def _watch(network: nn.Module, spec: ClipSpec, source: int | str, stride_s: float | None) -> Prediction:
+    """Windows of what a live source shows now: each time the newest frames that follow one another."""
+    rate = None if spec.fps is None else spec.fps / spec.frame_stride
+    step = spec.frame_stride if rate is None else 1
+    span = sampling.span(spec.num_frames, step)
+    new = max(1, span // 2) if stride_s is None else 1
+    after_s = -math.inf
+    seen: deque[tuple[float, float, Tensor]] = deque(maxlen=_SEEN)
+    failed = {}
+    with Camera(source, fps=rate, resize=spec.resize, buffer=span) as camera:
+        start_s = None
+        try:
+            while (window := camera.read(span, new, after_s)) is not None:
+                clip, times = window
+                scores = _run(network, spec, [transforms.center_crop(clip[:, ::step], spec.crop)], 1)
+                first_s, last_s = times[0].item(), times[-1].item()
+                start_s = first_s if start_s is None else start_s
+                end_s = last_s + (last_s - first_s) / max(1, span - 1)
+                seen.append((first_s - start_s, end_s - start_s, scores))
+                after_s = last_s + (stride_s or 0)
+                terminal.say(
+                    f"{end_s - start_s:8.1f} s  {_classes(spec, scores)[int(scores.argmax())]} "
+                    f"{100 * scores.max():.0f} %  (lag {camera.lag_s:.2f} s, {camera.dropped} frames dropped)"
+                )
+        except KeyboardInterrupt:
+            if not seen:
+                raise
+        except VideoError as error:
+            if not seen:
+                raise
+            log.warning("%s", error)
+            failed[camera.name] = str(error)
+    if not seen:
+        raise VideoError(f"{camera.name}: ended within the {span} frames of the first clip")
+    times = torch.tensor([(start, end) for start, end, _ in seen], dtype=torch.float64)
+    scores = torch.cat([scores for *_, scores in seen])
+    return Prediction((camera.name,) * len(seen), times, scores, _classes(spec, scores), failed)
 
 
 @torch.no_grad()

@@ -74,13 +74,18 @@ def say(line: str) -> None:
     _console().print(line, markup=False, emoji=False, soft_wrap=True)
 
 
+class _Lines(logging.Handler):
+    """Says each log line, above a bar that runs, on what stderr is by then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
 def log_to_terminal() -> None:
     """Show tubelet's own log lines (a new head, a looped video) on stderr."""
     logger = logging.getLogger("tubelet")
     if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+        logger.addHandler(_Lines())
         logger.setLevel(logging.INFO)
 
 

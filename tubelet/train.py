@@ -13,8 +13,8 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from . import weights as files
 from .data import datasets, motion, transforms
 from .data.augment import Augment
 from .data.layouts import open_data
-from .data.loader import EpochOrder, loader
+from .data.loader import ON_BAD, EpochOrder, OnBad, loader
 from .data.sampling import SHORT, Short
 from .machine import needs
 from .models import create, load, ready
@@ -51,18 +51,21 @@ class Run:
         out: its folder: `run.json`, `metrics.csv`, `curves.png`, `model.safetensors` (the best epoch), `last.ckpt`.
         history: one row of figures for each epoch.
         best: the row of the epoch whose weights were kept.
+        bad: samples that could not be read, and why; `bad.csv` in the folder has them too.
     """
 
     out: Path
     history: list[dict[str, float]]
     best: dict[str, float]
+    bad: dict[str, str] = field(default_factory=dict)
 
     def load(self) -> nn.Module:
         """The best model, in evaluation mode."""
         return load(self.out)
 
     def __str__(self) -> str:
-        return f"best top-1 {100 * self.best['val_top1']:.1f} % in epoch {self.best['epoch']:.0f}: {self.out}"
+        bad = f", {len(self.bad)} bad samples in {self.out / 'bad.csv'}" if self.bad else ""
+        return f"best top-1 {100 * self.best['val_top1']:.1f} % in epoch {self.best['epoch']:.0f}: {self.out}{bad}"
 
 
 def train(
@@ -84,6 +87,7 @@ def train(
     crop: Size | None = None,
     augment: Augment = PLAIN,
     short: Short = "error",
+    on_bad: OnBad = "raise",
     workers: int | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -109,6 +113,8 @@ def train(
         crop: height and width of a clip (112x112); none keeps the size.
         augment: random changes to training clips.
         short: videos with fewer frames than a clip: error, loop (from the start again) or hold (the last frame).
+        on_bad: what a video does that cannot be read: raise ends the run (resume it with another choice), skip leaves
+            it out, substitute takes another one; the last two count and name it. Validation leaves it out.
         workers: processes that read; 0 reads in this one.
         seed: of order, clips, augmentation and new weights.
         resume: go on after the last whole epoch of the run in `out`, with the same arguments.
@@ -123,7 +129,7 @@ def train(
     """
     arguments = {name: value for name, value in locals().items() if name != "resume"}
     at_least_one(epochs=epochs, batch_size=batch_size)
-    _check(task, optimizer, short, lr, weight_decay, label_smoothing)
+    _check(task, optimizer, short, on_bad, lr, weight_decay, label_smoothing)
     if weights is not None and not isinstance(model, str):
         raise ValueError(
             f"weights {weights} with a network in memory: load them into it, or give the name of a network"
@@ -131,6 +137,8 @@ def train(
     found = open_data(motion.motion() if str(data) == "motion" else data)
     if not found.splits.get("train"):
         raise ValueError(f"{data}: no training part, only {', '.join(found.splits)}")
+    if found.task != "classify":
+        raise ValueError(f"{data}: a data set of the task {found.task}; train learns classify, one class a clip")
 
     torch.manual_seed(seed)
     name = model if isinstance(model, str) else type(model).__name__
@@ -145,35 +153,42 @@ def train(
     arguments["out"] = folder = _folder(out, f"{Path(data).stem}-{name}", resume)
     _write_arguments(folder, arguments, name, resume)
 
-    train_clips = datasets.TrainClips(found.splits["train"], spec, augment, short, seed)
-    val_clips = datasets.ViewClips(found.splits["val"], spec, 1, 1, short)
+    train_clips = datasets.TrainClips(found, "train", spec, augment, short, seed)
+    val_clips = datasets.ViewClips(found, "val", spec, 1, 1, short)
     order = EpochOrder(len(train_clips), seed)
+    train_loader = loader(train_clips, batch_size, order=order, workers=workers, on_bad=on_bad)
+    val_loader = loader(val_clips, batch_size, workers=workers, on_bad="raise" if on_bad == "raise" else "skip")
     size = "x".join(map(str, spec.crop)) if spec.crop else "full size"
     terminal.say(
         f"{name} on {len(train_clips)} clips of {len(found.classes)} classes, {len(val_clips)} to validate; "
         f"{spec.num_frames} frames, stride {spec.frame_stride}, {size}; {optimizer}, lr {rate:.2g}, batch {batch_size}"
     )
     kept = _kept_class()(folder, epochs)
-    _fit(
-        _task_class()(network.train(), optimizer, rate, decay, label_smoothing, seed),
-        kept,
-        loader(train_clips, batch_size, order=order, workers=workers),
-        loader(val_clips, batch_size, workers=workers),
-        epochs,
-        folder,
-        resume,
-    )
-    return Run(folder, kept.history, kept.best)
+    module = _task_class()(network.train(), optimizer, rate, decay, label_smoothing, seed)
+    try:
+        with closing(train_loader), closing(val_loader), train_loader.watched(), val_loader.watched():
+            _fit(module, kept, train_loader, val_loader, epochs, folder, resume)
+    finally:
+        bad = {**train_loader.bad, **val_loader.bad}
+        _write_bad(bad, folder / "bad.csv")
+    return Run(folder, kept.history, kept.best, bad)
 
 
 def _check(
-    task: str, optimizer: str, short: str, lr: float | None, weight_decay: float | None, label_smoothing: float
+    task: str,
+    optimizer: str,
+    short: str,
+    on_bad: str,
+    lr: float | None,
+    weight_decay: float | None,
+    label_smoothing: float,
 ) -> None:
     """What a signature says of an argument, for callers in Python; the command line has it checked already."""
     choices = {
         "task": (task, ("classify",)),
         "optimizer": (optimizer, LEARNING_RATE),
         "short": (short, ("error", *SHORT)),
+        "on_bad": (on_bad, ON_BAD),
     }
     for name, (value, known) in choices.items():
         if value not in known:
@@ -240,7 +255,7 @@ def _write_arguments(folder: Path, arguments: dict[str, Any], name: str, resume:
     path = folder / "run.json"
     if resume:
         before = json.loads(path.read_text())
-        free = {"workers", "out"}
+        free = {"workers", "out", "on_bad"}
         for key in plain.keys() - free:
             if before[key] != plain[key]:
                 raise ValueError(
@@ -268,9 +283,6 @@ def _fit(task: Any, kept: Any, train_loader: Any, val_loader: Any, epochs: int, 
 
     last = folder / "last.ckpt"
     goes_on = resume and last.exists()
-    if goes_on:
-        # Lightning tells the order of its epoch only after the workers were asked for the first batches
-        train_loader.sampler.set_epoch(_epochs_of(last))
     with _quiet():
         trainer = Trainer(
             max_epochs=epochs,
@@ -467,3 +479,9 @@ def _write_history(history: list[dict[str, float]], path: Path) -> None:
         writer = csv.DictWriter(file, list(history[0]))
         writer.writeheader()
         writer.writerows(history)
+
+
+def _write_bad(bad: dict[str, str], path: Path) -> None:
+    if bad:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("sample", "reason"), *bad.items()])

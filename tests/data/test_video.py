@@ -300,12 +300,16 @@ def test_only_the_frames_still_needed_are_kept(monkeypatch, long):
     alive: weakref.WeakSet = weakref.WeakSet()
     most = 0
 
-    def record(pictures):
-        nonlocal most
-        alive.update(pictures)
-        most = max(most, len(alive))
+    original = video._fitted
 
-    spied(monkeypatch, video, "_fit", record)
+    def fitted(*args):
+        nonlocal most
+        for picture in original(*args):
+            alive.add(picture)
+            most = max(most, len(alive))
+            yield picture
+
+    monkeypatch.setattr(video, "_fitted", fitted)
     with Video(long) as clip:
         for _ in clip.clips(OVERLAPPING):
             assert len(alive) <= 8

@@ -6,14 +6,19 @@ converts only the wanted frames, and checks that each of them arrived under its 
 """
 
 import os
+import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, pairwise
+from functools import cached_property, partial
+from itertools import chain, pairwise, zip_longest
+from math import inf
 from pathlib import Path
+from stat import S_ISREG
+from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,15 +27,42 @@ import torch
 from torch import Tensor
 
 from ..machine import needs
+from . import indexes
+from .headers import Header, Hole, read_header
 
 if TYPE_CHECKING:
     import av
 
-__all__ = ["File", "VideoError", "encode"]
+__all__ = ["File", "Live", "VideoError", "cameras", "decode_pictures", "encode", "live"]
 
 # Codecs whose non-reference frames can be left undecoded without changing a bit of the other frames.
-# Elsewhere it saves nothing (VP9, all-intra) or loses frames (AV1).
-_SKIPPABLE = frozenset({"h264", "hevc", "mpeg4"})
+# Elsewhere it saves nothing (VP9, all-intra), loses frames (AV1), or others come under their names (MPEG-4, where
+# a packet holds two frames and the next none).
+_SKIPPABLE = frozenset({"h264", "hevc"})
+
+# Codecs whose decoder marks each picture that it has guessed at. Told to be strict, it would also refuse pictures that
+# are right because something beside them is not. Other decoders are told to be strict.
+_MARKS_GUESSES = frozenset({"h264"})
+
+# Codecs whose decoder writes of damage in FFmpeg's log alone.
+_TELLS_LOG = frozenset({"gif"})
+_LOG = Lock()
+
+# Packets of a file without presentation times that are decoded once to find them.
+_MOST_DECODED = 3000
+
+# An index that took this long to make is kept: to write it takes a third of that, to read it a thirtieth.
+_WORTH_KEEPING_S = 1e-3
+
+# Of the numbers in a kept index, which are so many lists.
+_VERSION = 1
+_NUM_LISTS = 9
+
+# FFmpeg's flag of formats whose frames carry no time.
+_NO_TIMESTAMPS = 0x80
+
+# FFmpeg's flag of formats that look for a frame by when it is shown.
+_SEEK_TO_PTS = 0x4000000
 
 # Frames between the last wanted one and the next keyframe that make a seek cheaper than decoding on.
 _SEEK_GAP = 12
@@ -50,7 +82,7 @@ class File:
         path: the file.
         times: (num_frames,) float64, seconds from the first frame to each.
         duration_s: seconds from the first frame to the end of the last.
-        is_damaged: the file breaks off; the frames before the break are there.
+        is_damaged: the file breaks off, or something in it is lost. Each frame that it offers is right or an error.
 
     Raises:
         VideoError: there is no such file, or it is not a video with frames.
@@ -60,16 +92,28 @@ class File:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._closed = False
         self._size: tuple[int, int] | None = None
+        self._idle: _Source | None = None
         self.path = Path(path)
-        self._idle: _Source | None = _Source(self.path)
+        version = f"{_VERSION} {_av().__version__} {_av().library_versions}"
+        state = _check_file(self.path)
+        kept = indexes.load(self.path, state, version)
+        self._index = _from_numbers(kept) if kept is not None else self._scanned(state, version)
+        self.times = _seconds([pts - self._index.pts[0] for pts in self._index.pts], self._index.time_base)
+        self.duration_s = self._index.duration_s
+        self.is_damaged = self._index.is_damaged
+
+    def _scanned(self, state: os.stat_result, version: str) -> "_Index":
+        self._idle = _Source(self.path)
+        began = time.perf_counter()
         try:
-            self._index = _scan(self._idle)
+            index = _scan(self._idle)
         except BaseException:
             self.close()
             raise
-        self.times = self._index.times
-        self.duration_s = self._index.duration_s
-        self.is_damaged = self._index.is_damaged
+        if time.perf_counter() - began > _WORTH_KEEPING_S:
+            indexes.save(self.path, state, version, _to_numbers(index))
+        self._idle.index = index
+        return index
 
     def close(self) -> None:
         """Close the file. Closing twice is fine."""
@@ -80,7 +124,8 @@ class File:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the pictures, upright."""
+        """(height, width) of the pictures, upright: as the file says, or as they come where it does not."""
+        self._size = self._size or self._index.size
         if self._size is None:
             for _ in self.pictures([0]):
                 pass
@@ -107,19 +152,19 @@ class File:
                 yield self._of_one_size(_upright(frame, source.to_rgb), missing.popleft())
             if not missing or missing[0] != first:
                 return
-        total = len(self.times)
-        readable = sum(1 for _ in _run(source, self._index, _Start(None, False), range(total)))
-        raise VideoError(
-            f"{self.path}: frame {first} of {total} cannot be decoded, the file is damaged; "
-            f"from its start {readable} frames are readable"
-        )
+            # From further back it would meet the same damage. Met by none, the seek may have missed its mark.
+            if source.has_met_damage and not start.skips:
+                break
+        later = self._index.next_start(first)
+        rest = f"frames from {later} on do not depend on it" if later else "frames behind it may depend on it"
+        raise VideoError(f"{self.path}: frame {first} of {len(self.times)} is damaged and cannot be decoded; {rest}")
 
     def _of_one_size(self, picture: np.ndarray, index: int) -> np.ndarray:
         size = (picture.shape[0], picture.shape[1])
         self._size = self._size or size
         if size != self._size:
             raise VideoError(
-                f"{self.path}: frame {index} is {size[0]}x{size[1]} where others are "
+                f"{self.path}: frame {index} is {size[0]}x{size[1]} where the video is "
                 f"{self._size[0]}x{self._size[1]} (height x width); re-encode the file to one size"
             )
         return picture
@@ -127,7 +172,7 @@ class File:
     @contextmanager
     def _source(self) -> "Iterator[_Source]":
         """The open file for one pass. Passes that overlap get a handle each: a handle has one position."""
-        source, self._idle = self._idle or _Source(self.path), None
+        source, self._idle = self._idle or _Source(self.path, self._index), None
         try:
             yield source
         finally:
@@ -142,6 +187,7 @@ class _Key(NamedTuple):
 
     pts: int
     dts: int
+    pos: int | None
 
 
 class _Start(NamedTuple):
@@ -157,19 +203,36 @@ class _Index:
 
     pts: list[int]  # ascending, one for each displayed frame
     keys: list[_Key]  # ascending
-    times: Tensor
+    lost: frozenset[int]  # of `pts`, those that are gone or refer to what is gone
+    labels: dict[int, int]  # presentation times by the places of packets, where the file tells none
+    time_base: Fraction
     duration_s: float
+    size: tuple[int, int] | None  # height and width as shown; None where decoding alone tells
     is_counted: bool  # timestamps tell nothing: a frame's index is its number in the decoder's output
-    is_damaged: bool  # reading broke off before the end
-    skips: bool
+    is_damaged: bool
+    skips: bool  # frames nobody refers to may be left out
+
+    @cached_property
+    def key_times(self) -> dict[int | None, int]:
+        """Timestamps of keyframes by their places in the file."""
+        return {key.pos: key.pts for key in self.keys if key.pos is not None}
 
     def starts(self, index: int) -> Iterator[_Start]:
         """Where to try to decode this frame from, the cheapest first."""
+        if self.pts[index] in self.lost:
+            return
         if not self.is_counted:
             number = self._key_before(index)
             yield _Start(self.keys[number], self.skips)
             yield _Start(self.keys[max(number - 1, 0)], False)
         yield _Start(None, False)
+
+    def next_start(self, index: int) -> int | None:
+        """The first frame after this one that decoding may start at, where timestamps tell."""
+        if self.is_counted:
+            return None
+        frames = (bisect_right(self.pts, key.pts) - 1 for key in self.keys)
+        return next((frame for frame in frames if frame > index), None)
 
     def spans(self, wanted: list[int]) -> Iterator[list[int]]:
         """Ascending frame indices, cut where jumping to a keyframe is cheaper than decoding the gap."""
@@ -191,9 +254,11 @@ class _Index:
 class _Source:
     """A file opened by FFmpeg, and its video stream."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, index: "_Index | None" = None) -> None:
         self.path = path
+        self.index = index  # once it is known
         self.broke_off = False
+        self.has_met_damage = False
         self._open()
 
     def _open(self) -> None:
@@ -213,6 +278,8 @@ class _Source:
             raise
         # Threads cost a loader's worker more than they give it: its neighbours use the other cores.
         self.stream.thread_type = "NONE"
+        if self.stream.codec_context.name not in _MARKS_GUESSES:
+            self.stream.codec_context.options = {"err_detect": "explode+crccheck"}
         # One for all frames: it keeps its tables, whose making costs more than a small frame.
         self.to_rgb = av.video.reformatter.VideoReformatter()
 
@@ -224,11 +291,20 @@ class _Source:
         self.close()
         self._open()
 
+    def seek(self, key: _Key) -> None:
+        """To a keyframe, in some formats to one before it."""
+        form = self.container.format
+        # Matroska lacks the flag. The rest look for a frame by when it is decoded.
+        is_by_pts = form.flags & _SEEK_TO_PTS or form.name == "matroska,webm"
+        self.container.seek(key.pts if is_by_pts else key.dts, stream=self.stream)
+
     def packets(self) -> "Iterator[av.Packet]":
         """Packets with data, from here on. They end early, and `broke_off`, where the file cannot be read."""
         try:
             for packet in self.container.demux(self.stream):
                 if packet.size:
+                    if self.index is not None and self.index.labels:
+                        packet.pts = self.index.labels.get(packet.pos)
                     yield packet
         except _av().error.FFmpegError:
             self.broke_off = True
@@ -240,20 +316,21 @@ def _av() -> ModuleType:
     return av
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path) -> os.stat_result:
     try:
-        size = path.stat().st_size
+        state = path.stat()
     except FileNotFoundError:
         raise VideoError(f"{path}: no such file") from None
     except OSError as error:
         raise VideoError(f"{path}: {error.strerror}") from None
-    if not path.is_file():
+    if not S_ISREG(state.st_mode):
         raise VideoError(f"{path}: a directory or a device, not a video file")
-    if size == 0:
+    if state.st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes)")
+    return state
 
 
-def _video_stream(path: Path, container: Any) -> Any:
+def _video_stream(path: Path | str, container: Any) -> Any:
     cover = _av().stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
@@ -263,39 +340,167 @@ def _video_stream(path: Path, container: Any) -> Any:
     return streams[0]
 
 
+class _Seen(NamedTuple):
+    """What a packet says, and whether it is as it was written and so are those that it refers to."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    pos: int | None
+    size: int
+    is_key: bool
+    is_shown: bool
+    is_sound: bool
+
+
 def _scan(source: _Source) -> _Index:
     """Read all packets once and index them."""
     stream = source.stream
-    num_packets = 0
-    shown: list[tuple[int | None, int]] = []
-    keys: list[_Key] = []
-    is_partial = is_guessed = False
-    # AVI stores no presentation times. Those FFmpeg works out are right where nothing is reordered.
-    is_avi = source.container.format.name == "avi"
-    for packet in source.packets():
-        num_packets += 1
-        is_partial = packet.is_corrupt
-        is_guessed |= is_avi and packet.pts != packet.dts
-        if packet.is_keyframe and packet.pts is not None:
-            keys.append(_Key(packet.pts, packet.pts if packet.dts is None else packet.dts))
-        if not packet.is_discard:
-            shown.append((packet.pts, packet.duration or 0))
-    if is_partial:  # the last packet, where a file is cut short within it
-        shown = shown[:-1]
-    if not shown:
-        raise VideoError(f"{source.path}: the video stream holds no frame")
-    is_damaged = source.broke_off or is_partial or num_packets < stream.frames
+    form = source.container.format.name
+    seen = [
+        _Seen(p.pts, p.dts, p.duration or 0, p.pos, p.size, p.is_keyframe, not p.is_discard, not p.is_corrupt)
+        for p in source.packets()
+    ]
+    header = read_header(source.path, form, stream.id)
+    if header.is_cut and form == "mpegts" and seen:  # whose last packet ends where the file does
+        seen[-1] = seen[-1]._replace(is_sound=False)
+    is_cut = source.broke_off or header.is_cut or len(seen) < stream.frames
+    seen = _judged(seen, header.holes)
+    is_damaged = is_cut or not all(packet.is_sound for packet in seen)
 
-    durations = {pts: duration for pts, duration in shown if pts is not None}
-    has_repeats = len(durations) < sum(pts is not None for pts, _ in shown)
-    is_counted = is_guessed or has_repeats or not keys
+    labels: dict[int, int] = {}
+    # AVI stores no presentation times. Those FFmpeg works out are right where nothing is reordered.
+    if form == "avi" and any(packet.pts != packet.dts for packet in seen):
+        labels = {} if is_damaged else _labels(source, seen)
+        seen = [packet._replace(pts=labels.get(packet.pos or 0)) for packet in seen]
+    keys = [
+        _Key(packet.pts, packet.pts if packet.dts is None else packet.dts, packet.pos)
+        for packet in seen
+        if packet.is_key and packet.is_sound and packet.pts is not None
+    ]
+    seen = [packet for packet in seen if packet.is_shown]
+    stamps = [packet.pts for packet in seen if packet.is_sound and packet.pts is not None]
+    is_counted = not keys or len(set(stamps)) < len(stamps)
+    lost: set[int] = set()
     if is_counted:
-        durations = dict.fromkeys(range(len(shown)), 1)
+        num_frames = next((number for number, packet in enumerate(seen) if not packet.is_sound), len(seen))
+        # What a decoder holds at the break may belong behind frames that are gone.
+        durations = dict.fromkeys(range(num_frames - is_damaged * stream.codec_context.reorder_depth), 1)
     else:
-        keys.sort()
-        for pts in _undecodable_lead(source, set(durations), keys[0].pts):
-            del durations[pts]
-    return _index(source, durations, keys, is_counted=is_counted, is_damaged=is_damaged)
+        step = 1 / (stream.average_rate * stream.time_base) if stream.average_rate else None
+        durations, lost = _offered(seen, step, is_cut=is_cut)
+        keys = sorted(key for key in keys if key.pts in durations)
+        if keys:
+            for pts in _undecodable_lead(source, durations.keys() - lost, keys[0].pts):
+                del durations[pts]
+    if not durations.keys() - lost:
+        raise VideoError(f"{source.path}: the video stream holds no {'whole ' if is_damaged else ''}frame")
+
+    rate = stream.average_rate or Fraction(25)
+    time_base = 1 / rate if is_counted else stream.time_base
+    pts = sorted(durations)
+    span_s = float((pts[-1] - pts[0]) * time_base)
+    mean_s = span_s / (len(pts) - 1) if len(pts) > 1 else float(1 / rate)
+    return _Index(
+        pts=pts,
+        keys=keys,
+        lost=frozenset(lost),
+        labels=labels,
+        time_base=time_base,
+        duration_s=span_s + (float(durations[pts[-1]] * time_base) or mean_s),
+        size=_size(stream, header),
+        is_counted=is_counted,
+        is_damaged=is_damaged,
+        skips=stream.codec_context.name in _SKIPPABLE,
+    )
+
+
+def _size(stream: Any, header: Header) -> tuple[int, int] | None:
+    """(height, width) upright, if the headers tell."""
+    size = (stream.codec_context.height, stream.codec_context.width)
+    if header.is_turned is None or not all(size):
+        return None
+    return size[::-1] if header.is_turned else size
+
+
+def _judged(seen: list[_Seen], holes: Sequence[Hole]) -> list[_Seen]:
+    """The packets of a damaged file, sound only until the damage and again from the next keyframe on."""
+    if not holes and all(packet.is_sound for packet in seen):
+        return seen
+    judged: list[_Seen] = []
+    ahead = deque(holes)
+    is_broken = False
+    lead_until: int | None = None
+    for packet, following in zip_longest(seen, seen[1:]):
+        is_hit = not packet.is_sound and not _is_joint(packet, following)
+        if ahead and packet.pos is not None:
+            while ahead and ahead[0].end <= packet.pos:
+                ahead.popleft()
+                is_broken = True
+                # A packet that is gone. Of the first is known that Matroska, which alone begins anew, counts from 0.
+                judged.append(packet._replace(pts=None if judged else 0, is_key=False, is_sound=False))
+            is_hit |= bool(ahead) and ahead[0].start < packet.pos + packet.size
+        if is_hit:
+            is_broken = True
+        elif is_broken and packet.is_key:
+            is_broken = False
+            lead_until = packet.pts
+        # Decoded after a keyframe but shown before it, a frame may refer to those before both.
+        is_lead = lead_until is not None and packet.pts is not None and packet.pts < lead_until
+        judged.append(packet._replace(is_sound=not is_broken and not is_lead))
+    return judged
+
+
+def _is_joint(packet: _Seen, following: _Seen | None) -> bool:
+    """Where recordings of a broadcast are joined, FFmpeg takes the last packet of the first for cut short."""
+    if following is None or not following.is_key or packet.dts is None or following.dts is None:
+        return False
+    return following.dts - packet.dts <= packet.duration
+
+
+def _labels(source: _Source, seen: list[_Seen]) -> dict[int, int]:
+    """Presentation times by the places of packets, from decoding a file that has none. Empty: it does not tell."""
+    if len(seen) > _MOST_DECODED or any(packet.dts is None for packet in seen):
+        return {}
+    shown = [frame.pts for frame in _decoded(source, _Start(None, False), set())]
+    if source.has_met_damage or sorted(shown) != list(range(len(seen))):
+        return {}
+    clock = sorted(seen[number].dts or 0 for number in shown)
+    labels = {seen[number].pos or 0: stamp for number, stamp in zip(shown, clock, strict=True)}
+    return labels if len(labels) == len(shown) else {}
+
+
+def _offered(seen: list[_Seen], step: Fraction | None, *, is_cut: bool) -> tuple[dict[int, int], set[int]]:
+    """The durations of the frames by their timestamps, and the timestamps of those among them that are lost."""
+    sound = [number for number, packet in enumerate(seen) if packet.is_sound]
+    end = sound[-1] + 1 if sound else 0
+    durations = {packet.pts: packet.duration for packet in seen if packet.is_sound and packet.pts is not None}
+    lost = _gaps(seen[:end], step) if len(sound) < end else set()
+    if is_cut or end < len(seen):
+        # What is gone would be decoded, and so be shown, after all that is there was decoded.
+        limit = max((packet.dts + packet.duration for packet in seen[:end] if packet.dts is not None), default=inf)
+        durations = {pts: duration for pts, duration in durations.items() if pts <= limit}
+    lost = {pts for pts in lost if durations and pts < max(durations)}
+    return durations | dict.fromkeys(lost, 0), lost
+
+
+def _gaps(seen: list[_Seen], step: Fraction | None) -> set[int]:
+    """The timestamps of the frames that are lost: all of them where the others stand at a steady `step`."""
+    stamps = sorted(packet.pts for packet in seen if packet.is_sound and packet.pts is not None)
+    unsound = {packet.pts for packet in seen if not packet.is_sound and packet.pts is not None}
+
+    def number(pts: int) -> int | None:
+        steps = round((pts - stamps[0]) / step) if step else 0
+        return steps if step and abs(stamps[0] + steps * step - pts) <= 1 else None
+
+    numbers = {number(pts) for pts in stamps}
+    if step is None or None in numbers or len(numbers) < len(stamps):
+        return unsound - set(stamps)
+    first = min((found for pts in unsound if (found := number(pts)) is not None), default=0)
+    there = {number(pts): pts for pts in unsound}
+    last = number(stamps[-1]) or 0
+    gone = set(range(min(first, 0), last)) - numbers
+    return {there.get(steps) or round(stamps[0] + steps * step) for steps in gone}
 
 
 def _undecodable_lead(source: _Source, shown: set[int], first_key: int) -> set[int]:
@@ -309,24 +514,37 @@ def _undecodable_lead(source: _Source, shown: set[int], first_key: int) -> set[i
     return lead - {frame.pts for frame in _decoded(source, _Start(None, False), lead)}
 
 
-def _index(
-    source: _Source, durations: dict[int, int], keys: list[_Key], *, is_counted: bool, is_damaged: bool
-) -> _Index:
-    rate = source.stream.average_rate or Fraction(25)
-    time_base = 1 / rate if is_counted else source.stream.time_base
-    pts = sorted(durations)
-    times = _seconds([stamp - pts[0] for stamp in pts], time_base)
-    start_of_last_s = times[-1].item()
-    last_s = float(durations[pts[-1]] * time_base)
-    mean_s = start_of_last_s / (len(pts) - 1) if len(pts) > 1 else float(1 / rate)
+def _to_numbers(index: _Index) -> np.ndarray:
+    """(N,) int64, to be kept."""
+    lists = (
+        [index.time_base.numerator, index.time_base.denominator, np.float64(index.duration_s).view(np.int64)],
+        [*(index.size or ()), index.is_counted, index.is_damaged, index.skips],
+        index.pts,
+        [key.pts for key in index.keys],
+        [key.dts for key in index.keys],
+        [-1 if key.pos is None else key.pos for key in index.keys],
+        sorted(index.lost),
+        index.labels.keys(),
+        index.labels.values(),
+    )
+    return np.array([*map(len, lists), *chain.from_iterable(lists)], np.int64)
+
+
+def _from_numbers(numbers: np.ndarray) -> _Index:
+    lengths, rest = np.split(numbers, [_NUM_LISTS])
+    units, flags, pts, *keys, lost, places, stamps = np.split(rest, lengths[:-1].cumsum())
+    *size, is_counted, is_damaged, skips = flags.tolist()
     return _Index(
-        pts=pts,
-        keys=keys,
-        times=times,
-        duration_s=start_of_last_s + (last_s or mean_s),
-        is_counted=is_counted,
-        is_damaged=is_damaged,
-        skips=source.stream.codec_context.name in _SKIPPABLE,
+        pts=pts.tolist(),
+        keys=[_Key(pts, dts, None if pos < 0 else pos) for pts, dts, pos in np.stack(keys, 1).tolist()],
+        lost=frozenset(lost.tolist()),
+        labels=dict(zip(places.tolist(), stamps.tolist(), strict=True)),
+        time_base=Fraction(*units[:2].tolist()),
+        duration_s=units[2:].view(np.float64).item(),
+        size=tuple(size) or None,
+        is_counted=bool(is_counted),
+        is_damaged=bool(is_damaged),
+        skips=bool(skips),
     )
 
 
@@ -340,9 +558,13 @@ def _run(source: _Source, index: _Index, start: _Start, wanted: Sequence[int]) -
     """The frames of these ascending indices, from one start, up to the first that does not come."""
     labels = deque(wanted if index.is_counted else [index.pts[i] for i in wanted])
     needed = set() if index.is_counted else set(labels)
+    shown = -inf
     for number, frame in enumerate(_decoded(source, start, needed)):
         label = number if index.is_counted else frame.pts
-        if label is None or label < labels[0]:
+        if label is None or label <= shown:  # the file's times contradict the decoder's order
+            return
+        shown = label
+        if label < labels[0]:
             continue
         if label > labels[0]:
             return
@@ -353,61 +575,134 @@ def _run(source: _Source, index: _Index, start: _Start, wanted: Sequence[int]) -
 
 
 def _decoded(source: _Source, start: _Start, needed: set[int]) -> "Iterator[av.VideoFrame]":
-    """Frames in display order, until those with the timestamps `needed` are out (none given: to the end)."""
+    """Frames in display order, until those with the timestamps `needed` are out (none given: to the end).
+
+    It ends at the first damage, `lost` packets included. What was decoded before still comes.
+    """
     av = _av()
+    source.has_met_damage = False
     try:
         if start.key is None:
             source.rewind()
         else:
-            source.container.seek(start.key.dts, stream=source.stream)
+            source.seek(start.key)
     except av.error.FFmpegError:
         return
     codec = source.stream.codec_context
     codec.skip_frame = "DEFAULT"
+    lost = source.index.lost if source.index is not None else frozenset()
+    decoding = _Decoding(source, is_counted=not needed)
     unsent = set(needed)
-    has_output = False
-    for packet in _from_keyframe(source, start, needed):
+    for number, packet in enumerate(_from_keyframe(source, start, needed)):
+        if not needed:
+            packet.pts = number
+        elif packet.pts in lost and not decoding.is_lead(packet.pts):
+            source.has_met_damage = True
+            break
         if start.skips:
             codec.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
-        try:
-            frames = codec.decode(packet)
-        except av.error.FFmpegError:
-            # Before the first picture a decoder may lack what a cut recording lost; later it is damage, and
-            # what follows would be guessed from it. The same goes for frames that it marks as corrupt.
-            if has_output:
-                break
-            continue
-        for frame in frames:
-            if not frame.is_corrupt:
-                has_output = True
-                yield frame
-            elif has_output:
-                return
+        yield from decoding.of(packet)
         unsent.discard(packet.pts)
-        if needed and not unsent:
+        if source.has_met_damage or (needed and not unsent):
             break
-    try:
-        # The decoder still holds frames: let them out rather than read on.
-        yield from codec.decode(None)
-    except av.error.FFmpegError:
-        return
+    # The decoder still holds frames: let them out rather than read on.
+    yield from decoding.of(None)
+
+
+class _Decoding:
+    """Decodes packet by packet, and lets out the frames that are sure to be right."""
+
+    def __init__(self, source: _Source, *, is_counted: bool) -> None:
+        self._source = source
+        self._is_counted = is_counted
+        self._order: dict[int | None, float] = {}  # of decoding, by timestamp
+        self._damage = inf  # where in that order it begins: what is decoded behind it is built on it
+        self._first_key: int | None = None
+        self._held: deque[av.VideoFrame] = deque()
+
+    def is_lead(self, pts: int | None) -> bool:
+        """Whether a frame comes before all that this run can be sure of: a cut recording lost what it refers to."""
+        return self._first_key is None or (pts is not None and pts < self._first_key)
+
+    def of(self, packet: "av.Packet | None") -> "Iterator[av.VideoFrame]":
+        """The frames that this packet (None: the last one) makes sure of, in display order."""
+        if packet is not None:
+            self._order[packet.pts] = len(self._order)
+            if self._first_key is None and packet.is_keyframe:
+                self._first_key = packet.pts
+        for frame in self._decode(packet):
+            if frame.is_corrupt:
+                self._spoil(frame.pts)
+            else:
+                self._held.append(frame)
+        # A frame may be built on one that is shown later, and marked as damaged only then: as late as that.
+        depth = 0 if packet is None else self._source.stream.codec_context.reorder_depth
+        while len(self._held) > depth:
+            if self._is_counted and self._damage < inf:  # what is shown after a frame that is gone has no number
+                return
+            frame = self._held.popleft()
+            if self._damage == inf or self._order.get(frame.pts, inf) < self._damage:
+                yield frame
+
+    def _decode(self, packet: "av.Packet | None") -> "list[av.VideoFrame]":
+        av = _av()
+        codec = self._source.stream.codec_context
+        try:
+            if codec.name not in _TELLS_LOG:
+                return codec.decode(packet)
+            with _errors_logged(av) as errors:
+                frames = codec.decode(packet)
+            if not errors:
+                return frames
+        except av.error.FFmpegError:
+            pass
+        if packet is not None:
+            self._spoil(packet.pts)
+        return []
+
+    def _spoil(self, pts: int | None) -> None:
+        if self.is_lead(pts):
+            self._order[pts] = inf
+        else:
+            self._damage = min(self._damage, self._order.get(pts, 0))
+            self._source.has_met_damage = True
+
+
+@contextmanager
+def _errors_logged(av: ModuleType) -> Iterator[list[Any]]:
+    """What FFmpeg logs as an error meanwhile, in this thread."""
+    log = av.logging
+    with _LOG:
+        level, skips = log.get_level(), log.get_skip_repeated()
+        log.set_level(log.ERROR)
+        log.set_skip_repeated(False)
+        try:
+            with log.Capture() as errors:
+                yield errors
+        finally:
+            log.set_level(level)
+            log.set_skip_repeated(skips)
 
 
 def _from_keyframe(source: _Source, start: _Start, needed: set[int]) -> "Iterator[av.Packet]":
-    """The packets from here on, or none when a seek has landed beyond the first frame needed."""
+    """The packets from here on, or none when a seek has landed beyond the first frame needed, or nobody knows where."""
     packets = source.packets()
     if start.key is None:
         yield from packets
         return
     first = next((packet for packet in packets if packet.is_keyframe), None)
-    if first is not None and first.pts is not None and first.pts <= min(needed):
+    if first is None or first.pts is None or first.pts > min(needed):
+        return
+    # By a damaged table of places a seek gives packets the times of others.
+    if source.index is None or source.index.key_times.get(first.pos, first.pts) == first.pts:
         yield first
         yield from packets
 
 
 def _upright(frame: "av.VideoFrame", to_rgb: Any) -> np.ndarray:
     """(H, W, 3) RGB, turned and mirrored as the file's display matrix says, to the nearest quarter turn."""
-    picture = to_rgb.reformat(frame, format="rgb24").to_ndarray()
+    # More threads would be woken for each picture, which costs more than they give.
+    picture = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return picture
@@ -443,3 +738,104 @@ def encode(path: Path, pictures: Iterator[np.ndarray], rate: Fraction, options: 
             container.mux(stream.encode())
     except av.error.FFmpegError as error:
         raise VideoError(error.strerror) from None
+
+
+# How the bytes of a picture begin, whatever its name ends in, and the decoder for it.
+_PICTURES = {b"\xff\xd8\xff": "mjpeg", b"\x89PNG": "png", b"BM": "bmp", b"RIFF": "webp"}
+
+
+def decode_pictures(paths: Iterable[Path], *, is_gray: bool = False) -> Generator[np.ndarray]:
+    """Still pictures (jpg, png, bmp, webp) as (H, W, 3) uint8 RGB, or (H, W, 1), turned as their EXIF says.
+
+    Colours are converted as those of a video file are. Transparency is left out, as Pillow's `convert("RGB")` does.
+
+    Raises:
+        VideoError: a file is not there, not a picture, or damaged; the message names it.
+    """
+    av = _av()
+    to_rgb = av.video.reformatter.VideoReformatter()
+    decoders: dict[str, Any] = {}
+    for path in paths:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise VideoError(f"{path}: {error.strerror}") from None
+        codec = next((name for start, name in _PICTURES.items() if data.startswith(start)), None)
+        if codec is None:
+            reason = "not a jpg, png, bmp or webp picture" if data else "the file is empty (0 bytes)"
+            raise VideoError(f"{path}: {reason}")
+        # Cut within its last rows, a jpg decodes without complaint and ends in gray: only its end mark tells.
+        if codec == "mjpeg" and data.find(b"\xff\xd9", data.find(b"\xff\xda")) < 0:
+            raise VideoError(f"{path}: the picture is cut short")
+        if codec not in decoders:
+            decoders[codec] = av.CodecContext.create(codec, "r")
+            decoders[codec].thread_type = "NONE"
+            decoders[codec].options = {"err_detect": "explode+crccheck"}
+        packet = av.Packet(data)
+        packet.is_keyframe = True  # else a png is added to the picture before it
+        try:
+            frames = decoders[codec].decode(packet)
+        except av.error.FFmpegError as error:
+            raise VideoError(f"{path}: the picture is damaged or cut short ({error.strerror})") from None
+        if not frames or frames[0].is_corrupt:
+            raise VideoError(f"{path}: the picture is damaged or cut short")
+        picture = to_rgb.reformat(frames[0], format="gray" if is_gray else "rgb24", threads=1).to_ndarray()
+        yield np.rot90(picture.reshape(*picture.shape[:2], -1), frames[0].rotation // 90)
+
+
+# For each frame the seconds that its source stamped on it, and what makes it a picture.
+Live = Generator[tuple[float, Callable[[], np.ndarray]]]
+
+
+def live(name: str, address: str, form: str | None, options: dict[str, str], timeout_s: float) -> Live:
+    """Frames of a camera or a stream as they come, until it ends.
+
+    Args:
+        name: what errors call it.
+        address: what FFmpeg opens.
+        form: FFmpeg's name of the kind of device, or None to find out the format.
+        options: FFmpeg's options for it.
+        timeout_s: seconds without data, to open it and ever after, that are an error.
+
+    Yields:
+        The seconds that the source stamped on the frame, on a clock of its own, and what makes it a picture
+        (H, W, 3), uint8 RGB and upright.
+
+    Raises:
+        VideoError: it cannot be opened, has no video, breaks off or falls silent.
+    """
+    av = _av()
+    to_rgb = av.video.reformatter.VideoReformatter()
+    has_begun = False
+    try:
+        with av.open(address, format=form, options=options, timeout=timeout_s) as container:
+            if container.duration and address.startswith("http"):
+                raise VideoError(f"{name}: a file, not a live stream; download it, and every frame is read exactly")
+            stream = _video_stream(name, container)
+            # Decoding in several threads holds frames back.
+            stream.thread_type = "NONE"
+            is_stamped = not container.format.flags & _NO_TIMESTAMPS
+            for packet in container.demux(stream):
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError:  # lost on the way, or begun in the middle of a group of pictures
+                    continue
+                for frame in frames:
+                    if frame.is_corrupt:
+                        continue
+                    has_begun = True
+                    stamp_s = frame.time if is_stamped else None
+                    yield time.monotonic() if stamp_s is None else stamp_s, partial(_upright, frame, to_rgb)
+    except av.error.ExitError:
+        raise VideoError(f"{name}: no data for {timeout_s:g} s") from None
+    except av.error.FFmpegError as error:
+        what = "the stream broke off" if has_begun else "cannot be opened"
+        raise VideoError(f"{name}: {what} ({error.strerror})") from None
+
+
+def cameras(form: str) -> list[str]:
+    """Names of the cameras of this machine, of one of FFmpeg's kinds of device."""
+    _av()
+    from av.device import enumerate_input_devices
+
+    return [device.name for device in enumerate_input_devices(form) if "video" in device.media_types]

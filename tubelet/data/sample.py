@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 Task = Literal["classify", "multilabel", "frames", "detect"]
+Unit = Literal["frames", "s"]
 
 
 class Span(NamedTuple):
@@ -45,7 +46,7 @@ class Actor(NamedTuple):
 Target = int | tuple[int, ...] | tuple[Span, ...] | tuple[Actor, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """A video, or a part of it, and what is true of it.
 
@@ -57,7 +58,9 @@ class Sample:
         end: where it ends, itself left out; None means the end of the video.
         moment: where the boxes are, and the middle of a clip; None where the task is not detect.
         unit: what these and the spans count: source frames from 0, or seconds from the first frame.
-        group: samples of one group (the same source, person, patient) belong in one split; empty where unknown.
+        group: samples of one group (the same source, person, patient) belong in one split; empty where only the file
+            itself is one.
+        fps: rate of a folder of frames, where the data set tells it; a video file has its own.
     """
 
     path: Path
@@ -65,8 +68,9 @@ class Sample:
     start: float = 0
     end: float | None = None
     moment: float | None = None
-    unit: Literal["frames", "s"] = "frames"
+    unit: Unit = "frames"
     group: str = ""
+    fps: float | None = None
 
     @property
     def name(self) -> str:
@@ -86,10 +90,12 @@ class VideoData:
         classes: class names in the order of the targets.
         splits: the samples of each split.
         task: what a target is, see `Sample`.
-        layout: name of the layout that was recognised.
+        layout: name of the layout that was recognised, and of the files it was read from.
         mirrored: class that each class becomes in a mirror, by index; None: a mirrored clip has no class here.
             Classes that are not listed stay what they are.
         reversed: the same for a clip played backwards; here what is not listed has no class when reversed.
+        missing: videos that the lists of a published data set name and that are not there; they are left out.
+        evaluated: classes that the data set's own measure counts (60 of AVA's 80); empty means all.
     """
 
     classes: tuple[str, ...]
@@ -98,3 +104,17 @@ class VideoData:
     layout: str = ""
     mirrored: Mapping[int, int | None] = field(default_factory=dict)
     reversed: Mapping[int, int] = field(default_factory=dict)
+    missing: int = 0
+    evaluated: tuple[int, ...] = ()
+
+
+def shared_groups(data: VideoData) -> dict[str, tuple[str, ...]]:
+    """The groups that are in several splits, each with these splits: what a network remembers of them it is tested on.
+
+    A group is a sample's `group`, or its file where that is empty.
+    """
+    seen: dict[str, tuple[str, ...]] = {}
+    for split, samples in data.splits.items():
+        for group in {sample.group or str(sample.path) for sample in samples}:
+            seen[group] = (*seen.get(group, ()), split)
+    return dict(sorted((group, splits) for group, splits in seen.items() if len(splits) > 1))

@@ -8,25 +8,28 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
 from itertools import chain, islice
+from math import floor, gcd
 from operator import index as as_int
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .container import File, VideoError, encode
-from .transforms import center_crop, resize
+from .pictures import Array, Folder, open_array
+from .transforms import check_crop, resize_shape
 
 __all__ = ["Box", "Source", "Video", "VideoError", "write_video"]
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]  # (top, left, height, width), pixels of the upright picture
 
-# Frames resized in one call. More is no faster, and every one is held at its full size.
-_BATCH = 16
+# Pictures resized in one call: many small ones, since each call costs something; of large ones no more than the
+# processor's cache holds.
+_BATCH_BYTES = 2**21
 
 # Two frames are never this close: a time computed in floating point may fall short by a rounding error.
 _TIME_TOLERANCE_S = 1e-6
@@ -59,31 +62,37 @@ class Source(Protocol):
 
 
 class Video:
-    """A video file, read by frame index or by time.
+    """A video, read by frame index or by time: a file, a folder of frames, an array.
 
-    Usable as a context manager; without `with`, call `close()`. Opening reads the packets of the file, not
-    its pictures. Pictures come upright (a phone's rotation is applied) and as RGB, whatever the file holds.
+    Usable as a context manager; without `with`, call `close()`. Opening a file reads its packets, not its
+    pictures; opening a folder reads its names. Pictures come upright (a phone's rotation is applied) and as RGB,
+    whatever is stored; a folder of optical flow gives two channels, an array its own.
 
     Args:
-        path: a file of any container and codec of the FFmpeg inside PyAV.
+        source: a file of any container and codec of the FFmpeg inside PyAV; a folder of frames (see
+            `tubelet.data.pictures.Folder`); an array or tensor (C, T, H, W), or (T, H, W, C), of uint8, or a `.npy`
+            file of one, which is memory-mapped.
+        fps: frames a second of a folder or an array, which have no times; None takes 30.
 
     Attributes:
-        path: the file.
+        path: the file or the folder; "array" for an array.
         num_frames: frames that are displayed, leaving out what an edit list hides.
         times: (num_frames,) float64, seconds from the first frame to each.
         duration_s: seconds from the first frame to the end of the last.
-        fps: frames a second, the average over the file.
+        fps: frames a second, the average over the video.
 
     Raises:
-        VideoError: there is no such file, or it is not a video with frames.
+        VideoError: there is no such file, it is not a video with frames, the folder is no sequence of pictures, or the
+            array has another dtype or shape.
+        ValueError: `fps` is given for a file, which has times of its own, or is not above 0.
         ImportError: PyAV is not installed.
 
     A file that breaks off warns once and offers the frames before the break.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, source: str | os.PathLike[str] | np.ndarray | Tensor, fps: float | None = None) -> None:
         self._source: Source | None = None
-        self._source = File(path)
+        self._source = _source(source, fps)
         self.path = self._source.path
         self.times = self._source.times
         self.duration_s = self._source.duration_s
@@ -144,7 +153,7 @@ class Video:
             crop: (height, width) cut from the centre after the resize.
 
         Returns:
-            (3, T, H, W) uint8, RGB.
+            (3, T, H, W) uint8, RGB; of flow and arrays (C, T, H, W).
 
         Raises:
             ValueError: no index, an index outside the video, or a box or a crop that does not fit in the frame.
@@ -169,7 +178,7 @@ class Video:
             crop: as in `frames`.
 
         Returns:
-            (3, T, H, W) uint8, RGB.
+            (3, T, H, W) uint8, RGB; of flow and arrays (C, T, H, W).
 
         Raises:
             ValueError: a time outside the video, and all of `frames`.
@@ -204,7 +213,7 @@ class Video:
             crop: as in `frames`.
 
         Yields:
-            (3, T, H, W) uint8, RGB, T of each clip its own.
+            (3, T, H, W) uint8 as in `frames`, T of each clip its own.
 
         Raises:
             ValueError: as in `frames`, before anything is decoded, except for a crop or a box that does not fit.
@@ -236,6 +245,19 @@ class Video:
         return self._source
 
 
+def _source(source: str | os.PathLike[str] | np.ndarray | Tensor, fps: float | None) -> Source:
+    if isinstance(source, np.ndarray | Tensor):
+        return Array(source, fps)
+    path = Path(source)
+    if path.suffix.lower() == ".npy":
+        return open_array(path, fps)
+    if path.is_dir():
+        return Folder(path, fps)
+    if fps is not None and path.exists():
+        raise ValueError(f"{path}: a file has times of its own; fps {fps} is for folders of frames and arrays")
+    return File(path)
+
+
 def _check_box(source: Source, box: Box) -> None:
     top, left, height, width = box
     size = source.size
@@ -256,11 +278,10 @@ def _forward(
     done = 0
     with closing(source.pictures(wanted)) as pictures:
         for number, clip in enumerate(clips):
-            needed = bisect_right(wanted, max(clip))
-            for start in range(done, needed, _BATCH):
-                batch = wanted[start : min(start + _BATCH, needed)]
-                kept.update(zip(batch, _fit(list(islice(pictures, len(batch))), box, resize, crop), strict=True))
-            done = max(done, needed)
+            needed = max(done, bisect_right(wanted, max(clip)))
+            new = _fitted(islice(pictures, needed - done), box, resize, crop)
+            kept.update(zip(wanted[done:needed], new, strict=True))
+            done = needed
             yield torch.stack([kept[index] for index in clip], dim=1)
             for index in set(clip):
                 if last_use[index] == number:
@@ -279,14 +300,67 @@ def _forward_groups(clips: list[list[int]]) -> Iterator[list[list[int]]]:
         yield group
 
 
-def _fit(pictures: list[np.ndarray], box: Box | None, size: int | Size | None, crop: Size | None) -> list[Tensor]:
-    """Pictures (H, W, C) of one size to boxed, resized and cropped (C, h, w) uint8, each with memory of its own."""
+def _fitted(
+    pictures: Iterator[np.ndarray], box: Box | None, size: int | Size | None, crop: Size | None
+) -> Iterator[Tensor]:
+    """Each picture (H, W, C) boxed, resized and cropped: (C, h, w) uint8."""
     if box is not None:
         top, left, height, width = box
-        pictures = [picture[top : top + height, left : left + width] for picture in pictures]
-    batch = torch.from_numpy(np.stack(pictures)).permute(3, 0, 1, 2)
-    batch = center_crop(resize(batch, size), crop)
-    return [picture.clone(memory_format=torch.contiguous_format) for picture in batch.unbind(1)]
+        pictures = (picture[top : top + height, left : left + width] for picture in pictures)
+    for batch in _batches(pictures):
+        sides = batch[0].shape[:2]
+        resized = resize_shape(*sides, size)
+        cropped = crop or resized
+        check_crop(*resized, cropped)
+        rows, columns = (_part(*each) for each in zip(sides, resized, cropped, strict=True))
+        parts = [picture[rows.first :, columns.first :] for picture in batch]
+        # one alone is not copied where torch can take it as it is
+        array = np.stack(parts) if len(parts) > 1 else np.require(parts[0], requirements="CW")[None]
+        images = torch.from_numpy(array).permute(0, 3, 1, 2)
+        if resized != sides:
+            # what F.interpolate calls, which cannot be told both the size and the scale
+            size_and_scales = (rows.size, columns.size), False, rows.scale, columns.scale
+            images = torch.ops.aten._upsample_bilinear2d_aa(images, *size_and_scales)
+        yield from images[:, :, rows.crop, columns.crop]
+
+
+class _Part(NamedTuple):
+    """Of one side of a picture, what a centre crop after the resize needs."""
+
+    first: int  # pixel before the resize
+    size: int  # pixels after it, from there on
+    scale: float | None  # pixels after by pixels before; None: as many times as the sizes tell
+    crop: slice  # of the pixels after it
+
+
+def _part(side: int, resized: int, crop: int) -> _Part:
+    """Less of the side, such that the crop is to the bit what it is after a resize of the whole.
+
+    It begins where a pixel before the resize and one after it begin at the same place, and leaves the
+    antialiasing filter all that it reaches from the crop.
+    """
+    if crop == resized:
+        return _Part(0, resized, None, slice(0, crop))
+    before = (resized - crop) // 2
+    scale = resized / side
+    reach = max(1.0, 1 / scale) + 0.5  # of the filter, in pixels before the resize
+    step = resized // gcd(side, resized)
+    start = max(0, floor(before + 0.5 - reach * scale)) // step * step
+    first, last = start * side // resized, before + crop - start
+    # a side whose size stays the same is not resized, whatever the scale
+    return _Part(first, last + (last == side - first), scale, slice(before - start, last))
+
+
+def _batches(pictures: Iterator[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Pictures in lists of about `_BATCH_BYTES`."""
+    batch: list[np.ndarray] = []
+    for picture in pictures:
+        batch.append(picture)
+        if len(batch) * picture.nbytes >= _BATCH_BYTES:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def write_video(

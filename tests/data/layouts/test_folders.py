@@ -1,0 +1,64 @@
+import pytest
+
+from tubelet.data.layouts import open_data
+
+
+def test_a_folder_for_each_class(touch, named):
+    touch(*(f"{c}/{c}{i}.mp4" for c in ("run", "jump") for i in range(5)))
+    data = open_data(touch("run/deeper/run5.MP4", "run/notes.doc", ".cache/x.mp4", "run/.hidden/x.mp4"))
+    assert (data.classes, data.task, data.layout) == (("jump", "run"), "classify", "class folders")
+    assert sorted(data.splits) == ["train", "val"]
+    everything = named(data, "train") + named(data, "val")
+    assert sorted(everything) == sorted(
+        [(f"{c}/{c}{i}.mp4", c) for c in ("run", "jump") for i in range(5)] + [("run/deeper/run5.MP4", "run")]
+    )
+    assert {label for _, label in named(data, "val")} == {"run", "jump"}
+    assert len(data.splits["val"]) == 2
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+@pytest.mark.parametrize("train", ["train", "Training"])
+def test_a_folder_for_each_split(touch, named, caplog, train, val):
+    root = touch(f"{train}/a/1.avi", f"{train}/b/2.avi", f"{val}/b/3.webm", "test/a/4.gif", "other/c/5.mp4")
+    with caplog.at_level("INFO", "tubelet"):
+        data = open_data(root)
+    assert data.classes == ("a", "b")
+    assert named(data, "train") == [(f"{train}/a/1.avi", "a"), (f"{train}/b/2.avi", "b")]
+    assert named(data, "val") == [(f"{val}/b/3.webm", "b")]
+    assert named(data, "test") == [("test/a/4.gif", "a")]
+    assert "other is no part and is left out" in caplog.text
+
+
+def test_a_train_folder_alone_is_set_aside_from(touch):
+    data = open_data(touch(*(f"train/{c}/{i}.mp4" for c in "ab" for i in range(5))))
+    assert (len(data.splits["train"]), len(data.splits["val"])) == (8, 2)
+
+
+def test_parts_inside_the_class_folders(touch, named):
+    data = open_data(touch("a/train/1.mp4", "a/test/2.mp4", "a/val/3.mp4", "b/Train/4.mp4", "b/test/deep/5.mp4"))
+    assert named(data, "train") == [("a/train/1.mp4", "a"), ("b/Train/4.mp4", "b")]
+    assert named(data, "val") == [("a/val/3.mp4", "a")]
+    assert named(data, "test") == [("a/test/2.mp4", "a"), ("b/test/deep/5.mp4", "b")]
+
+
+def test_folders_of_frames_are_videos(frames, touch, named):
+    frames("train/a/one", "train/a/deep/two", "train/b/v_x.avi", name="{:06}.jpg")
+    data = open_data(touch("train/b/three.mp4", "val/b/four.mp4"))
+    assert named(data, "train") == [
+        ("train/a/deep/two", "a"), ("train/a/one", "a"), ("train/b/three.mp4", "b"), ("train/b/v_x.avi", "b"),
+    ]  # fmt: skip
+
+
+def test_a_class_file_gives_the_order(touch, write, named):
+    root = touch("train/run/1.mp4", "train/jump/2.mp4", "val/run/3.mp4")
+    write("classes.txt", "run", "jump", "swim")
+    data = open_data(root)
+    assert data.classes == ("run", "jump", "swim")
+    assert named(data, "train") == [("train/jump/2.mp4", "jump"), ("train/run/1.mp4", "run")]
+
+
+def test_a_relative_path(touch, named):
+    touch(*(f"videos/{c}/{i}.mp4" for c in "ab" for i in range(5)))
+    data = open_data("videos")
+    assert not data.splits["val"][0].path.is_absolute()
+    assert len(named(data, "train")) == 8

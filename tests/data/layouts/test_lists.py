@@ -1,0 +1,335 @@
+import pytest
+
+from tubelet.data.layouts import open_data
+from tubelet.data.sample import Actor, Sample, Span
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("train", "csv"), ("train", "txt"), ("Train", "TSV")])
+def test_a_folder_with_a_list_for_each_split(touch, write, named, name, suffix):
+    touch("clips/1.mp4", "clips/2.mp4", "clips/3.mp4")
+    train = write(f"{name}.{suffix}", "clips/1.mp4 a", "clips/2.mp4 b")
+    val = write(f"val.{suffix}", "clips/3.mp4 b")
+    write("README.txt", "not a list")
+    for path in (train.parent, train, val):  # a list brings the one that differs in the split
+        data = open_data(path)
+        assert named(data, "train") == [("clips/1.mp4", "a"), ("clips/2.mp4", "b")]
+        assert named(data, "val") == [("clips/3.mp4", "b")]
+    assert data.layout == f"list ({name}.{suffix}, val.{suffix})"
+
+
+def test_lists_of_different_endings(touch, write, named):
+    touch("1.mp4", "2.mp4")
+    write("train.csv", "1.mp4,a", "2.mp4,b")
+    data = open_data(write("val.txt", "2.mp4 b").parent)
+    assert named(data, "val") == [("2.mp4", "b")]
+    write("Validation.csv", "1.mp4,a")
+    with pytest.raises(ValueError, match=r"Validation\.csv and val\.txt both say val"):
+        open_data("train.csv")
+
+
+@pytest.mark.parametrize("kin", ["kinetics400_{}_list_videos.txt", "{}-split-1.csv", "my_{}_v2.txt"])
+def test_a_list_is_read_with_its_kin_alone(touch, write, named, kin):
+    touch(*(f"{i}.mp4" for i in range(4)))
+    train = write(kin.format("train"), "0.mp4 0", "1.mp4 1")
+    write(kin.format("val"), "2.mp4 1")
+    write("other_val.txt", "3.mp4 0")
+    for path in (train, train.parent):
+        data = open_data(path)
+        assert named(data, "val") == [("2.mp4", "1")]
+
+
+SEPARATORS = {"space": " ", "comma": ",", "tab": "\t", "semicolon": ";", "bar": "|"}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("header", [None, "path{}label", "Video{}CLASS"])
+@pytest.mark.parametrize("separator", SEPARATORS)
+def test_lists_with_any_separator(touch, write, named, separator, header, end):
+    touch(*(f"{i}.mp4" for i in range(4)))
+    mark = SEPARATORS[separator]
+    rows = [f"{i}.mp4{mark}{'ab'[i % 2]}" for i in range(4)]
+    data = open_data(write("list.csv", *([header.format(mark)] if header else []), "", *rows, end=end))
+    everything = named(data, "train") + named(data, "val")
+    assert sorted(everything) == [("0.mp4", "a"), ("1.mp4", "b"), ("2.mp4", "a"), ("3.mp4", "b")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_byte_order_mark_is_no_part_of_the_header(touch, write, named, encoding):
+    touch("é.mp4", "2.mp4")
+    rows = ["file,word,split", "é.mp4,ä,train", "2.mp4,b,train", "2.mp4,b,val"]
+    data = open_data(write("list.csv", *rows, encoding=encoding))
+    assert named(data, "train") == [("é.mp4", "ä"), ("2.mp4", "b")]
+
+
+QUOTED = {
+    "comma": '"{}",{}',
+    "semicolon": '"{}";{}',
+    "tab, bare": "{}\t{}",
+    "comma, bare": "{},{}",
+    "space": '"{}" {}',
+    "space, bare": "{} {}",
+    "space, both": '"{}" "{}"',
+}
+
+
+@pytest.mark.parametrize("layout", QUOTED)
+def test_paths_with_spaces(touch, write, named, layout):
+    names = ["a b/one two.mp4", "a b/three  four.mp4", "five.mp4"]
+    root = touch(*names)
+    rows = [QUOTED[layout].format(name, label) for name, label in zip(names, "xyx", strict=True)]
+    rows.append(QUOTED[layout].format(names[1], "y"))
+    write("val.txt", rows[0])
+    write("train.txt", *rows)
+    data = open_data(root)
+    assert [path for path, _ in named(data, "train")] == [*names, names[1]]
+    assert named(data, "val") == [("a b/one two.mp4", "x")]
+
+
+def test_quoted_labels_with_spaces(touch, write, named):
+    root = touch("1.mp4", "2.mp4")
+    write("val.txt", '1.mp4 "high jump"')
+    write("train.txt", '1.mp4 "high jump"', "2.mp4 run")
+    assert named(open_data(root), "train") == [("1.mp4", "high jump"), ("2.mp4", "run")]
+
+
+def test_frames_split_and_group_of_a_list(tmp_path, touch, write):
+    touch("1.mp4", "2.mp4")
+    data = open_data(
+        write(
+            "list.csv",
+            "note,subset,video_path,start_frame,end_frame,class,patient",
+            "x,training,1.mp4,0,8,a,p1",
+            "x,TRAIN,1.mp4,8,,b,p1",
+            "x,validation,2.mp4,,12,b,p2",
+            "x,,2.mp4,3,9,a,",
+        )
+    )
+    one, two = tmp_path / "1.mp4", tmp_path / "2.mp4"
+    assert data.splits["train"] == [
+        Sample(one, 0, 0, 8, group="p1"), Sample(one, 1, 8, None, group="p1"), Sample(two, 0, 3, 9),
+    ]  # fmt: skip
+    assert data.splits["val"] == [Sample(two, 1, 0, 12, group="p2")]
+    assert data.splits["val"][0].name == f"{two}[0:12]"
+
+
+def test_parts_in_seconds(tmp_path, touch, write):
+    touch("1.mp4", "2.mp4")
+    rows = ["1.mp4,a,0.5,2,train", "2.mp4,b,,3.25,train", "2.mp4,b,4,,val"]
+    data = open_data(write("list.csv", "path,label,start_s,end_s,split", *rows))
+    one, two = tmp_path / "1.mp4", tmp_path / "2.mp4"
+    assert data.splits["train"] == [Sample(one, 0, 0.5, 2, unit="s"), Sample(two, 1, 0, 3.25, unit="s")]
+    assert data.splits["val"][0].name == f"{two}[4.0: s]"
+
+
+def test_parts_as_spans_of_one_video(tmp_path, touch, write):
+    touch("1.mp4", "2.mp4")
+    rows = ["1.mp4,a,0.5,2,train", "1.mp4,b,2,3,train", "2.mp4,b,4,5,val"]
+    data = open_data(write("list.csv", "path,label,start_s,end_s,split", *rows), task="frames")
+    assert data.splits["train"] == [
+        Sample(tmp_path / "1.mp4", (Span(0.5, 2, 0), Span(2, 3, 1)), unit="s"),
+    ]  # fmt: skip
+    assert data.splits["val"] == [Sample(tmp_path / "2.mp4", (Span(4, 5, 1),), unit="s")]
+
+
+def test_boxes_of_ones_own(tmp_path, touch, write):
+    touch("1.mp4", "2.mp4")
+    data = open_data(
+        write(
+            "boxes.csv",
+            "path,time_s,x1,y1,x2,y2,label,split",
+            "1.mp4,2.5,0.1,0.2,0.5,0.9,sit,train",
+            "1.mp4,2.5,0.1,0.2,0.5,0.9,talk,train",
+            "1.mp4,2.5,0.5,0.2,0.8,0.9,sit,train",
+            "1.mp4,3.5,0.5,0.2,0.8,0.9,sit,train",
+            "2.mp4,1,0,0,1,1,talk,val",
+        )
+    )
+    assert (data.task, data.classes) == ("detect", ("sit", "talk"))
+    actors = (Actor(0.1, 0.2, 0.5, 0.9, (0, 1)), Actor(0.5, 0.2, 0.8, 0.9, (0,)))
+    assert data.splits["train"][0] == Sample(tmp_path / "1.mp4", actors, moment=2.5, unit="s")
+    assert [sample.moment for sample in data.splits["train"]] == [2.5, 3.5]
+    assert data.splits["val"][0].target == (Actor(0, 0, 1, 1, (1,)),)
+
+
+def test_integer_labels_keep_numeric_order(touch, write):
+    touch("1.mp4")
+    rows = [f"1.mp4,{label},{split}" for split in ("train", "val") for label in (10, 9, 2)]
+    data = open_data(write("list.csv", "path,label,split", *rows))
+    assert data.classes == ("2", "9", "10")
+    assert [sample.target for sample in data.splits["train"]] == [2, 1, 0]
+
+
+LABELS = {
+    "commas after a space": ("1.mp4 1,5,7", "2.mp4 5"),
+    "commas after a tab": ("1.mp4\t1,5,7", "2.mp4\t5"),
+    "repeated integers": ("1.mp4 1 5 7", "2.mp4 5"),
+    "repeated after commas": ("1.mp4,1,5,7", "2.mp4,5"),
+    "a column of labels": ("path,labels", '1.mp4,"1,5,7"', "2.mp4,5"),
+    "labels between bars": ("path,tags", "1.mp4,1|5|7", "2.mp4,5"),
+}
+
+
+@pytest.mark.parametrize("layout", LABELS)
+def test_several_labels(touch, write, named, layout):
+    root = touch("1.mp4", "2.mp4")
+    *rows, last = LABELS[layout]
+    write("train.csv", *rows, last)
+    write("val.csv", *rows[:-1], last)  # no row of it has several
+    data = open_data(root)
+    assert (data.task, data.classes) == ("multilabel", ("1", "5", "7"))
+    assert named(data, "train") == [("1.mp4", ("1", "5", "7")), ("2.mp4", ("5",))]
+    assert named(data, "val") == [("2.mp4", ("5",))]
+
+
+def test_a_video_may_show_no_class_of_several(touch, write, named):
+    touch("1.mp4", "2.mp4")
+    data = open_data(write("list.csv", "path,labels,split", "1.mp4,jump;run,train", "2.mp4,,train", "2.mp4,run,val"))
+    assert named(data, "train") == [("1.mp4", ("jump", "run")), ("2.mp4", ())]
+
+
+@pytest.mark.parametrize("separator", [" ", "\t"])
+def test_lists_of_frame_folders(frames, write, named, separator):
+    frames("rawframes/run/one two", "rawframes/jump/three", "rawframes/jump/four")
+    rows = [("run/one two", "3", "0"), ("jump/three", "3", "1")]
+    write("train_videofolder.txt", *map(separator.join, rows))
+    data = open_data(write("val_videofolder.txt", separator.join(("jump/four", "3", "1"))).parent)
+    assert named(data, "train") == [("rawframes/run/one two", "0"), ("rawframes/jump/three", "1")]
+    assert data.task == "classify"
+
+
+def test_frame_folders_with_several_labels(frames, write, named):
+    root = frames("a", "b")
+    write("train.txt", "a 3 0 2", "b 3 1")
+    write("val.txt", "b 3 1")
+    assert named(open_data(root), "train") == [("a", ("0", "2")), ("b", ("1",))]
+
+
+def test_an_ending_is_not_needed(touch, frames, write, named):
+    touch("videos/x/1.webm")
+    frames("videos/2")
+    data = open_data(write("list.csv", "video_id,label,split", "1,a,train", "2,b,train", "x/1,a,val"))
+    assert named(data, "train") == [("videos/x/1.webm", "a"), ("videos/2", "b")]
+    assert named(data, "val") == [("videos/x/1.webm", "a")]
+
+
+@pytest.mark.parametrize("file", ["classes.txt", "label_map_k400.txt", "classInd.txt", "kinetics_classnames.json"])
+def test_numbers_get_names_from_a_class_file(touch, write, named, file):
+    root = touch("1.mp4", "2.mp4")
+    write("train.txt", "1.mp4 2", "2.mp4 0")
+    write("val.txt", "2.mp4 0")
+    lines = {
+        "classInd.txt": ["1 bowling", "2 eating", "3 abseiling"],  # these count from 1, the list from 0
+        "kinetics_classnames.json": ['{"\\"abseiling\\"": 2, "bowling": 0, "eating": 1}'],
+    }
+    write(file, *lines.get(file, ["bowling", "eating", "abseiling"]))
+    data = open_data(root)
+    assert data.classes == ("bowling", "eating", "abseiling")
+    assert named(data, "train") == [("1.mp4", "abseiling"), ("2.mp4", "bowling")]
+
+
+# the official csv of Kinetics
+
+
+KINETICS = "label,youtube_id,time_start,time_end,split,is_cc"
+
+
+def test_the_kinetics_csv(touch, write, named, caplog):
+    touch("train/air drumming/-3B32lodo2M_000059_000069.mp4", "train/zumba/0Xyz_abcdef_000000_000010.mkv")
+    touch("val/zumba/AAAAAAAAAAA_000120_000130.mp4.mkv")
+    train = write(
+        "train.csv",
+        KINETICS,
+        "air drumming,-3B32lodo2M,59,69,train,0",
+        "zumba,0Xyz_abcdef,0,10,train,0",
+        '"zumba",gone_______,0,10,train,0',
+    )
+    write("validate.csv", KINETICS, "zumba,AAAAAAAAAAA,120,130,validate,0", "zumba,goneagain__,5,15,validate,1")
+    write("test.csv", "youtube_id,time_start,time_end,split", "BBBBBBBBBBB,0,10,test")
+    data = open_data(train.parent)
+    assert data.layout == "Kinetics csv (train.csv, validate.csv, test.csv)"
+    assert named(data, "train") == [
+        ("train/air drumming/-3B32lodo2M_000059_000069.mp4", "air drumming"),
+        ("train/zumba/0Xyz_abcdef_000000_000010.mkv", "zumba"),
+    ]
+    assert named(data, "val") == [("val/zumba/AAAAAAAAAAA_000120_000130.mp4.mkv", "zumba")]
+    assert data.splits["train"][0].group == "-3B32lodo2M"
+    assert data.missing == 2
+    assert "2 of 5 videos are not there, first gone________000000_000010 (train.csv, row 4)" in caplog.text
+    assert "test.csv: no labels; left out" in caplog.text
+
+
+def test_youtube_ids_keep_their_case(touch, write, named):
+    touch("abcdefghijk_000000_000010.mp4", "bbbbbbbbbbb_000000_000010.mp4")
+    rows = [
+        "a,abcdefghijk,0,10,train",
+        "b,ABCDEFGHIJK,0,10,train",
+        "b,bbbbbbbbbbb,0,10,train",
+        "b,bbbbbbbbbbb,0,10,val",
+    ]
+    data = open_data(write("k.csv", KINETICS[:-6], *rows))
+    assert data.missing == 1
+    assert named(data, "train") == [("abcdefghijk_000000_000010.mp4", "a"), ("bbbbbbbbbbb_000000_000010.mp4", "b")]
+
+
+# errors
+
+
+HEADER = "path,label,start_frame,end_frame,split"
+ERRORS = {
+    "empty list": ((), r"list\.csv: the list is empty"),
+    "three columns without header": (("1.mp4,3,a", "2.mp4,3,b"), r"3 columns .* header: path \(path\|file"),
+    "one column": (("1.mp4", "2.mp4"), r"1 columns .* two columns are `path label`"),
+    "missing files": (
+        ("1.mp4 a", "2.mp4 b", "8.mp4 a", "9.mp4 a"),
+        r"list\.csv: 2 of 4 videos are not there, first 8\.mp4 \(list\.csv, row 3\); looked in .*; correct or remove",
+    ),
+    "unknown split": ((HEADER, "1.mp4,a,,,half"), r"row 2 \(1\.mp4 .*half\): split 'half' is none of train"),
+    "frames that are no numbers": ((HEADER, "1.mp4,a,,,", "2.mp4,b,x,,"), r"list\.csv, row 3 \(2\.mp4.*'x'"),
+    "frames in the wrong order": ((HEADER, "1.mp4,a,8,8,"), r"row 2 .*\): frames \[8, 8\) are none"),
+    "a negative frame": ((HEADER, "1.mp4,a,-1,8,"), r"row 2 .*\): frames \[-1, 8\) are none"),
+    "seconds in the wrong order": (("path,label,start_s,end_s", "1.mp4,a,3,2.5"), r"row 2 .*\): seconds \[3, 2\.5\)"),
+    "no label": ((HEADER, "1.mp4,,,,"), r"row 2 .*\): no path or no label"),
+    "a start of no unit": (("path,label,start,end", "1.mp4,a,1,2"), r"column start of frames or seconds\? .* start_s"),
+    "two columns of labels": (("path,label,class", "1.mp4,a,1"), r"columns label and class are both the label; rename"),
+    "label and labels": (("path,label,tags", "1.mp4,a,1"), r"columns label and tags; rename one"),
+    "frames and seconds": (("path,label,start_frame,end_s", "1.mp4,a,1,2"), r"columns of frames and of seconds"),
+    "boxes without a time": (("path,x1,y1,x2,y2,label", "1.mp4,0,0,1,1,a"), r"boxes need .*; add time_s"),
+    "boxes in pixels": (
+        ("path,time_s,x1,y1,x2,y2,label", "1.mp4,0,10,20,30,40,a"), r"row 2 .*fractions of the frame, 0 to 1; divide"
+    ),
+    "boxes as width and height": (
+        ("path,time_s,x1,y1,x2,y2,label", "1.mp4,0,0.5,0.5,0.2,0.2,a"), r"row 2 .*the box is empty; x1, y1 is its upper"
+    ),
+    "a moment before the video": (("path,time_s,x1,y1,x2,y2,label", "1.mp4,-1,0,0,1,1,a"), r"row 2 .*moment -1 is"),
+    "frame folders among videos": (("a 3 0", "1.mp4 1"), r"row 2 \(1\.mp4 1\): other rows are `frame_dir total_frames"),
+    "an offset, or two labels": (("a 2 5 127", "b 2 5 127"), r"three numbers in every row, .* or MMAction2's"),
+    "a bad row of Kinetics": ((KINETICS, "a,bbbbbbbbbbb,x,10,train,0"), r"list\.csv, row 2 \(a \| bbb.*'x'"),
+    "nothing of Kinetics": (
+        (KINETICS, "a,bbbbbbbbbbb,0,10,train,0", "b,ccccccccccc,0,10,train,0"),
+        r"2 of 2 videos are not there, first bbbbbbbbbbb_000000_000010 \(list\.csv, row 2\); looked in .*; put them",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ERRORS)
+def test_what_cannot_be_read_is_one_line(tmp_path, touch, write, what):
+    touch("1.mp4", "2.mp4")
+    rows, message = ERRORS[what]
+    with pytest.raises(ValueError, match=message) as caught:
+        open_data(write("list.csv", *rows))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_spans_need_an_end(touch, write):
+    touch("1.mp4")
+    with pytest.raises(ValueError, match=r"list\.csv, row 2 \(1\.mp4\): no end"):
+        open_data(write("list.csv", "path,label,start_s,end_s", "1.mp4,a,1,"), task="frames")
+
+
+def test_lists_of_different_tasks(touch, write):
+    root = touch("1.mp4")
+    write("train.csv", "path,time_s,x1,y1,x2,y2,label", "1.mp4,0,0,0,1,1,a")
+    write("val.csv", "1.mp4 a")
+    with pytest.raises(ValueError, match=r"train\.csv, val\.csv hold classify and detect; give one of them"):
+        open_data(root)

@@ -1,0 +1,77 @@
+"""A list that is written reads back as the data set it was written of, whatever its task."""
+
+from dataclasses import replace
+
+import pytest
+
+from tubelet.data.layouts import open_data
+from tubelet.data.listing import difference, write_list
+from tubelet.data.sample import Actor, Sample, Span, VideoData
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a b.mp4", "ü,1.avi", "c.mp4", "d.mkv", "deep/e.mp4"):
+        path = tmp_path / "videos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"seen only by name")
+    return tmp_path / "videos"
+
+
+def data(folder, task, targets, **fields):
+    paths = [folder / name for name in ("a b.mp4", "ü,1.avi", "c.mp4", "d.mkv", "deep/e.mp4")]
+    samples = [Sample(path, target, **fields) for path, target in zip(paths, targets, strict=True)]
+    return VideoData(("jump", "walk"), {"train": samples[:3], "val": samples[3:4], "test": samples[4:]}, task)
+
+
+def targets():
+    spans = [(Span(0, 4, 0),), (Span(0, 4, 0), Span(2, 9, 1)), (Span(5, 6, 1),), (Span(1, 2, 0),), (Span(3, 4, 1),)]
+    seconds = [tuple(Span(s.start + 0.25, s.end + 0.5, s.target) for s in each) for each in spans]
+    here, there = Actor(0.1, 0.25, 0.5, 0.75, (0, 1)), Actor(0.5, 0, 1, 1, (1,))
+    yield "classify", [0, 1, 1, 0, 1], {}
+    yield "classify", [0, 1, 1, 0, 1], {"start": 3, "end": 20, "group": "g, 1"}
+    yield "classify", [0, 1, 1, 0, 1], {"start": 0.5, "end": 2.75, "unit": "s"}
+    yield "multilabel", [(0,), (0, 1), (1,), (1,), ()], {}
+    yield "frames", spans, {}
+    yield "frames", seconds, {"unit": "s"}
+    yield "detect", [(here,), (here, there), (there,), (there,), (here,)], {"moment": 12}
+    yield "detect", [(here,), (here, there), (there,), (there,), (here,)], {"moment": 1.5, "unit": "s"}
+
+
+@pytest.mark.parametrize(("task", "answers", "fields"), list(targets()))
+@pytest.mark.parametrize("beside", [True, False])
+def test_it_reads_back(folder, tmp_path, task, answers, fields, beside):
+    wanted = data(folder, task, answers, **fields)
+    path = write_list((folder if beside else tmp_path / "lists") / "all.csv", wanted)
+    found = open_data(path, task=task)
+    assert found.classes == wanted.classes and found.task == task
+    for split, samples in wanted.splits.items():
+        assert sorted(found.splits[split], key=str) == sorted(samples, key=str)
+    assert difference(path, wanted) == ""
+    assert not (path.parent / "classes.csv").exists()
+    assert (str(folder) in path.read_text()) is not beside  # a folder that holds its list can be moved
+
+
+def test_classes_come_along_where_names_do_not_tell(folder, tmp_path):
+    wanted = replace(
+        data(folder, "classify", [0, 1, 1, 0, 1]), classes=("walk", "jump"), mirrored={0: None}, reversed={1: 0}
+    )
+    path = write_list(tmp_path / "all.csv", wanted)
+    found = open_data(path)
+    assert (found.classes, found.mirrored, found.reversed) == (("walk", "jump"), {0: None}, {1: 0})
+
+
+def test_a_difference_is_told(folder, tmp_path):
+    wanted = data(folder, "classify", [0, 1, 1, 0, 1])
+    path = write_list(tmp_path / "all.csv", wanted)
+    assert difference(path, replace(wanted, classes=("jump", "run"))).startswith("classes: ")
+    other = {**wanted.splits, "val": [replace(wanted.splits["val"][0], end=9)]}
+    assert difference(path, replace(wanted, splits=other)).startswith("2 samples of val, such as of ")
+    assert "no such folder" in difference(tmp_path / "none.csv", wanted)
+
+
+def test_what_no_list_can_hold_leaves_none(folder, tmp_path):
+    wanted = data(folder, "frames", [(Span(0, 4, 0),), (), (Span(5, 6, 1),), (Span(1, 2, 0),), (Span(3, 4, 1),)])
+    with pytest.raises(ValueError, match=r"all.csv: no list holds this data set \(1 samples of train"):
+        write_list(tmp_path / "all.csv", wanted)
+    assert {path.name for path in tmp_path.iterdir()} == {"videos"}

@@ -1,0 +1,364 @@
+"""Prepared videos have the frames of their sources, number for number, and prepared data sets the samples."""
+
+import importlib
+import os
+import signal
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tubelet.data.layouts import open_data
+from tubelet.data.video import Video, VideoError, write_video
+from tubelet.prepare import new_places, new_size, prepare, videos_in
+
+av = pytest.importorskip("av")
+
+module = importlib.import_module("tubelet.prepare")  # the package's name for it may be the function
+STAMPS_MS = np.cumsum([20 + 13 * (i % 7) + 300 * (i % 9 == 0) for i in range(40)]).tolist()
+
+
+@pytest.fixture(autouse=True)
+def untimed(monkeypatch):
+    """Without the measurement of speed, which takes seconds."""
+    monkeypatch.setattr(module, "_speeds", lambda new, ready: None)
+
+
+def painted(index, height=48, width=96):
+    """(H, W, 3): the index as 2x4 black or white blocks, most significant first."""
+    bits = (index >> np.arange(8)[::-1]) & 1
+    blocks = np.repeat(np.repeat(bits.reshape(2, 4), 24, axis=0), 24, axis=1).astype(np.uint8) * 255
+    rows, columns = np.arange(height) * 48 // height, np.arange(width) * 96 // width
+    return np.repeat(blocks[rows][:, columns, None], 3, axis=2)
+
+
+def indices(path):
+    """The index painted in each frame of a video."""
+    with Video(path) as video:
+        clip = video.frames(range(video.num_frames), resize=(4, 8)).float().mean(0)
+    bits = (clip.unflatten(2, (4, 2)).unflatten(1, (2, 2)).mean((2, 4)) > 128).flatten(1)
+    return [int("".join("01"[bit] for bit in frame), 2) for frame in bits.tolist()]
+
+
+def write(path, num_frames=20, codec="libx264", stamps_ms=None, height=48, width=96, has_sound=False):
+    """A painted video of any container."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"g": "250"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        sound = container.add_stream("aac", rate=8000) if has_sound else None
+        if stamps_ms:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for index in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(painted(index, height, width), format="rgb24")
+            if stamps_ms:
+                frame.pts, frame.time_base = stamps_ms[index], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        if sound:
+            quiet = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            quiet.rate = 8000
+            container.mux(sound.encode(quiet))
+            container.mux(sound.encode())
+    return path
+
+
+def classes(root, ending=".mp4", count=3, codec="libx264"):
+    """A folder of two classes."""
+    for name in ("jump", "walk"):
+        for i in range(count):
+            write(root / name / f"{name} {i}{ending}", codec=codec)
+    return root
+
+
+def samples(path, root, **options):
+    """All that a data set says, with videos by their name below `root`, without endings."""
+    data = open_data(path, **options)
+    rows = {
+        split: sorted(
+            (os.path.relpath(s.path, root).rpartition(".")[0], s.target, s.start, s.end, s.moment, s.unit, s.group)
+            for s in samples
+        )
+        for split, samples in data.splits.items()
+    }
+    return data.classes, data.task, data.mirrored, data.reversed, rows
+
+
+def test_every_frame_is_there_at_its_time(tmp_path):
+    sources = {
+        "long gop.mp4": {},
+        "deep/er/ü ñ 木.avi": {"codec": "mpeg4"},
+        "vfr.mkv": {"num_frames": 40, "stamps_ms": STAMPS_MS},
+        "late.mkv": {"stamps_ms": [5000 + 40 * i for i in range(20)]},
+        "with sound.mp4": {"has_sound": True},
+        "one.mp4": {"num_frames": 1},
+    }
+    for name, options in sources.items():
+        write(tmp_path / "in" / name, **options)
+    result = prepare(tmp_path / "in", tmp_path / "out", short_side=24, gop=6)
+    assert (result.videos, result.kept, result.failed, result.cut_short) == (6, 0, (), ())
+    assert videos_in(tmp_path / "out") == sorted((tmp_path / "out" / name).with_suffix(".mp4") for name in sources)
+    for name, options in sources.items():
+        new = (tmp_path / "out" / name).with_suffix(".mp4")
+        assert indices(new) == list(range(options.get("num_frames", 20)))
+        with Video(tmp_path / "in" / name) as old, Video(new) as video:
+            torch.testing.assert_close(video.times, old.times, atol=1e-3, rtol=0)
+            assert video.duration_s == pytest.approx(old.duration_s, abs=0.06)
+            assert (video.height, video.width) == (24, 48)
+        with av.open(str(new)) as container:
+            assert [stream.type for stream in container.streams] == ["video"]
+            keys = [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
+            assert all(any(keys[i : i + 6]) for i in range(len(keys)))
+
+
+def test_folders_of_frames_become_videos(tmp_path):
+    for name in ("jump", "walk"):
+        for video in ("a", "b"):
+            folder = tmp_path / "in" / name / video
+            folder.mkdir(parents=True)
+            for i in range(8):
+                image = av.CodecContext.create("png", "w")
+                image.height, image.width, image.pix_fmt, image.time_base = 48, 96, "rgb24", Fraction(1, 25)
+                frame = av.VideoFrame.from_ndarray(painted(i), format="rgb24")
+                (folder / f"img_{i + 1:05}.png").write_bytes(b"".join(map(bytes, image.encode(frame))))
+    assert prepare(tmp_path / "in", tmp_path / "out").videos == 4
+    assert indices(tmp_path / "out" / "walk" / "b.mp4") == list(range(8))
+    with Video(tmp_path / "out" / "walk" / "b.mp4") as video:
+        assert video.fps == pytest.approx(30)
+    assert open_data(tmp_path / "out").classes == ("jump", "walk")
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 600))
+def test_sizes_are_even_and_never_larger(height, width, short_side):
+    try:
+        new = new_size(height, width, short_side)
+    except ValueError:
+        return
+    assert new[0] % 2 == new[1] % 2 == 0
+    assert new[0] <= max(2, height) and new[1] <= max(2, width)
+    assert min(new) == max(2, min(height, width, short_side) // 2 * 2)
+    assert abs(new[0] * width - new[1] * height) <= 4 * max(height, width)  # the proportion, but for the rounding
+
+
+def test_names_that_would_be_one_stay_two(tmp_path):
+    root = Path("r")
+    names = ["a.avi", "a.mp4", "a.mkv", "b.MP4", "c/a.avi", "d.avi", "d.avi.mp4", "d.mp4", "e", "e.webm"]
+    places = new_places(root, [root / name for name in names])
+    assert {str(path.relative_to(root)): str(place) for path, place in places.items()} == {
+        "a.avi": "a.avi.mp4", "a.mp4": "a.mp4", "a.mkv": "a.mkv.mp4", "b.MP4": "b.mp4", "c/a.avi": "c/a.mp4",
+        "d.avi": "d.avi.mp4.mp4", "d.avi.mp4": "d.avi.mp4", "d.mp4": "d.mp4", "e": "e.mp4", "e.webm": "e.webm.mp4",
+    }  # fmt: skip
+
+
+@settings(max_examples=30)
+@given(st.sets(st.from_regex(r"(x/)?[ab](\.avi|\.mp4|\.MP4|\.mkv)?(\.mp4)?", fullmatch=True), max_size=8))
+def test_no_two_videos_get_one_place(names):
+    places = new_places(Path(), [Path(name) for name in names])
+    assert len(set(places.values())) == len(names) and all(place.suffix == ".mp4" for place in places.values())
+
+
+def test_links_are_followed_once_and_hidden_files_left_out(tmp_path):
+    write(tmp_path / "elsewhere" / "a.mp4")
+    write(tmp_path / "in" / "b.mp4")
+    (tmp_path / "in" / ".c.mp4").touch()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "l.mp4").symlink_to(tmp_path / "in" / "b.mp4")
+    (tmp_path / "elsewhere" / "circle").symlink_to(tmp_path / "in")
+    found = [str(path.relative_to(tmp_path / "in")) for path in videos_in(tmp_path / "in")]
+    assert found == ["b.mp4", "l.mp4", "linked/a.mp4"]
+    assert prepare(tmp_path / "in", tmp_path / "out").videos == 3
+    assert not (tmp_path / "out" / "l.mp4").is_symlink()
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".avi"])
+def test_class_folders_read_the_same(tmp_path, ending):
+    """Without a validation part, too, which is drawn by the names of the files."""
+    root = classes(tmp_path / "in", ending, 6, "mpeg4")
+    (root / "classes.txt").write_text("walk\njump\n")
+    result = prepare(root, tmp_path / "out")
+    assert samples(result.data, tmp_path / "out") == samples(root, root)
+    assert samples(tmp_path / "out", tmp_path / "out") == samples(root, root)
+
+
+def lists_beside(root):
+    videos = classes(root / "videos", ".avi", codec="mpeg4")
+    for split, parts in (("train", (0, 1)), ("val", (2,))):
+        rows = [f"videos/{name}/{name} {i}.avi {name}\n" for name in ("jump", "walk") for i in parts]
+        (root / f"{split}.csv").write_text("".join(rows))
+    assert videos.exists()
+    return root
+
+
+def absolute_list(root):
+    classes(root, ".avi", codec="mpeg4")
+    lists = root.parent / "lists"
+    lists.mkdir()
+    rows = [f"{root}/{name}/{name} {i}.avi,{name},{3 * i},{3 * i + 5},{split}\n"
+            for name in ("jump", "walk") for i, split in enumerate(("train", "val", "test"))]  # fmt: skip
+    (lists / "all.csv").write_text("path,label,start_frame,end_frame,split\n" + "".join(rows))
+    return lists / "all.csv"
+
+
+def turned_classes(root):
+    classes(root, ".mp4")
+    rows = [f"{name}/{name} {i}.mp4,{name},p{i}\n" for name in ("jump", "walk") for i in range(3)]
+    (root / "all.csv").write_text("path,labels,group\n" + "".join(rows))
+    (root / "classes.csv").write_text("name,mirrored\njump,walk\nwalk,jump\n")
+    return root
+
+
+@pytest.mark.parametrize("make", [lists_beside, absolute_list, turned_classes])
+def test_lists_come_along(tmp_path, make):
+    source = make(tmp_path / "in")
+    result = prepare(source, tmp_path / "out")
+    assert result.videos == 6 and not result.notes
+    old = samples(source, tmp_path / "in")
+    assert samples(result.data, tmp_path / "out") == old
+    if source.is_dir():
+        assert result.data == tmp_path / "out"
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    assert samples(moved / result.data.relative_to(tmp_path / "out"), moved) == old
+
+
+def test_a_second_run_does_what_is_left(tmp_path, monkeypatch):
+    root = classes(tmp_path / "in")
+    asked = []
+    real = module.each
+    monkeypatch.setattr(module, "each", lambda f, items, **kw: asked.extend(items) or real(f, items, **kw))
+
+    def again():
+        asked.clear()
+        result = prepare(root, tmp_path / "out", workers=1)
+        assert result.videos == 6 and result.kept == 6 - len(asked)
+        return {str(path.relative_to(root)) for path in asked}
+
+    assert len(again()) == 6
+    assert again() == set()
+    ledger = tmp_path / "out" / ".prepared.jsonl"
+    ledger.write_text(ledger.read_text()[:-20])  # stopped as it wrote the last line
+    assert len(again()) == 1
+    write(root / "jump" / "jump 1.mp4", 30)
+    (tmp_path / "out" / "walk" / "walk 2.mp4").unlink()
+    (tmp_path / "out" / "walk" / "walk 0.mp4").write_bytes(b"half of it")
+    assert again() == {"jump/jump 1.mp4", "walk/walk 2.mp4", "walk/walk 0.mp4"}
+    assert len(indices(tmp_path / "out" / "jump" / "jump 1.mp4")) == 30
+    assert again() == set()
+    with pytest.raises(ValueError, match="was prepared with short_side 256, gop 12, crf 20; give the same"):
+        prepare(root, tmp_path / "out", short_side=128)
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path, monkeypatch):
+    root = classes(tmp_path / "in")
+
+    def stopped(items, what, total):
+        for done, item in enumerate(items, start=1):
+            yield item
+            if done == 2:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="2 of 6 videos are made; the same co"):
+        patch.setattr(module, "progress", stopped)
+        prepare(root, tmp_path / "out", workers=2)
+    assert all(indices(path) == list(range(20)) for path in videos_in(tmp_path / "out"))
+    assert not (tmp_path / "out" / ".unfinished").exists()
+    assert prepare(root, tmp_path / "out").kept == 2
+
+
+def test_bad_files_are_told_and_left_out(tmp_path):
+    root = lists_beside(tmp_path / "in")
+    (root / "videos" / "jump" / "jump 1.avi").write_text("no video\n" * 50)
+    result = prepare(root, tmp_path / "out")
+    assert result.videos == 5 and len(result.failed) == 1
+    assert "jump 1.avi: " in result.failed[0] and "left out: " + result.failed[0] in str(result)
+    old = samples(root, root)
+    old[-1]["train"] = [row for row in old[-1]["train"] if "jump 1" not in row[0]]
+    assert samples(tmp_path / "out", tmp_path / "out") == old
+
+
+def test_a_video_that_breaks_off_keeps_its_beginning(tmp_path):
+    root = tmp_path / "in"
+    root.mkdir()
+    clip = torch.stack([torch.from_numpy(painted(i)) for i in range(40)]).permute(0, 3, 1, 2)
+    clip[:, :, 40:] = torch.randint(0, 256, clip[:, :, 40:].shape, dtype=torch.uint8)  # else it is too small to cut
+    write_video(root / "a.mp4", clip, 25)
+    whole = (root / "a.mp4").read_bytes()
+    (root / "a.mp4").write_bytes(whole[: len(whole) // 2])
+    result = prepare(root, tmp_path / "out", short_side=48)
+    with pytest.warns(UserWarning, match="cut short"):
+        left = indices(root / "a.mp4")
+    assert 0 < len(left) < 40 and left == indices(tmp_path / "out" / "a.mp4")
+    assert f"only {len(left)} frames are there" in result.cut_short[0] and "cut short: " in str(result)
+
+
+def test_a_process_that_dies_or_hangs_costs_one_video(tmp_path, monkeypatch):
+    root = classes(tmp_path / "in")
+
+    def troubled(path):
+        if path.name == "jump 1.mp4":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if path.name == "walk 1.mp4":
+            time.sleep(60)
+        return Video(path)
+
+    monkeypatch.setattr(module, "Video", troubled)
+    monkeypatch.setattr(module, "_LIMIT_S", 1.0)
+    result = prepare(root, tmp_path / "out", workers=2)
+    assert result.videos == 4
+    assert sorted(result.failed) == [
+        f"{root}/jump/jump 1.mp4: its process was killed, as when the machine runs out of memory",
+        f"{root}/walk/walk 1.mp4: took longer than 1 s",
+    ]
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "_speeds", lambda new, ready: None)
+    assert prepare(root, tmp_path / "out").kept == 4
+
+
+def test_a_full_disk_is_one_error_and_the_run_goes_on_later(tmp_path, monkeypatch):
+    root = classes(tmp_path / "in")
+
+    def full(path, *arguments, **options):
+        if len(videos_in(tmp_path / "out")) == 3:
+            raise VideoError(f"{path}: cannot be written (No space left on device)")
+        write_video(path, *arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="the disk is full; 3 of 6 videos are made"):
+        patch.setattr(module, "write_video", full)
+        prepare(root, tmp_path / "out", workers=1)
+    assert prepare(root, tmp_path / "out").kept == 3
+
+
+def test_mistakes_are_told_before_the_work(tmp_path):
+    root = classes(tmp_path / "in", count=1)
+    for out in (root, root / "new", tmp_path, root / "jump" / ".." / "new"):
+        with pytest.raises(ValueError, match="is the folder of the videos"):
+            prepare(root, out)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file: a file; give a folder"):
+        prepare(root, tmp_path / "file")
+    with pytest.raises(ValueError, match="short_side 0 must be at least 1"):
+        prepare(root, tmp_path / "out", short_side=0)
+    with pytest.raises(ValueError, match="nowhere: no such folder"):
+        prepare("nowhere", tmp_path / "out")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ValueError, match="nothing: no videos"):
+        prepare(tmp_path / "nothing", tmp_path / "out")
+    (tmp_path / "nothing" / "a.mp4").touch()
+    with pytest.raises(ValueError, match=r"none of its 1 videos can be read, first .*a.mp4: the file is empty"):
+        prepare(tmp_path / "nothing", tmp_path / "out")
+
+
+def test_what_was_won_is_told(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    classes(tmp_path / "in", count=1)
+    result = prepare(tmp_path / "in", tmp_path / "out", short_side=24)
+    assert result.clips_per_s is not None and min(result.clips_per_s) > 0
+    lines = str(result).splitlines()
+    assert lines[0] == "2 videos prepared; sound is not kept" and lines[1].startswith("size: ")
+    assert lines[2].startswith("random training clips a second and core: ")
+    assert result.bytes_before == sum(path.stat().st_size for path in videos_in(tmp_path / "in"))
+    assert result.bytes_after == sum(path.stat().st_size for path in videos_in(tmp_path / "out"))

@@ -1,0 +1,77 @@
+"""Indexes of video files, kept in the cache folder, so that a file is read through once and not each time it is opened.
+
+An entry belongs to a path, a size and a time of change. Its name is a number made from the path, one of `_SLOTS`, and
+a file that comes to a taken one takes it over: the folder stays below that many entries, of a few hundred bytes each.
+"""
+
+import os
+import uuid
+import zlib
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from ..machine import cache_dir
+
+__all__ = ["load", "save"]
+
+_SLOTS = 1 << 18
+_KEY_SIZE = 16
+
+
+def load(path: Path, state: os.stat_result, version: str) -> np.ndarray | None:
+    """The numbers kept for a file, if it has not changed since.
+
+    Args:
+        path: the file.
+        state: its size and time of change.
+        version: of what makes the numbers and of their order.
+
+    Returns:
+        (N,) int64; None where there is no entry, or a damaged one.
+    """
+    try:
+        data = _place(path).read_bytes()
+        if data[:_KEY_SIZE] != _key(path, state, version):
+            return None
+        return np.frombuffer(zlib.decompress(data[_KEY_SIZE:]), "<i8").cumsum()
+    except (OSError, RuntimeError, ValueError, zlib.error):
+        return None
+
+
+def save(path: Path, state: os.stat_result, version: str, numbers: np.ndarray) -> None:
+    """Keep numbers for a file. Where the cache folder cannot be written nothing is kept.
+
+    Args:
+        path: as in `load`.
+        state: as in `load`, from before the file was read.
+        version: as in `load`.
+        numbers: (N,) int64. Steady steps take the least room.
+    """
+    try:
+        place = _place(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        aside = place.with_name(uuid.uuid4().hex)
+        steps = np.diff(numbers, prepend=0).astype("<i8")
+        try:
+            aside.write_bytes(_key(path, state, version) + zlib.compress(steps.tobytes(), 1))
+            aside.replace(place)
+        finally:
+            aside.unlink(missing_ok=True)
+    except (OSError, RuntimeError):
+        pass
+
+
+def _place(path: Path) -> Path:
+    number = int.from_bytes(blake2b(_name(path)).digest()) % _SLOTS
+    return cache_dir() / "index" / f"{number >> 10:02x}" / f"{number & 1023:03x}"
+
+
+def _key(path: Path, state: os.stat_result, version: str) -> bytes:
+    numbers = f"{state.st_size} {state.st_mtime_ns} {version} ".encode()
+    return blake2b(numbers + _name(path), digest_size=_KEY_SIZE).digest()
+
+
+def _name(path: Path) -> bytes:
+    return os.fsencode(path.absolute())

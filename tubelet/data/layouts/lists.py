@@ -1,0 +1,304 @@
+"""Lists of videos: `path label` in any separator, tables with a header, lists of frame folders, the Kinetics csv.
+
+PySlowFast, PyTorchVideo and MMAction2 write `path label`; MMAction2 and TSM `frame_dir total_frames label`.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..sample import Task, Unit
+from .rows import Found, Layout, Row, actors, box, split_of
+from .text import COLUMNS, LISTS, SPLITS, SUFFIXES, Part, column, has_video_suffix, kin, names_of, read_lines
+
+log = logging.getLogger("tubelet")
+
+SEPARATORS = "\t,;|"
+_NUMBERS = r"\d+(?:,\d+)*"
+# A path and the numbers after it, whatever separates them.
+_NUMBERED = re.compile(rf"(?P<path>.*?)(?P<numbers>(?:\s+{_NUMBERS})+|(?:,\d+)+|(?:;\d+)+|(?:\|\d+)+)\s*")
+_SEVERAL = re.compile(r"(?<=[\s,;|])\d+[\s,;|]+\d+\s*\Z")  # quick to search for
+_VIDEO = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(SUFFIXES)))})\b", re.IGNORECASE)
+_KINETICS = ("youtube_id", "time_start", "time_end")
+BOX = ("x1", "y1", "x2", "y2")
+_MANY = re.compile(r"\s*[,;|]\s*")
+
+
+def _is_kinetics(file: Path, head: str) -> bool:
+    first = head.partition("\n")[0].lower()
+    return file.suffix.lower() == ".csv" and all(name in first for name in _KINETICS)
+
+
+def _is_list(file: Path, head: str) -> bool:
+    return file.suffix.lower() in LISTS
+
+
+def _is_named(file: Path, head: str) -> bool:
+    """`train.txt` and no more: nothing else is called so."""
+    return _is_list(file, head) and file.stem.lower() in SPLITS
+
+
+def _is_likely(file: Path, head: str) -> bool:
+    """Named for a split among other things, and its first line begins with a path."""
+    first = head.lstrip().partition("\n")[0]
+    path = re.split(r"[\t,;|]", first)[0].strip(" \"'")
+    return _is_list(file, head) and kin(file.name)[1] is not None and ("/" in path or _VIDEO.search(path) is not None)
+
+
+def _is_table(file: Path, head: str) -> bool:
+    """A list whose header names paths and labels, so that no name is needed to see what it is."""
+    cells = re.split(r"[\t,;|]|\s+", head.partition("\n")[0].strip())
+    return _is_list(file, head) and _is_header(cells)
+
+
+def _is_header(cells: Iterable[str]) -> bool:
+    names = set(map(column, cells))
+    return "path" in names and bool(names & {"label", "labels"})
+
+
+def read_kinetics(parts: Sequence[Part], task: Task | None) -> Found:
+    """The official csv of Kinetics: videos are `<id>_<start, 6 digits>_<end, 6 digits>` with any ending."""
+    rows = []
+    for part in parts:
+        table = csv.reader(read_lines(part.file))
+        header = [cell.strip().lower() for cell in next(table)]
+        if "label" not in header:
+            log.warning("%s: no labels; left out", part.file)
+            continue
+        label, name, start, end = (header.index(cell) for cell in ("label", *_KINETICS))
+        split = header.index("split") if "split" in header else None
+        for line, cells in enumerate(table, start=2):
+            try:
+                video = f"{cells[name]}_{int(float(cells[start])):06d}_{int(float(cells[end])):06d}"
+                told = split_of(cells[split].strip()) if split is not None else part.split
+                if not cells[label].strip():
+                    raise ValueError("no label; remove the row")
+            except (ValueError, IndexError) as error:
+                raise ValueError(f"{part.file}, row {line} ({' | '.join(cells)}): {error}") from None
+            rows.append(Row((video,), cells[label].strip(), told, group=cells[name], file=part.file, line=line))
+    return Found(f"Kinetics csv ({names_of(parts)})", parts[0].file.parent, rows, is_official=True)
+
+
+def read_lists(parts: Sequence[Part], task: Task | None) -> Found:
+    """Lists of any kind that is not a published data set's own.
+
+    Raises:
+        ValueError: a list is empty, its columns are not known, or a row cannot be read.
+    """
+    rows: list[Row] = []
+    kinds: set[Task] = set()
+    for part in parts:
+        lines = read_lines(part.file)
+        if not lines:
+            raise ValueError(f"{part.file}: the list is empty")
+        found, kind = _read(part, lines, task)
+        kinds.add(kind)
+        rows += found
+    if kinds == {"classify", "multilabel"}:  # no row of one of the lists has several labels
+        kind = "multilabel"
+        rows = [row if isinstance(row.label, tuple) else row._replace(label=(row.label,)) for row in rows]
+    elif len(kinds) > 1:
+        raise ValueError(
+            f"{parts[0].file.parent}: {names_of(parts)} hold {' and '.join(sorted(kinds))}; give one of them"
+        )
+    return Found(f"list ({names_of(parts)})", parts[0].file.parent, rows, kind)
+
+
+def _read(part: Part, lines: Sequence[str], task: Task | None) -> tuple[list[Row], Task]:
+    """Rows of a list, and their task."""
+    for separator in SEPARATORS:
+        header = next(csv.reader(lines[:1], delimiter=separator))
+        if _is_header(header):
+            return _table(part, header, csv.reader(lines[1:], delimiter=separator), task)
+    header = lines[0].split()
+    if [column(cell) for cell in header] in (["path", "label"], ["path", "labels"]):
+        return _table(part, header, map(_by_spaces, lines[1:]), task)
+    if numbered := _numbered(part, lines):
+        return numbered
+    table = _columns(lines)
+    if len(table[0]) != 2:
+        known = ", ".join(f"{name} ({'|'.join(aliases)})" for name, aliases in COLUMNS.items())
+        raise ValueError(
+            f"{part.file}: {len(table[0])} columns and no header that names them; two columns are `path label`, "
+            f"more need a header: {known}"
+        )
+    return _table(part, ["path", "label"], table, task, first=1)
+
+
+def _columns(lines: Sequence[str]) -> list[list[str]]:
+    """Cells of each line, by the separator that gives every line as many (at least two)."""
+    for separator in SEPARATORS:
+        if all(separator in line for line in islice(lines, 1000)):
+            table = list(csv.reader(lines, delimiter=separator))
+            if len(table[0]) > 1 and len({len(cells) for cells in table}) == 1:
+                return table
+    return [_by_spaces(line) for line in lines]
+
+
+def _by_spaces(line: str) -> list[str]:
+    """Path and label between spaces; a path may hold spaces, a label of such lists only in quotes."""
+    if '"' in line:
+        quoted = next(csv.reader([line.strip()], delimiter=" ", skipinitialspace=True))
+        if len(quoted) == 2:
+            return quoted
+    return line.rsplit(maxsplit=1)
+
+
+def _numbered(part: Part, lines: Sequence[str]) -> tuple[list[Row], Task] | None:
+    """Lists of numbers alone that are more than `path number`: several labels, or `frame_dir total_frames label`."""
+    if not any(_SEVERAL.search(line) for line in lines):
+        return None
+    found = []
+    for line in lines:
+        match = _NUMBERED.fullmatch(line)
+        if not match or not match["path"].strip():
+            return None
+        numbers = re.split(
+            r"[\s;|]+" if re.match(r"\s", match["numbers"]) else r"[,;|]", match["numbers"].strip(" \t,;|")
+        )
+        found.append((match["path"].strip(), numbers))
+    if all(len(numbers) == 1 and "," not in numbers[0] for _, numbers in found):
+        return None
+    is_frames = [not has_video_suffix(path) and len(numbers) > 1 for path, numbers in found]
+    if any(is_frames) and not all(is_frames):
+        other = is_frames.index(not is_frames[0])
+        raise ValueError(
+            f"{part.file}, row {other + 1} ({lines[other].strip()}): other rows are "
+            f"{'`frame_dir total_frames label`' if is_frames[0] else '`path label`'}; use one form in a list"
+        )
+    if is_frames[0] and all(len(numbers) == 3 for _, numbers in found):
+        raise ValueError(
+            f"{part.file}: three numbers in every row, `frame_dir total_frames label label` or MMAction2's `frame_dir "
+            "offset total_frames label`; write `frame_dir total_frames label,label`, or a header "
+            "frame_dir,start_frame,end_frame,label"
+        )
+    labels = [
+        tuple(",".join(numbers[is_dir:]).split(",")) for (_, numbers), is_dir in zip(found, is_frames, strict=True)
+    ]
+    kind: Task = "multilabel" if any(len(each) > 1 for each in labels) else "classify"
+    return [
+        Row(path, each if kind == "multilabel" else each[0], part.split, file=part.file, line=line)
+        for line, ((path, _), each) in enumerate(zip(found, labels, strict=True), start=1)
+    ], kind
+
+
+def _table(
+    part: Part,
+    header: Sequence[str],
+    table: Iterator[list[str]] | Sequence[list[str]],
+    task: Task | None,
+    first: int = 2,
+) -> tuple[list[Row], Task]:
+    places = _places(part.file, header)
+    kind: Task = "classify"
+    read = _one
+    if "labels" in places:
+        kind, read = "multilabel", _several
+    elif places.keys() & set(BOX):
+        needed = {*BOX, "frame" if "frame" in places else "time_s"}
+        if absent := sorted(needed - places.keys()):
+            raise ValueError(f"{part.file}: boxes need x1, y1, x2, y2 and time_s or frame; add {', '.join(absent)}")
+        kind, read = "detect", _actor
+    rows = []
+    for line, cells in enumerate(table, start=first):
+        values = {name: cells[place].strip() for name, place in places.items() if place < len(cells)}
+        try:
+            rows.append(read(values, part, line))
+        except ValueError as error:
+            raise ValueError(f"{part.file}, row {line} ({' | '.join(cells)}): {error}") from None
+    if kind == "detect":
+        return actors(rows), kind
+    if task == "frames" and kind == "classify":
+        return _spans(part.file, rows), task
+    return rows, kind
+
+
+def _places(file: Path, header: Sequence[str]) -> dict[str, int]:
+    """Column of each thing that a header names."""
+    places: dict[str, int] = {}
+    for place, cell in enumerate(header):
+        name = column(cell)
+        if cell.strip().lower() in ("start", "end"):
+            raise ValueError(
+                f"{file}: column {cell.strip()} of frames or seconds? name it {cell.strip()}_frame or {cell.strip()}_s"
+            )
+        if name in places:
+            raise ValueError(f"{file}: columns {header[places[name]]} and {cell} are both the {name}; rename one")
+        if name:
+            places[name] = place
+    if "label" in places and "labels" in places:
+        raise ValueError(f"{file}: columns {header[places['label']]} and {header[places['labels']]}; rename one")
+    if {"start_frame", "end_frame"} & places.keys() and {"start_s", "end_s"} & places.keys():
+        raise ValueError(f"{file}: columns of frames and of seconds ({', '.join(header)}); keep the one or the other")
+    return places
+
+
+def _spans(file: Path, rows: Sequence[Row]) -> list[Row]:
+    """One row a video, with the parts that its rows name."""
+    videos: dict[tuple, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.end is None:
+            raise ValueError(
+                f"{file}, row {row.line} ({row.video}): no end; the task frames needs the part of each label"
+            )
+        videos[row.video, row.split].append(row)
+    return [
+        each[0]._replace(label=tuple((row.start, row.end, row.label) for row in each), start=0, end=None)
+        for each in videos.values()
+    ]
+
+
+def _row(values: dict[str, str], label: Any, part: Part, line: int) -> Row:
+    if not values.get("path") or not (label or "labels" in values):
+        raise ValueError("no path or no label")
+    if len(values) == 2:
+        return Row(values["path"], label, part.split, file=part.file, line=line)
+    start, end, unit = _extent(values)
+    split = part.split or split_of(values.get("split", ""))
+    return Row(values["path"], label, split, start, end, unit, None, values.get("group", ""), None, part.file, line)
+
+
+def _one(values: dict[str, str], part: Part, line: int) -> Row:
+    return _row(values, values.get("label", ""), part, line)
+
+
+def _several(values: dict[str, str], part: Part, line: int) -> Row:
+    return _row(values, tuple(filter(None, _MANY.split(values.get("labels", "")))), part, line)
+
+
+def _actor(values: dict[str, str], part: Part, line: int) -> Row:
+    label = ((box(values[name] for name in BOX), (values["label"],)),) if values.get("label") else ()
+    moment = float(values["frame" if "frame" in values else "time_s"])
+    if not moment >= 0:
+        raise ValueError(f"moment {moment:g} is before the video")
+    return _row(values, label, part, line)._replace(moment=moment, unit="frames" if "frame" in values else "s")
+
+
+def _extent(values: dict[str, str]) -> tuple[float, float | None, Unit]:
+    start_s, end_s = values.get("start_s"), values.get("end_s")
+    if start_s or end_s:
+        first, last = float(start_s or 0), float(end_s) if end_s else None
+        if not first >= 0 or (last is not None and not last > first):
+            raise ValueError(f"seconds [{start_s or 0}, {end_s}) are none")
+        return first, last, "s"
+    start = int(values.get("start_frame") or 0)
+    end = int(values["end_frame"]) if values.get("end_frame") else None
+    if start < 0 or (end is not None and end <= start):
+        raise ValueError(f"frames [{start}, {end}) are none")
+    return start, end, "frames"
+
+
+LAYOUTS = (
+    Layout(_is_kinetics, read_kinetics),
+    Layout(_is_named, read_lists),
+    Layout(_is_table, read_lists),
+    Layout(_is_likely, read_lists),
+    Layout(_is_list, read_lists, is_loose=True),
+)

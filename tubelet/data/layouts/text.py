@@ -1,0 +1,136 @@
+"""Annotation files as text: reading them, and what their names say of splits."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SUFFIXES = frozenset({
+    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
+    ".ts", ".webm", ".wmv",
+})  # fmt: skip
+LISTS = frozenset({".csv", ".tsv", ".txt"})
+SPLITS = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "validate": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+COLUMNS = {
+    "path": ("path", "file", "filename", "video", "video_path", "clip", "video_id", "frame_dir"),
+    "label": ("label", "class", "target", "word", "class_name", "label_name"),
+    "labels": ("labels", "classes", "targets", "tags", "actions"),
+    "start_frame": ("start_frame",),
+    "end_frame": ("end_frame",),
+    "start_s": ("start_s", "start_time", "time_start", "start_sec", "start_seconds"),
+    "end_s": ("end_s", "end_time", "time_end", "end_sec", "end_seconds"),
+    "split": ("split", "subset", "set", "part"),
+    "group": ("group", "source", "person", "patient", "subject"),
+    "frame": ("frame",),
+    "time_s": ("time_s", "timestamp"),
+    "x1": ("x1",), "y1": ("y1",), "x2": ("x2",), "y2": ("y2",),
+}  # fmt: skip
+HEAD = 4096  # bytes that tell a layout
+_COLUMN = {alias: name for name, aliases in COLUMNS.items() for alias in aliases}
+
+
+class Part(NamedTuple):
+    """An annotation file, and the split that its name says."""
+
+    file: Path
+    split: str | None
+
+
+def read_text(file: Path) -> str:
+    """All of a file.
+
+    Raises:
+        ValueError: it is no UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a file that hold anything."""
+    return [line for line in read_text(file).splitlines() if line.strip()]
+
+
+def read_json(file: Path) -> Any:
+    """What a json file holds.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return json.loads(read_text(file))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}, line {error.lineno}: no json ({error.msg}); get the file again") from None
+
+
+def head(file: Path) -> str:
+    """The beginning of a file, by which its layout is recognised."""
+    with file.open("rb") as stream:
+        return stream.read(HEAD).decode("utf-8-sig", errors="replace")
+
+
+def column(cell: str) -> str | None:
+    """The column of `COLUMNS` that a cell of a header names."""
+    return _COLUMN.get(cell.strip().lower())
+
+
+def has_video_suffix(name: str) -> bool:
+    """Whether a name ends as a video does."""
+    stem, dot, ending = name.rpartition(".")
+    return bool(stem) and f"{dot}{ending.lower()}" in SUFFIXES
+
+
+def without_suffix(name: str) -> str:
+    """A name without the ending of a video, or both of what downloaders call `x.mp4.mkv`."""
+    while has_video_suffix(name):
+        name = name.rpartition(".")[0]
+    return name
+
+
+def kin(name: str) -> tuple[str, str | None]:
+    """What the annotation files of one kind have in common, and the split that this name says, if it says one.
+
+    `ava_train_v2.2.csv` and `ava_val_v2.2.csv` are kin, and so are `train.csv` and `val.txt`.
+    """
+    stem, suffix = Path(name).stem.lower(), Path(name).suffix.lower()
+    if stem in SPLITS and suffix in LISTS:
+        return "*", SPLITS[stem]
+    found = [word for word in re.finditer(r"[A-Za-z]+", name) if word[0].lower() in SPLITS]
+    if len({SPLITS[word[0].lower()] for word in found}) != 1:
+        return name.lower(), None
+    word = found[0]
+    return f"{name[: word.start()]}*{name[word.end() :]}".lower(), SPLITS[word[0].lower()]
+
+
+def families(files: Iterable[Path]) -> dict[tuple[Path, str], list[Part]]:
+    """Annotation files by folder and kin, in the order train, val, test.
+
+    Raises:
+        ValueError: two of one kin say the same split.
+    """
+    found: dict[tuple[Path, str], list[Part]] = {}
+    for file in sorted(files):
+        name, split = kin(file.name)
+        found.setdefault((file.parent, name), []).append(Part(file, split))
+    order = ("train", "val", "test", None)
+    for parts in found.values():
+        parts.sort(key=lambda part: order.index(part.split))
+        for one, other in pairwise(parts):
+            if one.split == other.split:
+                raise ValueError(f"{one.file} and {other.file.name} both say {one.split}; remove or rename one")
+    return found
+
+
+def names_of(parts: Iterable[Part]) -> str:
+    """The names of files, for a reader."""
+    return ", ".join(part.file.name for part in parts)

@@ -1,0 +1,145 @@
+"""A data set as one list, with a header, that `open_data` reads back."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from .layouts import open_data
+from .sample import Actor, Sample, Span, VideoData
+
+CLASSES = "classes.csv"
+_BOX = ("x1", "y1", "x2", "y2")
+
+
+def write_list(path: str | os.PathLike, data: VideoData) -> Path:
+    """Write the samples of a data set as a csv: path, label, split, and what else its task needs.
+
+    Paths below the list's folder are written relative to it. Where a reader cannot find the order of the classes, or
+    what they become in a mirror, `classes.csv` is written beside the list.
+
+    Args:
+        path: the list, ending in .csv; an existing one is replaced.
+        data: any data set.
+
+    Raises:
+        ValueError: the list does not read back as the data set, since no list can hold it; nothing is left there.
+    """
+    path = Path(path)
+    rows = [row for split, samples in data.splits.items() for sample in samples for row in _rows(data, split, sample)]
+    columns = [name for name in _COLUMNS if any(row.get(name, "") != "" for row in rows)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, columns, ({**row, "path": _beside(row["path"], path.parent)} for row in rows))
+    reason = difference(path, data)
+    classes = path.with_name(CLASSES)
+    if reason and not classes.exists():
+        _write(classes, ["name", "mirrored", "reversed"], _class_rows(data))
+        if difference(path, data):
+            classes.unlink()
+        else:
+            reason = ""
+    if reason:
+        path.unlink()
+        raise ValueError(f"{path}: no list holds this data set ({reason})")
+    return path
+
+
+def difference(path: Path, data: VideoData) -> str:
+    """In what a folder or a list differs from a data set when `open_data` reads it; nothing if in nothing."""
+    try:
+        with _silence():
+            found = open_data(path, task=data.task)
+    except ValueError as error:
+        return str(error)
+    for name in ("classes", "task", "mirrored", "reversed"):
+        if getattr(found, name) != getattr(data, name):
+            return f"{name}: {getattr(found, name)} for {getattr(data, name)}"[:200]
+    for split in {**found.splits, **data.splits}:
+        theirs, ours = (Counter(map(_key, each.splits.get(split, ()))) for each in (found, data))
+        if different := (ours - theirs) + (theirs - ours):
+            return f"{different.total()} samples of {split}, such as of {next(iter(different))[0]}"
+    return ""
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What reading says of the data set was said when it was first read."""
+    log = logging.getLogger("tubelet")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
+def _key(sample: Sample) -> tuple:
+    target = sample.target if isinstance(sample.target, int) else tuple(sorted(cast(Any, sample.target)))
+    part = sample.start, sample.end, sample.moment, sample.unit, sample.group
+    return os.path.realpath(sample.path), target, *part
+
+
+_COLUMNS = (
+    "path", "label", "labels", "split", "group", "start_frame", "end_frame", "start_s", "end_s", "frame", "time_s",
+    *_BOX,
+)  # fmt: skip
+
+
+def _rows(data: VideoData, split: str, sample: Sample) -> Iterator[dict[str, Any]]:
+    """The rows of one sample: one, or one a span or an actor's class."""
+    unit = "frame" if sample.unit == "frames" else "s"
+    row: dict[str, Any] = {"path": sample.path, "split": split, "group": sample.group}
+    target = cast(Any, sample.target)
+    if data.task != "frames":
+        row[f"start_{unit}"] = sample.start or ""
+        row[f"end_{unit}"] = "" if sample.end is None else sample.end
+    if data.task == "classify":
+        yield {**row, "label": data.classes[target]}
+    elif data.task == "multilabel":
+        yield {**row, "labels": ";".join(data.classes[name] for name in target)}
+    elif data.task == "frames":
+        for span in cast("tuple[Span, ...]", target):
+            yield {**row, "label": data.classes[span.target], f"start_{unit}": span.start, f"end_{unit}": span.end}
+    else:
+        row["frame" if unit == "frame" else "time_s"] = sample.moment
+        for actor in cast("tuple[Actor, ...]", target):
+            for name in actor.targets:
+                yield {**row, "label": data.classes[name], **dict(zip(_BOX, actor[:4], strict=True))}
+
+
+def _class_rows(data: VideoData) -> Iterator[dict[str, str]]:
+    """Names in order; `-` for a class that is none in the mirror, nothing where a map has no word of it."""
+
+    def name(becomes: Mapping[int, int | None], index: int) -> str:
+        if index not in becomes:
+            return ""
+        other = becomes[index]
+        return "-" if other is None else data.classes[other]
+
+    for index, own in enumerate(data.classes):
+        yield {"name": own, "mirrored": name(data.mirrored, index), "reversed": name({**data.reversed}, index)}
+
+
+def _beside(path: Path, folder: Path) -> str:
+    """A path relative to a folder that holds it, else absolute."""
+    full, home = whole(path), whole(folder)
+    return str(full.relative_to(home) if full.is_relative_to(home) else full)
+
+
+def whole(path: Path) -> Path:
+    """An absolute path without dots in it."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _write(path: Path, columns: list[str], rows: Any) -> None:
+    aside = path.with_name(f".{path.name}.part")
+    with aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    aside.replace(path)

@@ -1,0 +1,509 @@
+"""Examination of data sets: what spoils a training or flatters its figures, and how fast the videos are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import tempfile
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+from .data import fingerprint, motion, sampling
+from .data.layouts import open_data
+from .data.layouts.splits import labels_of
+from .data.listing import write_list
+from .data.sample import Sample, Task, VideoData, shared_groups
+from .data.video import VideoError
+from .examine import Seen, contents, examine
+from .models import MODELS, ready
+from .prepare import clip_rate, megabytes, reencode, videos_in
+from .spec import ClipSpec
+from .terminal import Table, progress
+
+__all__ = ["Diagnosis", "Finding", "data"]
+
+Splits = Mapping[str, Sequence[Sample]]
+
+_SHOWN = 3  # videos that a finding names in the terminal
+_CLASSES_SHOWN = 10
+_TRIED = 3  # videos on which reading is timed
+_LONGEST = 2000  # frames of those that are re-encoded for it
+_RARE = 10  # times that the most frequent class has the samples of the rarest
+_RATES = 1.1  # of the least frame rate
+_STAYS = ("test", "val")  # of copies in two splits, the one in the first of these
+
+
+class Kind(NamedTuple):
+    """What a finding about videos says.
+
+    Attributes:
+        text: said of `n` of them.
+        fix: what to do about it; may be empty.
+        is_problem: it breaks a training or falsifies its figures; else it is good to know.
+        is_left_out: a clean list does without these.
+    """
+
+    text: str
+    fix: str = ""
+    is_problem: bool = True
+    is_left_out: bool = True
+
+
+_GET = "get them again, or train on the clean list (--out clean.csv)"
+_CLEAN = "train on the clean list (--out clean.csv), which has none of these"
+KINDS = {
+    "unreadable": Kind("{n} videos cannot be read", _GET),
+    "damaged": Kind("{n} videos have frames that cannot be decoded", _GET),
+    "cut short": Kind("{n} videos break off; what is there can be used", "get them again", is_left_out=False),
+    "outside": Kind("{n} samples lie, or end, where their video has no frames", "correct their start and end"),
+    "too short": Kind("{n} samples have fewer frames than a clip", "lower --num_frames, or train with --short loop"),
+    "blank": Kind("{n} videos show one colour and nothing else", _CLEAN),
+    "copy across splits": Kind("{n} videos are in another split, too, byte by byte", _CLEAN),
+    "near copy across splits": Kind(
+        "{n} videos are in another split, too, re-encoded, resized or trimmed a little", _CLEAN
+    ),
+    "copy of another class": Kind("{n} videos are there twice, with different classes", "keep the one that is right"),
+    "shared group": Kind(
+        "{n} groups (of one source or person) are in several splits, so scores will be too good",
+        "keep each in one split: a column `group` in a list without splits does",
+        is_left_out=False,
+    ),
+    "copy": Kind("{n} videos are there twice, byte by byte", "keep one of them", False, False),
+    "near copy": Kind("{n} videos are re-encoded, resized or trimmed copies of others", "", False, False),
+    "still": Kind("{n} videos do not move", "see whether they should", False, False),
+    "unsteady": Kind("{n} videos have a varying frame rate; frame_stride counts their frames", "", False, False),
+}
+
+
+class Mark(NamedTuple):
+    """What is the matter with one video, sample or group.
+
+    Attributes:
+        kind: of `KINDS`.
+        name: path of the video, name of the sample, or the group.
+        detail: more, in words.
+    """
+
+    kind: str
+    name: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or good to know.
+
+    Attributes:
+        kind: a word or two, always the same for the same thing.
+        text: what it is, in one line.
+        fix: what to do about it; may be empty.
+        is_problem: it breaks a training or falsifies its figures.
+        marks: the videos, samples or groups concerned.
+    """
+
+    kind: str
+    text: str
+    fix: str = ""
+    is_problem: bool = False
+    marks: Sequence[Mark] = ()
+
+    def __str__(self) -> str:
+        lines = [f"- {self.kind}: {self.text}"]
+        lines += [f"    {mark.name}" + (f": {mark.detail}" if mark.detail else "") for mark in self.marks[:_SHOWN]]
+        if len(self.marks) > _SHOWN:
+            lines.append(f"    and {len(self.marks) - _SHOWN} more")
+        return "\n".join([*lines, *([f"    fix: {self.fix}"] if self.fix else [])])
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `data` has found: print it, or write it.
+
+    Attributes:
+        path: of the data set.
+        contents: the data set; None for a folder that is none.
+        findings: the problems first.
+        classes: a row for each class with its number of samples in each split, the rarest first.
+        figures: of the data set as a whole.
+        videos: what each video shows, of those that can be read.
+        left_out: samples and videos that a clean list does without, with the reason.
+    """
+
+    path: Path
+    contents: VideoData | None
+    findings: Sequence[Finding]
+    classes: Sequence[Mapping[str, object]]
+    figures: Mapping[str, str]
+    videos: Mapping[Path, Seen]
+    left_out: Mapping[str, str]
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether there is no problem; what is good to know does not count."""
+        return not any(finding.is_problem for finding in self.findings)
+
+    def __str__(self) -> str:
+        problems = [str(finding) for finding in self.findings if finding.is_problem]
+        others = [str(finding) for finding in self.findings if not finding.is_problem]
+        parts = [f"{len(problems)} problems" if problems else "no problems", *problems]
+        parts += ["good to know", *others] if others else []
+        if self.classes:
+            title = f"{len(self.classes)} classes" + ", the rarest" * (len(self.classes) > _CLASSES_SHOWN)
+            parts += ["", str(Table(self.classes[:_CLASSES_SHOWN], title=title))]
+        return "\n".join([*parts, "", *(f"{name}: {value}" for name, value in self.figures.items())])
+
+    def clean(self) -> VideoData:
+        """The data set without what is `left_out`.
+
+        Raises:
+            ValueError: the folder is no data set.
+        """
+        if self.contents is None:
+            raise ValueError(f"{self.path}: no data set with classes, so there is no list of it")
+        splits = {
+            split: [sample for sample in samples if self.left_out.keys().isdisjoint((sample.name, str(sample.path)))]
+            for split, samples in self.contents.splits.items()
+        }
+        return replace(self.contents, splits=splits)
+
+    def to_json(self, path: str | os.PathLike) -> Path:
+        """Write all of it."""
+        held = {
+            "path": str(self.path),
+            "is_healthy": self.is_healthy,
+            "findings": [{**asdict(f), "marks": [mark._asdict() for mark in f.marks]} for f in self.findings],
+            "figures": self.figures,
+            "classes": self.classes,
+            "left_out": self.left_out,
+            "videos": {str(video): {**asdict(seen), "print": ""} for video, seen in self.videos.items()},
+        }
+        path = Path(path)
+        path.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+        return path
+
+
+def data(
+    path: str | os.PathLike,
+    *,
+    model: str | None = None,
+    num_frames: int | None = None,
+    frame_stride: int | None = None,
+    full: bool = False,
+    task: Task | None = None,
+    fold: int | None = None,
+    out: str | os.PathLike | None = None,
+    workers: int | None = None,
+    time_limit_s: float = 60.0,
+) -> Diagnosis:
+    """Examine all videos of a data set: which cannot be read, are too short, are in two splits, and what else.
+
+    Sixteen frames of each video are decoded, the first and the last among them. What a video shows is kept in the cache
+    folder until the file changes: an examination that was interrupted goes on, and a second one is quick.
+
+    Args:
+        path: a data set, any folder of videos, or `motion` (built in).
+        model: name of a network, or file or run of one, for whose clips the videos should be long enough.
+        num_frames: of the clips, in place of the model's.
+        frame_stride: of the clips, in place of the model's.
+        full: decode every frame, the only proof that a file is whole.
+        task: as in `open_data`.
+        fold: as in `open_data`.
+        out: a csv for the clean list; all findings go beside it, as .json.
+        workers: processes; None takes one a core.
+        time_limit_s: seconds in which a video must show a frame; one that does not counts as unreadable.
+
+    Returns:
+        The findings; printed, the problems come first, each with what to do.
+
+    Raises:
+        ValueError: there are no videos, the lists of the data set cannot be read, or the model is not known.
+    """
+    if out is not None and Path(out).suffix.lower() != ".csv":
+        raise ValueError(f"{out}: the clean list is a .csv file; let its name end so")
+    spec = _clip(model, num_frames, frame_stride)
+    path = motion.motion() if str(path) == "motion" else Path(path)
+    found, splits, remarks = _open(path, task, fold)
+    paths = sorted({sample.path for sample in chain.from_iterable(splits.values())})
+    videos, failed = examine(paths, full=full, workers=workers, time_limit_s=time_limit_s)
+    marks = [Mark("unreadable", str(video), reason) for video, reason in failed.items()]
+    marks += [*_of_videos(videos), *_of_samples(splits, videos, spec), *_of_copies(splits, videos, workers)]
+    marks += _of_groups(found) if found else []
+    findings = [*_findings(marks), *(_of_classes(found) if found else ()), *_of_rates(videos), *remarks]
+    diagnosis = Diagnosis(
+        path=path,
+        contents=found,
+        findings=sorted(findings, key=lambda finding: not finding.is_problem),
+        classes=_class_counts(found) if found else (),
+        figures={**_figures(found, paths, videos), **_speeds(videos, spec or ClipSpec())},
+        videos=videos,
+        left_out=_left_out(marks, sum(map(len, splits.values()))),
+    )
+    return diagnosis if out is None else _written(diagnosis, Path(out))
+
+
+def _written(diagnosis: Diagnosis, out: Path) -> Diagnosis:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_list(out, diagnosis.clean())
+    except ValueError as error:
+        none = Finding("no clean list", str(error), "the .json beside it names what to leave out")
+        diagnosis = replace(diagnosis, findings=[*diagnosis.findings, none])
+    diagnosis.to_json(out.with_suffix(".json"))
+    return diagnosis
+
+
+def _clip(model: str | None, num_frames: int | None, frame_stride: int | None) -> ClipSpec | None:
+    """The clip that videos should be long enough for; None where nothing is asked."""
+    if model is None and num_frames is None and frame_stride is None:
+        return None
+    named = {preset.name: preset.spec for preset in MODELS}
+    spec = ClipSpec() if model is None else named[model] if model in named else ready(model)[1]
+    given = {"num_frames": num_frames, "frame_stride": frame_stride}
+    return replace(spec, **{name: value for name, value in given.items() if value is not None})
+
+
+def _open(path: Path, task: Task | None, fold: int | None) -> tuple[VideoData | None, Splits, list[Finding]]:
+    """The data set if it is one, its samples (or whole videos of no class), and what opening it said."""
+    try:
+        found = open_data(path, task=task, fold=fold)
+    except ValueError as error:
+        if not path.is_dir() or not (videos := videos_in(path)):
+            raise
+        reason = str(error).removeprefix(f"{path}: ")
+        return None, {"": [Sample(video, 0) for video in videos]}, [Finding("no data set", reason)]
+    missing = Finding("missing", f"{found.missing} videos of the published lists are not there", "get them")
+    return found, found.splits, [missing] if found.missing else []
+
+
+def _of_videos(videos: Mapping[Path, Seen]) -> Iterator[Mark]:
+    for path, seen in videos.items():
+        if seen.damage:
+            yield Mark("damaged", str(path), seen.damage)
+        if seen.cut_short:
+            yield Mark("cut short", str(path), seen.cut_short)
+        if seen.is_blank:
+            yield Mark("blank", str(path))
+        elif seen.is_still:
+            yield Mark("still", str(path))
+        if not seen.is_steady:
+            yield Mark("unsteady", str(path), f"{seen.fps:.2f} frames a second on average")
+
+
+def _of_samples(splits: Splits, videos: Mapping[Path, Seen], spec: ClipSpec | None) -> Iterator[Mark]:
+    """Samples that lie outside of their video, or are too short for a clip."""
+    for sample in chain.from_iterable(splits.values()):
+        if (seen := videos.get(sample.path)) is None:
+            continue
+        fps = sample.fps or seen.fps
+        per_unit = 1 if sample.unit == "frames" else fps
+        end = seen.num_frames if sample.end is None else sample.end * per_unit
+        is_beyond = sample.unit == "frames" and end > seen.num_frames
+        if is_beyond or max(sample.start, sample.moment or 0) * per_unit >= seen.num_frames:
+            yield Mark("outside", sample.name, f"the video has {seen.num_frames} frames, {seen.duration_s:.2f} s")
+        elif spec is not None and sample.moment is None:
+            needed = sampling.span(spec.num_frames, sampling.step(spec, fps))
+            there = round(min(end, seen.num_frames) - sample.start * per_unit)
+            if there < needed:
+                yield Mark("too short", sample.name, f"{there} frames of {needed}")
+
+
+def _of_copies(splits: Splits, videos: Mapping[Path, Seen], workers: int | None) -> Iterator[Mark]:
+    """Videos that are there more than once; of two, the one that should stay is not marked."""
+    order = sorted(splits, key=lambda split: _STAYS.index(split) if split in _STAYS else len(_STAYS))
+    where: dict[Path, str] = {}  # of a file in several splits, the first in this order: its group tells the rest
+    whole: dict[Path, set] = defaultdict(set)
+    for split in order:
+        for sample in splits[split]:
+            where.setdefault(sample.path, split)
+            whole[sample.path].add(sample.target if sample.start == 0 and sample.end is None else None)
+    paths = [path for path in where if path in videos]
+
+    by_content = _same_contents(paths, videos, workers)
+    copies: set[Path] = set()
+    for kept, *others in by_content:
+        labels = {frozenset(whole[path]) for path in (kept, *others)}
+        if len(labels) > 1 and not any(None in each for each in labels):
+            yield from (Mark("copy of another class", str(path), f"as {kept}") for path in others)
+            yield Mark("copy of another class", str(kept), f"as {others[0]}")
+        else:
+            yield from (Mark(_kind("copy", where[path], where[kept]), str(path), f"of {kept}") for path in others)
+        copies.update(others)
+
+    shown = [path for path in paths if videos[path].print and path not in copies]
+    for path, other, distance in _near(shown, [where[path] for path in shown], videos):
+        yield Mark(_kind("near copy", where[path], where[other]), str(path), f"of {other}, distance {distance:.2f}")
+
+
+def _kind(kind: str, split: str, other: str) -> str:
+    return kind if split == other else f"{kind} across splits"
+
+
+def _same_contents(paths: Sequence[Path], videos: Mapping[Path, Seen], workers: int | None) -> list[list[Path]]:
+    """Files of the same bytes, in the order given."""
+    files = [path for path in paths if path.is_file()]
+    count = Counter(videos[path].size for path in files)
+    hashes = contents([path for path in files if count[videos[path].size] > 1], workers=workers)
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for path, digest in hashes.items():
+        groups[digest].append(path)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _near(
+    paths: Sequence[Path], splits: Sequence[str], videos: Mapping[Path, Seen]
+) -> Iterator[tuple[Path, Path, float]]:
+    """(video, what it is a copy of, distance), one for each video: of another split if there is one.
+
+    Videos of one split stand together.
+    """
+    if not paths:
+        return
+    prints = torch.stack([videos[path].fingerprint for path in paths])
+    starts = {split: splits.index(split) for split in dict.fromkeys(splits)}
+    ends = [*list(starts.values())[1:], len(paths)]
+    for (split, start), end in zip(starts.items(), ends, strict=True):
+        own = prints[start:end]
+        marked: set[int] = set()
+        if start:
+            for i, j, distance in _below(fingerprint.nearest(own, prints[:start]), f"copies in {split}"):
+                marked.add(i)
+                yield paths[start + i], paths[j], distance
+        for i, j, distance in _below(fingerprint.nearest(own), "copies"):
+            if i not in marked:
+                yield paths[start + i], paths[start + j], distance
+
+
+def _below(blocks: Iterable[tuple[torch.Tensor, torch.Tensor]], what: str) -> Iterator[tuple[int, int, float]]:
+    done = 0
+    for distances, indices in progress(blocks, what):
+        for i in (distances < fingerprint.NEAR).nonzero().flatten().tolist():
+            yield done + i, int(indices[i]), float(distances[i])
+        done += len(distances)
+
+
+def _left_out(marks: Sequence[Mark], num_samples: int) -> dict[str, str]:
+    """What a clean list does without. Where most samples are too short, it is the clip that is wrong."""
+    is_usual = 2 * sum(mark.kind == "too short" for mark in marks) > num_samples
+    kinds = {name for name, kind in KINDS.items() if kind.is_left_out} - ({"too short"} if is_usual else set())
+    return {mark.name: f"{mark.kind}: {mark.detail}".rstrip(": ") for mark in marks if mark.kind in kinds}
+
+
+def _of_groups(found: VideoData) -> list[Mark]:
+    return [Mark("shared group", group, ", ".join(splits)) for group, splits in shared_groups(found).items()]
+
+
+def _findings(marks: Sequence[Mark]) -> list[Finding]:
+    """One finding for all marks of a kind, in the order of `KINDS`."""
+    by_kind: dict[str, list[Mark]] = defaultdict(list)
+    for mark in marks:
+        by_kind[mark.kind].append(mark)
+    return [
+        Finding(name, kind.text.format(n=len(by_kind[name])), kind.fix, kind.is_problem, by_kind[name])
+        for name, kind in KINDS.items()
+        if name in by_kind
+    ]
+
+
+def _class_counts(found: VideoData) -> list[dict[str, object]]:
+    """Samples of each class in each split, the class with the fewest first."""
+    counts = {
+        split: Counter(name for sample in samples for name in labels_of(sample, found.task))
+        for split, samples in found.splits.items()
+    }
+    rows: list[dict[str, object]] = [
+        {"class": name, **{split: count[index] for split, count in counts.items()}}
+        for index, name in enumerate(found.classes)
+    ]
+    return sorted(rows, key=lambda row: sum(n for n in row.values() if isinstance(n, int)))
+
+
+def _of_classes(found: VideoData) -> Iterator[Finding]:
+    spelled: dict[str, list[str]] = defaultdict(list)
+    for name in found.classes:
+        spelled[re.sub(r"[\W_]+", "", name.casefold()) or name].append(name)
+    if alike := [names for names in spelled.values() if len(names) > 1]:
+        text = "; ".join(" and ".join(names) for names in alike[:_SHOWN])
+        yield Finding("class names", f"alike but for case or punctuation: {text}", "give them one name", True)
+    counts = _class_counts(found)
+    for split in found.splits:
+        if lacking := [str(row["class"]) for row in counts if not row[split]]:
+            text = f"{len(lacking)} of {len(counts)} classes are not in {split}: {', '.join(lacking[:5])}"
+            yield Finding("lacking classes", text, "add samples of them there", is_problem=split == "train")
+    trained = sorted(int(str(row["train"])) for row in counts if row.get("train"))
+    if trained and trained[-1] >= _RARE * trained[0]:
+        text = f"the rarest class has {trained[0]} samples to train on, the most frequent {trained[-1]}"
+        yield Finding("imbalance", text, "draw the classes equally often, and read the accuracy of each class")
+
+
+def _of_rates(videos: Mapping[Path, Seen]) -> Iterator[Finding]:
+    rates = [seen.fps for path, seen in videos.items() if not path.is_dir()]
+    if rates and max(rates) > _RATES * min(rates):
+        text = f"{min(rates):.4g} to {max(rates):.4g} frames a second, so frame_stride is not one stretch of time"
+        yield Finding("mixed rates", text, "give one rate, such as --fps 25, which counts them alike")
+
+
+def _figures(found: VideoData | None, paths: Sequence[Path], videos: Mapping[Path, Seen]) -> dict[str, str]:
+    figures = {}
+    if found:
+        sizes = ", ".join(f"{split} {len(samples)}" for split, samples in found.splits.items())
+        figures["data set"] = f"{found.layout}, {found.task}, {len(found.classes)} classes; {sizes}"
+        if found.mirrored or found.reversed:
+            lost = sum(other is None for other in found.mirrored.values())
+            figures["label maps"] = (
+                f"mirrored, {len(found.mirrored) - lost} classes are another one and {lost} are none; "
+                f"backwards, {len(found.reversed)} of {len(found.classes)} are a class"
+            )
+    figures["videos"] = f"{len(paths)}, {len(videos)} of them can be read"
+    if videos:
+        seconds = sorted(seen.duration_s for seen in videos.values())
+        figures["size"] = megabytes(sum(seen.size for seen in videos.values()))
+        figures["length"] = (
+            f"{sum(seconds) / 60:.1f} minutes; each {seconds[0]:.4g} to {seconds[-1]:.4g} s, "
+            f"half of them below {median(seconds):.4g} s"
+        )
+        figures["pictures"] = _most(f"{seen.width}x{seen.height}" for seen in videos.values() if seen.width)
+        figures["frames a second"] = _most(f"{seen.fps:.4g}" for seen in videos.values())
+    return figures
+
+
+def _most(values: Iterable[str]) -> str:
+    """The values that come most often, each with how often."""
+    common = Counter(values).most_common()
+    told = ", ".join(f"{value} in {count}" for value, count in common[:_SHOWN])
+    return told + (f", {len(common) - _SHOWN} others" if len(common) > _SHOWN else "")
+
+
+def _speeds(videos: Mapping[Path, Seen], spec: ClipSpec) -> dict[str, str]:
+    """How fast random training clips are read, now and after `prepare`."""
+    whole = sorted(path for path, seen in videos.items() if not seen.damage and not seen.is_blank)
+    if not whole:
+        return {}
+    tried = random.Random(0).sample(whole, min(_TRIED, len(whole)))
+    clip = f"{spec.num_frames} frames" + (f" of {spec.crop[1]}x{spec.crop[0]}" if spec.crop else "")
+    told: dict[str, str] = {}
+    made: dict[Path, Path] = {}
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")  # of those cut short, which are told above
+        # what is whole in the frames that were examined need not be whole
+        with suppress(VideoError):
+            told["reading"] = f"{clip_rate(tried, spec):.3g} random clips a second and core ({clip})"
+        for path in tried:
+            with suppress(VideoError):
+                if videos[path].num_frames <= _LONGEST:
+                    reencode(path, target := Path(folder, f"{len(made)}.mp4"))
+                    made[path] = target
+        if told and made:
+            gain = clip_rate(list(made.values()), spec) / clip_rate(list(made), spec)
+            told["reading after `tubelet prepare`"] = f"{gain:.1f} times as fast"
+    return told
