@@ -1,8 +1,17 @@
 """One thread for torch: on busy cores, two that wait for each other make a small network a hundred times slower."""
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory):
+    """Nothing is kept in the user's cache folder, nothing read from it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUBELET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_terminal_summary(terminalreporter):

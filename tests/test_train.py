@@ -207,8 +207,8 @@ def test_a_run_without_a_name_takes_the_next_free_folder(clips, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     options = {"model": "tiny_2d", "num_frames": 2, "crop": 32, "epochs": 1, "workers": 0}
     runs = [tubelet.train(clips, **options) for _ in range(2)]
-    assert [str(run.out) for run in runs] == ["runs/clips0-tiny_2d", "runs/clips0-tiny_2d-2"]
-    assert str(tubelet.train(clips, resume=True, **options).out) == "runs/clips0-tiny_2d-2"
+    assert [str(run.out) for run in runs] == [f"runs/{clips.name}-tiny_2d", f"runs/{clips.name}-tiny_2d-2"]
+    assert str(tubelet.train(clips, resume=True, **options).out) == f"runs/{clips.name}-tiny_2d-2"
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_bad_videos_are_left_out_counted_and_named(damaged, tmp_path, workers):
     run = tubelet.train(damaged, model=Own(), out=tmp_path / "run", on_bad="skip", resume=True, **options)
     names = {str(damaged / part / "right" / "zz.mp4") for part in ("train", "val")}
     assert set(run.bad) == names
-    assert str(run).endswith("2 bad samples in " + str(tmp_path / "run" / "bad.csv"))
+    assert str(run).endswith("2 bad, see " + str(tmp_path / "run" / "bad.csv"))
     assert {row["sample"] for row in csv.DictReader((tmp_path / "run" / "bad.csv").open())} == names
     assert [row["epoch"] for row in run.history] == [1, 2, 3]
     with pytest.raises(KeyboardInterrupt):
@@ -269,7 +269,11 @@ def test_bad_videos_have_substitutes(damaged, tmp_path):
 
 
 def test_other_tasks_are_refused(clips, monkeypatch):
-    data = VideoData(("a", "b"), {"train": [Sample(clips / "left" / "00.mp4", (0, 1))]}, task="multilabel")
+    samples = [Sample(clips / "left" / "00.mp4", (0, 1))]
+    data = VideoData(("a", "b"), {"train": samples, "val": samples}, task="multilabel")
     monkeypatch.setattr(sys.modules["tubelet.train"], "open_data", lambda path: data)
     with pytest.raises(ValueError, match="a data set of the task multilabel; train learns classify"):
+        tubelet.train(clips)
+    del data.splits["val"]
+    with pytest.raises(ValueError, match="no part 'val'; it has train"):
         tubelet.train(clips)

@@ -226,7 +226,8 @@ def _videos(source: Path) -> list[Path]:
         frames = [Path(name, folder) for folder in folders if is_frames(Path(name, folder))]
         folders[:] = sorted(folder for folder in folders if Path(name, folder) not in frames)
         videos += frames
-        videos += [Path(name, file) for file in files if Path(file).suffix.lower() in SUFFIXES]
+        shown = (Path(name, file) for file in files if not file.startswith("."))  # as `._a.mp4` of macOS
+        videos += [file for file in shown if file.suffix.lower() in SUFFIXES]
     if not videos:
         raise ValueError(f"{source}: no videos ({' '.join(sorted(SUFFIXES))}) and no folders of frames")
     return sorted(videos)

@@ -64,7 +64,7 @@ class Run:
         return load(self.out)
 
     def __str__(self) -> str:
-        bad = f", {len(self.bad)} bad samples in {self.out / 'bad.csv'}" if self.bad else ""
+        bad = f", {len(self.bad)} bad, see {self.out / 'bad.csv'}" if self.bad else ""
         return f"best top-1 {100 * self.best['val_top1']:.1f} % in epoch {self.best['epoch']:.0f}: {self.out}{bad}"
 
 
@@ -135,8 +135,9 @@ def train(
             f"weights {weights} with a network in memory: load them into it, or give the name of a network"
         )
     found = open_data(motion.motion() if str(data) == "motion" else data)
-    if not found.splits.get("train"):
-        raise ValueError(f"{data}: no training part, only {', '.join(found.splits)}")
+    for part in ("train", "val"):
+        if not found.splits.get(part):
+            raise ValueError(f"{data}: no part {part!r}; it has {', '.join(sorted(found.splits))}")
     if found.task != "classify":
         raise ValueError(f"{data}: a data set of the task {found.task}; train learns classify, one class a clip")
 

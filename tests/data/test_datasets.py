@@ -313,6 +313,13 @@ def test_parts_in_seconds_follow_the_videos_own_times(uneven, first, end):
     )
 
 
+def test_a_source_without_times_has_those_of_its_sample(tmp_path):
+    levels = STEP * torch.arange(30, dtype=torch.uint8)
+    np.save(tmp_path / "array.npy", levels.view(1, 30, 1, 1).expand(3, 30, HEIGHT, WIDTH).numpy())
+    clips = train_clips(Sample(tmp_path / "array.npy", 0, 1, 2, unit="s", fps=10))
+    assert {indices(clips[epoch, 0][0])[0] for epoch in range(30)} == {10, 11, 12, 13}
+
+
 def test_spans_and_moments_in_seconds(uneven):
     path, times = uneven
     spec = ClipSpec(num_frames=4, frame_stride=2, resize=None, crop=None)

@@ -9,18 +9,18 @@ import os
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import chain, pairwise, zip_longest
 from math import inf
 from pathlib import Path
 from stat import S_ISREG
 from threading import Lock
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from .headers import Header, Hole, read_header
 if TYPE_CHECKING:
     import av
 
-__all__ = ["File", "Live", "VideoError", "cameras", "decode_pictures", "encode", "live"]
+__all__ = ["File", "Live", "VideoError", "cameras", "decode_pictures", "decode_webp", "encode", "live"]
 
 # Codecs whose non-reference frames can be left undecoded without changing a bit of the other frames.
 # Elsewhere it saves nothing (VP9, all-intra), loses frames (AV1), or others come under their names (MPEG-4, where
@@ -47,6 +47,9 @@ _MARKS_GUESSES = frozenset({"h264"})
 # Codecs whose decoder writes of damage in FFmpeg's log alone.
 _TELLS_LOG = frozenset({"gif"})
 _LOG = Lock()
+
+# How a frame begins in MPEG-4.
+_MPEG4_FRAME = b"\0\0\1\xb6"
 
 # Packets of a file without presentation times that are decoded once to find them.
 _MOST_DECODED = 3000
@@ -93,6 +96,7 @@ class File:
         self._closed = False
         self._size: tuple[int, int] | None = None
         self._idle: _Source | None = None
+        self._process = os.getpid()
         self.path = Path(path)
         version = f"{_VERSION} {_av().__version__} {_av().library_versions}"
         state = _check_file(self.path)
@@ -172,6 +176,8 @@ class File:
     @contextmanager
     def _source(self) -> "Iterator[_Source]":
         """The open file for one pass. Passes that overlap get a handle each: a handle has one position."""
+        if self._process != os.getpid():  # a forked one shares the position in the file with its parent
+            self._idle, self._process = None, os.getpid()
         source, self._idle = self._idle or _Source(self.path, self._index), None
         try:
             yield source
@@ -188,6 +194,12 @@ class _Key(NamedTuple):
     pts: int
     dts: int
     pos: int | None
+
+    @classmethod
+    def of(cls, packet: "_Seen") -> Self:
+        """Where there is no decoding time, the two are one."""
+        assert packet.pts is not None
+        return cls(packet.pts, packet.pts if packet.dts is None else packet.dts, packet.pos)
 
 
 class _Start(NamedTuple):
@@ -263,6 +275,7 @@ class _Source:
 
     def _open(self) -> None:
         av = _av()
+        _keep_freed_memory()
         _check_file(self.path)
         try:
             # An absolute path, since FFmpeg takes what stands before a colon for a protocol.
@@ -316,6 +329,16 @@ def _av() -> ModuleType:
     return av
 
 
+@cache
+def _keep_freed_memory() -> None:
+    """Have the memory of one picture serve for the next.
+
+    glibc hands blocks of that size back to the system, which clears them anew at a tenth of the cost of all
+    reading, until it has seen a larger one freed. It learns from blocks up to 32 MiB; untouched, this one takes none.
+    """
+    np.empty(31 * 2**20, np.uint8)
+
+
 def _check_file(path: Path) -> os.stat_result:
     try:
         state = path.stat()
@@ -350,69 +373,98 @@ class _Seen(NamedTuple):
     size: int
     is_key: bool
     is_shown: bool
+    is_double: bool  # it holds two frames, the next none
     is_sound: bool
 
 
 def _scan(source: _Source) -> _Index:
     """Read all packets once and index them."""
-    stream = source.stream
-    form = source.container.format.name
+    form, codec = source.container.format.name, source.stream.codec_context
+    is_mpeg4 = codec.name == "mpeg4"
     seen = [
-        _Seen(p.pts, p.dts, p.duration or 0, p.pos, p.size, p.is_keyframe, not p.is_discard, not p.is_corrupt)
-        for p in source.packets()
+        _Seen(
+            pts=packet.pts,
+            dts=packet.dts,
+            duration=packet.duration or 0,
+            pos=packet.pos,
+            size=packet.size,
+            is_key=packet.is_keyframe,
+            is_shown=not packet.is_discard,
+            is_double=is_mpeg4 and bytes(packet).count(_MPEG4_FRAME) > 1,
+            is_sound=not packet.is_corrupt,
+        )
+        for packet in source.packets()
     ]
-    header = read_header(source.path, form, stream.id)
+    header = read_header(source.path, form, source.stream.id)
     if header.is_cut and form == "mpegts" and seen:  # whose last packet ends where the file does
         seen[-1] = seen[-1]._replace(is_sound=False)
-    is_cut = source.broke_off or header.is_cut or len(seen) < stream.frames
+    is_cut = source.broke_off or header.is_cut or len(seen) < source.stream.frames
     seen = _judged(seen, header.holes)
     is_damaged = is_cut or not all(packet.is_sound for packet in seen)
 
+    is_counted = _is_untimed(seen, form, reorders=codec.name in ("h264", "hevc") and codec.reorder_depth > 0)
     labels: dict[int, int] = {}
-    # AVI stores no presentation times. Those FFmpeg works out are right where nothing is reordered.
-    if form == "avi" and any(packet.pts != packet.dts for packet in seen):
-        labels = {} if is_damaged else _labels(source, seen)
-        seen = [packet._replace(pts=labels.get(packet.pos or 0)) for packet in seen]
-    keys = [
-        _Key(packet.pts, packet.pts if packet.dts is None else packet.dts, packet.pos)
-        for packet in seen
-        if packet.is_key and packet.is_sound and packet.pts is not None
-    ]
+    shown: list[int] = []
+    if is_counted and not is_damaged and len(seen) <= _MOST_DECODED:
+        shown = [frame.pts for frame in _decoded(source, _Start(None, False), set())]
+        if source.has_met_damage:
+            shown = []
+        elif labels := _labels(seen, shown):
+            seen = [packet._replace(pts=labels[packet.pos or 0]) for packet in seen]
+            is_counted = False
     seen = [packet for packet in seen if packet.is_shown]
-    stamps = [packet.pts for packet in seen if packet.is_sound and packet.pts is not None]
-    is_counted = not keys or len(set(stamps)) < len(stamps)
+    stream = source.stream  # opened anew, where something was decoded
+    rate = stream.average_rate
+    time_base = 1 / (rate or Fraction(25)) if is_counted else stream.time_base
+    keys: list[_Key] = []
     lost: set[int] = set()
     if is_counted:
-        num_frames = next((number for number, packet in enumerate(seen) if not packet.is_sound), len(seen))
-        # What a decoder holds at the break may belong behind frames that are gone.
-        durations = dict.fromkeys(range(num_frames - is_damaged * stream.codec_context.reorder_depth), 1)
+        num_whole = next((number for number, packet in enumerate(seen) if not packet.is_sound), len(seen))
+        # What a decoder holds at a break may belong behind frames that are gone.
+        durations = dict.fromkeys(range(len(shown) or num_whole - is_damaged * codec.reorder_depth), 1)
     else:
-        step = 1 / (stream.average_rate * stream.time_base) if stream.average_rate else None
-        durations, lost = _offered(seen, step, is_cut=is_cut)
-        keys = sorted(key for key in keys if key.pts in durations)
-        if keys:
-            for pts in _undecodable_lead(source, durations.keys() - lost, keys[0].pts):
-                del durations[pts]
+        durations, lost = _offered(seen, 1 / (rate * time_base) if rate else None, is_cut=is_cut)
+        keys = sorted(_Key.of(packet) for packet in seen if packet.is_key and packet.pts in durations.keys() - lost)
+        for pts in _undecodable_lead(source, durations.keys() - lost, keys):
+            del durations[pts]
     if not durations.keys() - lost:
         raise VideoError(f"{source.path}: the video stream holds no {'whole ' if is_damaged else ''}frame")
 
-    rate = stream.average_rate or Fraction(25)
-    time_base = 1 / rate if is_counted else stream.time_base
-    pts = sorted(durations)
-    span_s = float((pts[-1] - pts[0]) * time_base)
-    mean_s = span_s / (len(pts) - 1) if len(pts) > 1 else float(1 / rate)
+    stamps = sorted(durations)
+    span_s = float((stamps[-1] - stamps[0]) * time_base)
+    mean_s = span_s / (len(stamps) - 1) if len(stamps) > 1 else float(1 / (rate or 25))
     return _Index(
-        pts=pts,
+        pts=stamps,
         keys=keys,
         lost=frozenset(lost),
         labels=labels,
         time_base=time_base,
-        duration_s=span_s + (float(durations[pts[-1]] * time_base) or mean_s),
-        size=_size(stream, header),
+        duration_s=span_s + (float(durations[stamps[-1]] * time_base) or mean_s),
+        size=_size(source.stream, header),
         is_counted=is_counted,
         is_damaged=is_damaged,
-        skips=stream.codec_context.name in _SKIPPABLE,
+        skips=codec.name in _SKIPPABLE,
     )
+
+
+def _is_untimed(seen: list[_Seen], form: str, *, reorders: bool) -> bool:
+    """Whether the timestamps of a file do not tell in which order its frames are shown."""
+    stamps = [packet.pts for packet in seen if packet.is_sound and packet.is_shown and packet.pts is not None]
+    has_keys = any(packet.is_key and packet.is_sound and packet.pts is not None for packet in seen)
+    if not has_keys or len(set(stamps)) < len(stamps) or any(packet.is_double for packet in seen):
+        return True
+    is_in_order = all(packet.pts == packet.dts for packet in seen)
+    # AVI stores no presentation times. Those FFmpeg works out are right where nothing is reordered.
+    return not is_in_order if form == "avi" else is_in_order and reorders
+
+
+def _labels(seen: list[_Seen], shown: list[int]) -> dict[int, int]:
+    """Presentation times by the places of packets whose numbers are in the order `shown`; empty if they do not tell."""
+    clock = sorted(packet.dts for packet in seen if packet.dts is not None)
+    places = [seen[number].pos for number in shown]
+    if not len(set(clock)) == len(set(places) - {None}) == len(seen) == len(shown):
+        return {}
+    return {place: stamp for place, stamp in zip(places, clock, strict=True) if place is not None}
 
 
 def _size(stream: Any, header: Header) -> tuple[int, int] | None:
@@ -458,18 +510,6 @@ def _is_joint(packet: _Seen, following: _Seen | None) -> bool:
     return following.dts - packet.dts <= packet.duration
 
 
-def _labels(source: _Source, seen: list[_Seen]) -> dict[int, int]:
-    """Presentation times by the places of packets, from decoding a file that has none. Empty: it does not tell."""
-    if len(seen) > _MOST_DECODED or any(packet.dts is None for packet in seen):
-        return {}
-    shown = [frame.pts for frame in _decoded(source, _Start(None, False), set())]
-    if source.has_met_damage or sorted(shown) != list(range(len(seen))):
-        return {}
-    clock = sorted(seen[number].dts or 0 for number in shown)
-    labels = {seen[number].pos or 0: stamp for number, stamp in zip(shown, clock, strict=True)}
-    return labels if len(labels) == len(shown) else {}
-
-
 def _offered(seen: list[_Seen], step: Fraction | None, *, is_cut: bool) -> tuple[dict[int, int], set[int]]:
     """The durations of the frames by their timestamps, and the timestamps of those among them that are lost."""
     sound = [number for number, packet in enumerate(seen) if packet.is_sound]
@@ -503,12 +543,12 @@ def _gaps(seen: list[_Seen], step: Fraction | None) -> set[int]:
     return {there.get(steps) or round(stamps[0] + steps * step) for steps in gone}
 
 
-def _undecodable_lead(source: _Source, shown: set[int], first_key: int) -> set[int]:
+def _undecodable_lead(source: _Source, shown: Set[int], keys: list[_Key]) -> Set[int]:
     """Frames shown before the first keyframe that refer to what is gone, in a recording cut from a broadcast.
 
     Only decoding tells them from those that refer to the keyframe alone.
     """
-    lead = {pts for pts in shown if pts < first_key}
+    lead = {pts for pts in shown if keys and pts < keys[0].pts}
     if not lead:
         return lead
     return lead - {frame.pts for frame in _decoded(source, _Start(None, False), lead)}
@@ -516,8 +556,8 @@ def _undecodable_lead(source: _Source, shown: set[int], first_key: int) -> set[i
 
 def _to_numbers(index: _Index) -> np.ndarray:
     """(N,) int64, to be kept."""
-    lists = (
-        [index.time_base.numerator, index.time_base.denominator, np.float64(index.duration_s).view(np.int64)],
+    lists: tuple[Collection[int], ...] = (
+        [index.time_base.numerator, index.time_base.denominator, int(np.float64(index.duration_s).view(np.int64))],
         [*(index.size or ()), index.is_counted, index.is_damaged, index.skips],
         index.pts,
         [key.pts for key in index.keys],
@@ -532,16 +572,16 @@ def _to_numbers(index: _Index) -> np.ndarray:
 
 def _from_numbers(numbers: np.ndarray) -> _Index:
     lengths, rest = np.split(numbers, [_NUM_LISTS])
-    units, flags, pts, *keys, lost, places, stamps = np.split(rest, lengths[:-1].cumsum())
+    units, flags, shown, *keys, lost, places, stamps = np.split(rest, lengths[:-1].cumsum())
     *size, is_counted, is_damaged, skips = flags.tolist()
     return _Index(
-        pts=pts.tolist(),
+        pts=shown.tolist(),
         keys=[_Key(pts, dts, None if pos < 0 else pos) for pts, dts, pos in np.stack(keys, 1).tolist()],
         lost=frozenset(lost.tolist()),
         labels=dict(zip(places.tolist(), stamps.tolist(), strict=True)),
         time_base=Fraction(*units[:2].tolist()),
         duration_s=units[2:].view(np.float64).item(),
-        size=tuple(size) or None,
+        size=(size[0], size[1]) if size else None,
         is_counted=bool(is_counted),
         is_damaged=bool(is_damaged),
         skips=bool(skips),
@@ -645,7 +685,8 @@ class _Decoding:
                 yield frame
 
     def _decode(self, packet: "av.Packet | None") -> "list[av.VideoFrame]":
-        av = _av()
+        import av  # is there: for each packet even to look whether it is would count
+
         codec = self._source.stream.codec_context
         try:
             if codec.name not in _TELLS_LOG:
@@ -701,10 +742,13 @@ def _from_keyframe(source: _Source, start: _Start, needed: set[int]) -> "Iterato
 
 def _upright(frame: "av.VideoFrame", to_rgb: Any) -> np.ndarray:
     """(H, W, 3) RGB, turned and mirrored as the file's display matrix says, to the nearest quarter turn."""
+    from av.sidedata.sidedata import SideDataContainer
+
     # More threads would be woken for each picture, which costs more than they give.
     picture = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
+    # By `frame.side_data` the frame would refer to itself, and stay until a collection of garbage.
+    data = SideDataContainer(frame)
+    if not data or (matrix := data.get("DISPLAYMATRIX")) is None:
         return picture
     # Rows of (a b u, c d v, x y w): x' = a x + c y and y' = b x + d y.
     a, b, _, c, d = memoryview(bytes(matrix)).cast("i")[:5]
@@ -781,6 +825,25 @@ def decode_pictures(paths: Iterable[Path], *, is_gray: bool = False) -> Generato
             raise VideoError(f"{path}: the picture is damaged or cut short")
         picture = to_rgb.reformat(frames[0], format="gray" if is_gray else "rgb24", threads=1).to_ndarray()
         yield np.rot90(picture.reshape(*picture.shape[:2], -1), frames[0].rotation // 90)
+
+
+def decode_webp(data: bytes) -> np.ndarray:
+    """A still WebP picture as (H, W, 4) uint8 RGBA.
+
+    Raises:
+        VideoError: it is damaged; the message is the reason alone.
+    """
+    av = _av()
+    decoder = av.CodecContext.create("webp", "r")
+    decoder.thread_type = "NONE"
+    decoder.options = {"err_detect": "explode"}
+    try:
+        frames = decoder.decode(av.Packet(data))
+    except av.error.FFmpegError as error:
+        raise VideoError(error.strerror) from None
+    if not frames or frames[0].is_corrupt:
+        raise VideoError("the picture is damaged")
+    return frames[0].reformat(format="rgba", threads=1).to_ndarray()
 
 
 # For each frame the seconds that its source stamped on it, and what makes it a picture.

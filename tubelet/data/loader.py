@@ -265,7 +265,7 @@ class Batches:
         size = self.batch_size  # the generator below must not hold `self`, see `close`
         starts = range(self.position * size, len(keys), size)
         self._plan.batches = (list(keys[start : start + size]) for start in starts)
-        is_empty = True
+        is_empty = self.position == 0
         try:
             batches = iter(self._loader)
             for _ in starts:
@@ -274,12 +274,12 @@ class Batches:
                 self.position += 1
                 self._is_reading = self.position < len(self)
                 if self.position == len(self) and self.bad:
-                    log.warning(told(self.bad, len(self.dataset)))
+                    log.warning(_told(self.bad, len(self.dataset)))
                 if batch is not None:
                     is_empty = False
                     yield batch
             if is_empty and starts:
-                raise VideoError(f"no sample is left: {told(self.bad, len(self.dataset))}")
+                raise VideoError(f"no sample is left: {_told(self.bad, len(self.dataset))}")
         except Exception:
             self.close()
             raise
@@ -409,14 +409,13 @@ class _Reader(Dataset):
     def _read(self, keys: list) -> list:
         """Items of keys of one sample."""
         worker = get_worker_info()
-        if worker:
-            # the end of the name: a file is known by it
-            self.notes[worker.id].value = self.dataset.name(keys[0]).encode()[1 - NOTE_BYTES :]
-        read = getattr(self.dataset, "__getitems__", None)
-        items = read(keys) if read else [self.dataset[key] for key in keys]
-        if worker:
-            self.notes[worker.id].value = b""
-        return items
+        note = self.notes[worker.id if worker else 0]
+        note.value = self.dataset.name(keys[0]).encode()[1 - NOTE_BYTES :]  # a file is known by the end of its name
+        try:
+            read = getattr(self.dataset, "__getitems__", None)
+            return read(keys) if read else [self.dataset[key] for key in keys]
+        finally:
+            note.value = b""
 
     def _substitute(self, keys: list[Key], bad: dict[str, str]) -> list:
         """Items of another sample, with the epoch and the draws of these keys: the same for the same keys."""
@@ -437,7 +436,7 @@ def _line(name: str, error: Exception) -> str:
     return text if text.startswith(name.partition("[")[0]) else f"{name}: {text}"
 
 
-def told(bad: Mapping[str, str], total: int) -> str:
+def _told(bad: Mapping[str, str], total: int) -> str:
     """How many samples are bad, and the first three reasons, in one line."""
     first = "; ".join(list(bad.values())[:3])
     return f"{len(bad):,} of {total:,} samples are bad, first {first}"

@@ -21,6 +21,7 @@ from torch import Tensor
 from .container import File, VideoError, encode
 from .pictures import Array, Folder, open_array
 from .transforms import check_crop, resize_shape
+from .webp import Webp, is_animated
 
 __all__ = ["Box", "Source", "Video", "VideoError", "write_video"]
 
@@ -255,7 +256,7 @@ def _source(source: str | os.PathLike[str] | np.ndarray | Tensor, fps: float | N
         return Folder(path, fps)
     if fps is not None and path.exists():
         raise ValueError(f"{path}: a file has times of its own; fps {fps} is for folders of frames and arrays")
-    return File(path)
+    return Webp(path) if is_animated(path) else File(path)
 
 
 def _check_box(source: Source, box: Box) -> None:
@@ -304,10 +305,10 @@ def _fitted(
     pictures: Iterator[np.ndarray], box: Box | None, size: int | Size | None, crop: Size | None
 ) -> Iterator[Tensor]:
     """Each picture (H, W, C) boxed, resized and cropped: (C, h, w) uint8."""
-    if box is not None:
-        top, left, height, width = box
-        pictures = (picture[top : top + height, left : left + width] for picture in pictures)
     for batch in _batches(pictures):
+        if box is not None:
+            top, left, height, width = box
+            batch = [picture[top : top + height, left : left + width] for picture in batch]
         sides = batch[0].shape[:2]
         resized = resize_shape(*sides, size)
         cropped = crop or resized

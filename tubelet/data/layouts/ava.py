@@ -64,6 +64,7 @@ def read(parts: Sequence[Part], task: Task | None) -> Found:
                     moment=float(cells[1]),
                     group=cells[0],
                     fps=FRAMES_FPS,
+                    file=part.file,
                     line=line,
                 )
             )

@@ -62,6 +62,7 @@ def read_csv(parts: Sequence[Part], task: Task | None) -> Found:
                     unit="s",
                     group=cells["subject"],
                     fps=FRAMES_FPS,
+                    file=part.file,
                     line=line,
                 )
             )

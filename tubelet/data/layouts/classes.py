@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from .text import column, has_video_suffix, head, read_json, read_lines, read_text
 
 NAMES = re.compile(
-    r"(classes|class_?names|class_?ind|class_?list|class_?index|categories|labels|label_?map|category_?idx"
+    r"(classes|class_?names|class_?ind|class_?list|class_?index|categor(y|ies)|labels|label_?map|category_?idx"
     r"|label_?map[-_].*|.*[-_](class_?names|labels|label_?map|classes))\.(csv|txt|json|pbtxt)",
     re.IGNORECASE,
 )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..pictures import is_frames
 from .rows import Found, Row
-from .text import SPLITS, SUFFIXES, has_video_suffix
+from .text import SPLITS, SUFFIXES, Part, families, has_video_suffix, kin, names_of
 
 log = logging.getLogger("tubelet")
 
@@ -18,21 +18,26 @@ def read(root: Path) -> Found:
     """Videos and folders of frames in class folders, at any depth.
 
     Raises:
-        ValueError: a class folder has no videos, or is itself a folder of frames.
+        ValueError: a class folder has no videos, or is itself a folder of frames; or two folders say the same part.
     """
-    folders = {SPLITS.get(folder.name.lower()): folder for folder in _subfolders(root)}
-    if "train" not in folders:
-        return Found("class folders", root, [row for folder in _subfolders(root) for row in _class(folder, None)])
-    if folders.get(None):
-        log.info("%s: %s is no part and is left out", root, folders[None].name)
-    rows = [
-        row
-        for split, folder in folders.items()
-        if split
-        for inner in _subfolders(folder)
-        for row in _class(inner, split)
-    ]
-    return Found(f"class folders in {', '.join(split for split in folders if split)}", root, rows)
+    folders = _subfolders(root)
+    parts = _parts(folders)
+    if not parts:
+        return Found("class folders", root, [row for folder in folders for row in _class(folder, None)])
+    if others := [folder.name for folder in folders if folder not in {part.file for part in parts}]:
+        log.info("%s: %s is no part and is left out", root, ", ".join(others))
+    rows = [row for part in parts for inner in _subfolders(part.file) for row in _class(inner, part.split)]
+    return Found(f"class folders in {names_of(parts)}", root, rows)
+
+
+def _parts(folders: Sequence[Path]) -> list[Part]:
+    """Folders of the parts: `train`, or names that differ in that word alone, as `videos_train` and `videos_val`."""
+    named = families(folder for folder in folders if kin(folder.name)[1])
+    for (_, name), parts in named.items():
+        is_sure = name == "*" or len(parts) > 1  # "train ride" is a class
+        if is_sure and parts[0].split == "train" and _subfolders(parts[0].file):
+            return parts
+    return []
 
 
 def _class(folder: Path, split: str | None) -> Iterator[Row]:
@@ -50,7 +55,8 @@ def _class(folder: Path, split: str | None) -> Iterator[Row]:
 def _videos(folder: Path) -> Iterator[str]:
     """Video files and folders of frames."""
     for place, names, files in os.walk(folder, followlinks=True):
-        videos = [name for name in files if has_video_suffix(name)]
+        # what macOS leaves beside a.mp4 on other disks is called ._a.mp4
+        videos = [name for name in files if has_video_suffix(name) and not name.startswith(".")]
         if files and not videos and is_frames(place):
             if Path(place) == folder:
                 raise ValueError(f"{folder}: pictures; a class folder holds a folder of pictures for each video")

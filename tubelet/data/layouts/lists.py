@@ -46,10 +46,11 @@ def _is_named(file: Path, head: str) -> bool:
 
 
 def _is_likely(file: Path, head: str) -> bool:
-    """Named for a split among other things, and its first line begins with a path."""
-    first = head.lstrip().partition("\n")[0]
+    """Named for a split among other things, and its first line begins with a path or is TSM's `id total_frames label`."""
+    first = head.lstrip().partition("\n")[0].strip()
     path = re.split(r"[\t,;|]", first)[0].strip(" \"'")
-    return _is_list(file, head) and kin(file.name)[1] is not None and ("/" in path or _VIDEO.search(path) is not None)
+    is_path = "/" in path or _VIDEO.search(path) or re.fullmatch(r"\S+ \d+ \d+", first)
+    return _is_list(file, head) and kin(file.name)[1] is not None and bool(is_path)
 
 
 def _is_table(file: Path, head: str) -> bool:
@@ -184,7 +185,7 @@ def _numbered(part: Part, lines: Sequence[str]) -> tuple[list[Row], Task] | None
     ]
     kind: Task = "multilabel" if any(len(each) > 1 for each in labels) else "classify"
     return [
-        Row(path, each if kind == "multilabel" else each[0], part.split, file=part.file, line=line)
+        Row(_path(path), each if kind == "multilabel" else each[0], part.split, file=part.file, line=line)
         for line, ((path, _), each) in enumerate(zip(found, labels, strict=True), start=1)
     ], kind
 
@@ -215,9 +216,16 @@ def _table(
             raise ValueError(f"{part.file}, row {line} ({' | '.join(cells)}): {error}") from None
     if kind == "detect":
         return actors(rows), kind
+    if kind == "classify" and _are_several([row.label for row in rows]):
+        return [row._replace(label=tuple(row.label.split(","))) for row in rows], "multilabel"
     if task == "frames" and kind == "classify":
         return _spans(part.file, rows), task
     return rows, kind
+
+
+def _are_several(labels: Sequence[str]) -> bool:
+    """Whether these are numbers, of which some videos have several: `"1,5"` in the quotes of a csv."""
+    return any("," in label for label in labels) and all(re.fullmatch(_NUMBERS, label) for label in labels)
 
 
 def _places(file: Path, header: Sequence[str]) -> dict[str, int]:
@@ -258,11 +266,17 @@ def _spans(file: Path, rows: Sequence[Row]) -> list[Row]:
 def _row(values: dict[str, str], label: Any, part: Part, line: int) -> Row:
     if not values.get("path") or not (label or "labels" in values):
         raise ValueError("no path or no label")
+    path = _path(values["path"])
     if len(values) == 2:
-        return Row(values["path"], label, part.split, file=part.file, line=line)
+        return Row(path, label, part.split, file=part.file, line=line)
     start, end, unit = _extent(values)
     split = part.split or split_of(values.get("split", ""))
-    return Row(values["path"], label, split, start, end, unit, None, values.get("group", ""), None, part.file, line)
+    return Row(path, label, split, start, end, unit, None, values.get("group", ""), None, part.file, line)
+
+
+def _path(told: str) -> str:
+    """A path as it is written, on Windows too."""
+    return told.replace("\\", "/")
 
 
 def _one(values: dict[str, str], part: Part, line: int) -> Row:

@@ -54,6 +54,8 @@ _TURNED = _pairs(
 _CARRIED = _pairs("pushing/pulling, push/pull, pushes/pulls")
 # And these may turn: "zooming in", "turning on", but "in front of", "rolling forward".
 _MAYBE = _pairs("in/out, away/in, on/off, rolling/unrolling, roll/unroll")
+_ANY = _TURNED.keys() | _CARRIED.keys() | _MAYBE.keys()
+_MOST_TURNS = 8  # in one name; all ways to turn them are tried, and a name with more is a sentence
 # A pose keeps its direction; what falls, an attempt and a consequence are nothing backwards.
 _STAYING = frozenset({
     "thumb", "thumbs", "facing", "pointing", "point", "looking", "look", "holding", "hold", "showing", "show",
@@ -116,7 +118,7 @@ def reversals(classes: Sequence[str], told: ClassFile | None = None) -> dict[int
     by_words = _by_words(names)
     found = {}
     for index, words in enumerate(names):
-        if _STAYING.isdisjoint(words):
+        if _STAYING.isdisjoint(words) and sum((word,) in _ANY for word in words) <= _MOST_TURNS:
             turned = {other for other, is_turned in _backwards(words) if is_turned and other != words}
             partners = [by_words[other] for other in turned if other in by_words]
             if len(partners) == 1:

@@ -16,7 +16,8 @@ DEPTH = 3  # folders below one that is searched
 FEW = 16  # files of one folder that are asked for one by one
 PROBES = 64
 ANNOTATIONS = re.compile(
-    r"(annot\w*|labels?|lists?|splits?|meta(file|data)?s?|frame_?lists?|ucf_?traintest\w*|test_?train\w*)([_-].*)?",
+    r"(annot\w*|labels?|lists?|splits?|meta(file|data)?s?|frame_?lists?|ucf_?traintest\w*|test_?train\w*|charades)"
+    r"([_-].*)?",
     re.IGNORECASE,
 )
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")

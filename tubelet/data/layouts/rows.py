@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..sample import Task, Unit
-from .text import SPLITS, Part
+from .text import LISTS, SPLITS, Part
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2, fractions of the frame
+
+ACCEPTED = (
+    f"give a folder with a folder of videos for each class, or a list ({', '.join(sorted(LISTS))}) of `path label`"
+)
 
 
 class Row(NamedTuple):

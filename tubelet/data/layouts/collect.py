@@ -1,0 +1,184 @@
+"""Samples of the rows of any layout: their videos found, their classes numbered, their parts made."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..sample import Actor, Sample, Span, Target, Task, VideoData, shared_groups
+from .classes import ClassFile, find_classes
+from .opposites import mirrors, reversals
+from .places import Places
+from .rows import ACCEPTED, Found, Row
+from .splits import group_in, labels_of, set_aside
+from .text import has_video_suffix
+
+log = logging.getLogger("tubelet")
+
+
+def collect(path: Path, found: Found) -> VideoData:
+    """Samples of rows: their videos found, their classes numbered, their parts made."""
+    if not found.rows:
+        raise ValueError(f"{path}: no videos; {ACCEPTED}")
+    places = Places(found.rows, found.home)
+    missing = _missing(path, found, places)
+    classes, names, told = _classes(path, found)
+    if len(classes) == 1 and found.task == "classify":
+        raise ValueError(f"{path}: one class only ({classes[0]}); a classifier needs at least two")
+    splits: dict[str, list[Sample]] = {}
+    for row, place in zip(found.rows, places.paths, strict=True):
+        if place is not None:
+            splits.setdefault(row.split or "train", []).append(_sample(row, place, found, names))
+    if found.is_official and "test" in splits and "val" not in splits:
+        log.info("%s: two official parts; the test part is used to validate, as papers do", path)
+        splits["val"] = splits.pop("test")
+    if "train" in splits and "val" not in splits:
+        splits["train"], splits["val"] = set_aside(splits["train"], classes, found.task, path)
+    if found.task == "classify" and "train" in splits:
+        taught = {target for sample in splits["train"] for target in labels_of(sample, found.task)}
+        lacking = {target for sample in splits["val"] for target in labels_of(sample, found.task)} - taught
+        if lacking:
+            listed = ", ".join(sorted(classes[target] for target in lacking)[:5])
+            if not missing:
+                raise ValueError(f"{path}: no training video for {listed}, which validation has")
+            log.warning("%s: no training video for %s is there, validation has some", path, listed)
+    evaluated = tuple(classes.index(name) for name in found.evaluated)
+    data = VideoData(
+        classes, splits, found.task, found.layout, mirrors(classes, told), reversals(classes, told), missing, evaluated
+    )
+    _warn_of_shared(path, data)
+    _warn_of_contradictions(path, data)
+    return data
+
+
+def _missing(path: Path, found: Found, places: Places) -> int:
+    """How many videos are not there: those of a published list are left out, in any other list they are an error."""
+    lost = [row for row, place in zip(found.rows, places.paths, strict=True) if place is None]
+    if places.doubles:
+        one, other, *_ = next(iter(places.doubles.values()))
+        log.warning("%s: %d names are in two places; %s is read, not %s", path, len(places.doubles), one, other)
+    if not lost:
+        return 0
+    videos = {row.video for row in found.rows}
+    gone = {row.video for row in lost}
+    first = lost[0]
+    name = first.video[0] if isinstance(first.video, tuple) else first.video
+    which = f"{len(gone):,} of {len(videos):,} videos are not there, first {name} ({first.where})"
+    looked = ", ".join(dict.fromkeys(map(str, places.looked[:5])))
+    if not found.is_official or len(gone) == len(videos):
+        fix = "put them there" if found.is_official else "correct or remove these rows"
+        if first.line == 1 and len(gone) == 1:
+            fix = "if this row is a header, call its columns path and label"
+        raise ValueError(f"{path}: {which}; looked in {looked} and folders in them; {fix}")
+    log.warning("%s: %s; they are left out", path, which)
+    return len(gone)
+
+
+def _classes(path: Path, found: Found) -> tuple[tuple[str, ...], dict[str, int], ClassFile | None]:
+    """All class names, the number of each label, and the class file that tells more of them."""
+    labels = {name for row in found.rows for name in _names(row.label, found.task)}
+    beside = dict.fromkeys([path, found.home] if path.is_dir() else [found.home])
+    told = find_classes(beside, [path], has_own=found.classes is not None)
+    if found.classes is not None:
+        classes, names = found.classes, {name: index for index, name in enumerate(found.classes)}
+    elif told:
+        classes = told.classes
+        names = _numbers(told, labels)
+    else:
+        if odd := _odd_numbers(labels):
+            raise ValueError(f"{path}: label {odd} where all are numbers; write whole ones from 0, or names")
+        is_numbered = all(label.isdecimal() for label in labels)
+        classes = tuple(sorted(labels, key=int) if is_numbered else sorted(labels))
+        names = {name: index for index, name in enumerate(classes)}
+    if unknown := sorted(labels - names.keys()):
+        file = told.file if told and found.classes is None else found.layout
+        raise ValueError(
+            f"{path}: {', '.join(unknown[:5])} is not among the {len(classes)} classes of {file}; add it there"
+        )
+    return classes, names, told
+
+
+def _odd_numbers(labels: Iterable[str]) -> str | None:
+    """A label such as -1 or 2.0 where all are numbers: sorted as text they would be other classes than are meant."""
+    found = [re.fullmatch(r"\d+|(-\d+|\d+\.0*)", label) for label in sorted(labels)]
+    return next((match[1] for match in found if match and match[1]), None) if all(found) else None
+
+
+def _numbers(told: ClassFile, labels: Iterable[str]) -> dict[str, int]:
+    """The place of each label among the names of a class file, or, where labels are numbers, among its numbers."""
+    names = {name: index for index, name in enumerate(told.classes)}
+    labels = set(labels)
+    if labels <= names.keys() or not all(label.isdecimal() for label in labels):
+        return names
+    used = {int(label) for label in labels}
+    shift = 0
+    if min(used) < min(told.names) or max(used) > max(told.names):
+        # a list that counts from 0 with a file that counts from 1, or the reverse: one of them has a number too many
+        begin = 0 if 0 in used else 1
+        shift = min(told.names) - begin
+        if shift:
+            log.warning("%s counts from %d, the labels from %d; read so", told.file, min(told.names), begin)
+    places = {number: index for index, number in enumerate(sorted(told.names))}
+    return {label: places[int(label) + shift] for label in labels if int(label) + shift in places}
+
+
+def _names(label: Any, task: Task) -> Iterable[str]:
+    """All class names of a label."""
+    if task == "classify":
+        return (label,)
+    if task == "multilabel":
+        return label
+    if task == "frames":
+        return [name for *_, name in label]
+    return [name for _, names in label for name in names]
+
+
+def _sample(row: Row, place: Path, found: Found, names: dict[str, int]) -> Sample:
+    target: Target
+    if found.task == "classify":
+        target = names[row.label]
+    elif found.task == "multilabel":
+        target = tuple(sorted({names[name] for name in row.label}))
+    elif found.task == "frames":
+        target = tuple(Span(start, end, names[name]) for start, end, name in row.label)
+    else:
+        target = tuple(
+            Actor(x1, y1, x2, y2, tuple(sorted(names[name] for name in held))) for (x1, y1, x2, y2), held in row.label
+        )
+    moment = row.moment
+    if moment is not None and found.cut_s and (not has_video_suffix(place.name) or "15min" in place.parent.name):
+        moment -= found.cut_s
+    group = row.group or group_in(place.name)
+    fps = None if row.fps is None or has_video_suffix(place.name) else row.fps
+    return Sample(place, target, row.start, row.end, moment, row.unit, group, fps)
+
+
+def _warn_of_shared(path: Path, data: VideoData) -> None:
+    if shared := shared_groups(data):
+        group, splits = next(iter(shared.items()))
+        log.warning(
+            "%s: %d groups are in several parts, first %s in %s; scores will be too good",
+            path, len(shared), group, " and ".join(splits),
+        )  # fmt: skip
+
+
+def _warn_of_contradictions(path: Path, data: VideoData) -> None:
+    """A part of a video that a list names twice, with two classes, is half wrong whatever is learnt."""
+    if data.task != "classify":
+        return
+    seen: dict[tuple, Sample] = {}
+    pairs = [
+        (seen.setdefault((sample.path, sample.start, sample.end), sample), sample)
+        for samples in data.splits.values()
+        for sample in samples
+    ]
+    twice = [(first, other) for first, other in pairs if first.target != other.target]
+    if twice:
+        first, other = twice[0]
+        log.warning(
+            "%s: %d samples have several classes, first %s (%s, %s); write a column labels if that is meant",
+            path, len(twice), first.name, *(data.classes[each.target] for each in (first, other)),  # type: ignore[index]
+        )  # fmt: skip
