@@ -7,19 +7,23 @@ float32, short side 128, cropped, normalised.
 import importlib.util
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import av
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import in_turn
-from tubelet import Table
+from tubelet import ClipSpec, Table
+from tubelet.data.augment import Augment
+from tubelet.data.datasets import TrainClips
+from tubelet.data.loader import EpochOrder, loader
+from tubelet.data.sample import Sample, VideoData
 from tubelet.data.transforms import normalize, resize, resize_shape, spread_crops
 from tubelet.data.video import Video, write_video
 from tubelet.terminal import progress
@@ -241,11 +245,45 @@ def _row(case: Case, peers: Mapping[str, Reader]) -> dict[str, object]:
     return row
 
 
+def _workers(path: Path) -> Table:
+    """Training clips a second of wall clock from one and from two worker processes; it needs two free cores."""
+    samples = [Sample(path, 0)] * 96
+    clips = TrainClips(
+        VideoData(("all",), {"train": samples}), "train", ClipSpec(frame_stride=2), Augment(), "error", 0
+    )
+    batches = {number: loader(clips, 8, order=EpochOrder(len(clips), 0), workers=number) for number in (1, 2)}
+    rates: dict[int, list[float]] = {number: [] for number in batches}
+    for epoch in range(ROUNDS + 1):
+        for number, each in batches.items():
+            start = time.perf_counter()
+            for _ in each:
+                pass
+            if epoch:  # the first one starts the workers
+                rates[number].append(len(clips) / (time.perf_counter() - start))
+    one = statistics.median(rates[1])
+    rows = [
+        {
+            "workers": number,
+            "clips/s": round(statistics.median(each), 1),
+            "least": round(min(each), 1),
+            "most": round(max(each), 1),
+            "times one": round(statistics.median(each) / one, 2),
+        }
+        for number, each in rates.items()
+    ]
+    return Table(rows, title="uint8 clips a second (wall clock; means something only where two cores are free)")
+
+
 def tables() -> Iterator[Table]:
+    from benchmarks import augment
+
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     for name in missing:
         print(f"{name} is not installed and left out: pip install {PACKAGES[name]}")
     peers = {name: read for name, read in PEERS.items() if name not in missing}
     with tempfile.TemporaryDirectory() as folder:
-        rows = [_row(case, peers) for case in progress(_cases(Path(folder)), "reading video")]
-    yield Table(rows, title="Milliseconds of one processor, and how many times that each peer takes")
+        cases = _cases(Path(folder))
+        rows = [_row(case, peers) for case in progress(cases, "reading video")]
+        yield Table(rows, title="Milliseconds of one processor, and how many times that each peer takes")
+        yield _workers(cases[0].asks[0].path)
+    yield from augment.tables()

@@ -20,68 +20,6 @@ from tubelet.machine import needs
 
 av = pytest.importorskip("av")
 
-HEIGHT, WIDTH = 48, 96
-BITS = np.arange(8)
-CLIPS = Path(__file__).parents[2].parent / "shared" / "data" / "clips"
-
-
-def painted(index: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """(H, W, 3): the index as 2x4 black or white blocks, most significant first."""
-    bits = (index >> BITS[::-1]) & 1
-    blocks = np.repeat(np.repeat(bits.reshape(2, 4), 24, axis=0), 24, axis=1) * 255
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[:, :] = np.pad(blocks, ((0, max(height - 48, 0)), (0, max(width - 96, 0))))[:height, :width, None]
-    return picture
-
-
-def read_index(picture: torch.Tensor) -> int:
-    """The index painted in an upright (3, 48, 96) picture."""
-    blocks = picture.float().mean(0)[:HEIGHT, :WIDTH].unfold(0, 24, 24).unfold(1, 24, 24)
-    bits = (blocks[..., 8:16, 8:16].mean((-1, -2)) > 128).flatten().tolist()
-    return int("".join("01"[bit] for bit in bits), 2)
-
-
-def read_indices(clip: torch.Tensor) -> list[int]:
-    return [read_index(picture) for picture in clip.unbind(1)]
-
-
-def encode(
-    path: Path,
-    num_frames: int,
-    codec: str = "libx264",
-    *,
-    pix_fmt: str = "yuv420p",
-    options: dict[str, str] | None = None,
-    stamps_ms: list[int] | None = None,
-    prepare: Callable[[object], None] = lambda stream: None,
-    height: int = HEIGHT,
-    width: int = WIDTH,
-) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options or {})
-        stream.height, stream.width, stream.pix_fmt = height, width, pix_fmt
-        if stamps_ms is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        prepare(stream)
-        for index in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(painted(index, height, width), format="rgb24")
-            if stamps_ms is not None:
-                frame.pts, frame.time_base = stamps_ms[index], Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-def plain_decode(path: Path) -> Iterator[np.ndarray]:
-    with av.open(str(path)) as container:
-        for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
-
-
-def x264(gop: int, **options: str) -> dict[str, str]:
-    return {"g": str(gop), "bf": "2", "sc_threshold": "0", "preset": "veryfast", **options}
-
-
 VFR_MS = np.cumsum([0] + [20 + 13 * (i % 7) + 200 * (i % 11 == 0) for i in range(59)]).tolist()
 OPEN_GOP = "keyint=12:min-keyint=12:open-gop=1:scenecut=0"
 
@@ -350,6 +288,32 @@ def test_it_seeks_over_a_gap(monkeypatch, files, name):
     assert len(counts) <= num_frames // 2
 
 
+@pytest.mark.parametrize("name", ["h264 gop 12", "h264 open gop", "mpeg-ts", "vp9"])
+def test_it_starts_at_the_last_keyframe(monkeypatch, files, name):
+    path, _ = files(name)
+    keys = [number for number, packet in enumerate(packets_of(path)) if packet.is_keyframe]
+    with Video(path) as clip:
+        counts = count_packets(monkeypatch)
+        for key in keys[1:]:
+            counts.clear()
+            clip.frames([key])
+            assert len(counts) <= 3
+
+
+def test_no_picture_waits_for_a_collection_of_garbage(long):
+    def alive() -> int:
+        return sum(isinstance(each, av.VideoFrame) for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        with Video(long) as clip:
+            clip.frames(range(20))
+        assert alive() == 0
+    finally:
+        gc.enable()
+
+
 def test_a_clip_without_gap_is_read_once(monkeypatch, long):
     with Video(long) as clip:
         counts = count_packets(monkeypatch)
@@ -385,6 +349,22 @@ def test_resize_and_crop(tmp_path):
             clip.frames([0], resize=30, crop=(31, 20))
         with pytest.raises(ValueError, match="resize 0"):
             clip.frames([0], resize=0)
+
+
+@pytest.mark.parametrize("size", [(64, 85), (45, 80), (90, 160), (180, 200), (64, 160), (91, 161), (1, 3)])
+@pytest.mark.parametrize("crop", [(1.0, 1.0), (0.9, 0.7), (0.5, 1.0), (0.3, 0.2)])
+@pytest.mark.parametrize("box", [None, (5, 7, 71, 120)])
+def test_a_crop_is_that_of_the_whole_frame_resized(size, crop, box):
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 90, 160), np.uint8))
+    height, width = (max(1, int(side * part)) for side, part in zip(size, crop, strict=True))
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    with Video(noise) as clip:
+        cut = clip.frames([2, 0], box=box, resize=size, crop=(height, width))
+        whole = clip.frames([2, 0], box=box)
+    small = torch.nn.functional.interpolate(whole.transpose(0, 1), size, mode="bilinear", antialias=True)
+    expected = small.transpose(0, 1)[..., top : top + height, left : left + width]
+    assert cut.shape == expected.shape
+    assert (cut.int() - expected.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize(("indices", "number"), [([60], 60), ([0, -1], -1), ([3, 1000, 5], 1000)])
@@ -437,11 +417,6 @@ def test_a_file_without_frames(tmp_path):
         container.start_encoding()
     with pytest.raises(VideoError, match="no frame"):
         Video(path)
-
-
-def packets_of(path: Path) -> list:
-    with av.open(str(path)) as container:
-        return [packet for packet in container.demux(video=0) if packet.size]
 
 
 @pytest.fixture
@@ -569,6 +544,27 @@ def test_written_files_read_back(tmp_path, fps):
         assert clip.fps == pytest.approx(fps, rel=1e-6)
         assert read_indices(clip.frames(range(30))) == list(range(30))
         assert (clip.frames(range(30)).float() - torch.stack(frames, 1)).abs().mean() < 3
+
+
+def test_written_files_keep_their_times(tmp_path):
+    times = [ms / 1000 for ms in VFR_MS]
+    frames = [torch.full((3, 48, 64), 4 * i, dtype=torch.uint8) for i in range(len(times))]
+    write_video(tmp_path / "a.mp4", frames, 25, times_s=times)
+    with Video(tmp_path / "a.mp4") as clip:
+        assert clip.times.tolist() == pytest.approx(times, abs=1e-9)
+    for wrong, reason in ((times[:5], "5 times"), ([*times, 99], "61 times for 60 frames"), ([0, 0], "after")):
+        with pytest.raises(ValueError, match=reason):
+            write_video(tmp_path / "b.mp4", frames, 25, times_s=wrong)
+    assert not list(tmp_path.glob("*b*"))
+
+
+def test_damage_of_the_source_is_not_told_of_the_target(tmp_path):
+    def frames():
+        yield torch.zeros(3, 48, 64, dtype=torch.uint8)
+        raise VideoError("source.mp4: damaged")
+
+    with pytest.raises(VideoError, match=r"^source\.mp4: damaged$"):
+        write_video(tmp_path / "a.mp4", frames(), 25)
 
 
 def test_written_files_are_h264_with_the_gop_asked_for(tmp_path):

@@ -243,8 +243,7 @@ class _Index:
         """The first frame after this one that decoding may start at, where timestamps tell."""
         if self.is_counted:
             return None
-        frames = (bisect_right(self.pts, key.pts) - 1 for key in self.keys)
-        return next((frame for frame in frames if frame > index), None)
+        return next((frame for frame in map(self.frame_of, self.keys) if frame > index), None)
 
     def spans(self, wanted: list[int]) -> Iterator[list[int]]:
         """Ascending frame indices, cut where jumping to a keyframe is cheaper than decoding the gap."""
@@ -256,11 +255,15 @@ class _Index:
             span.append(index)
         yield span
 
+    def frame_of(self, key: _Key) -> int:
+        """The index of a keyframe."""
+        return bisect_right(self.pts, key.pts) - 1
+
     def _key_before(self, index: int) -> int:
         return max(bisect_right(self.keys, self.pts[index], key=lambda key: key.pts) - 1, 0)
 
     def _frame_of_key_before(self, index: int) -> int:
-        return bisect_right(self.pts, self.keys[self._key_before(index)].pts) - 1
+        return self.frame_of(self.keys[self._key_before(index)])
 
 
 class _Source:
@@ -279,7 +282,7 @@ class _Source:
         _check_file(self.path)
         try:
             # An absolute path, since FFmpeg takes what stands before a colon for a protocol.
-            self.container: Any = av.open(str(self.path.absolute()))
+            self.container: Any = av.open(str(self.path.absolute()), metadata_errors="ignore")
         except av.error.FFmpegError as error:
             raise VideoError(f"{self.path}: not a video that FFmpeg can read ({error.strerror})") from None
         try:
@@ -406,7 +409,7 @@ def _scan(source: _Source) -> _Index:
     labels: dict[int, int] = {}
     shown: list[int] = []
     if is_counted and not is_damaged and len(seen) <= _MOST_DECODED:
-        shown = [frame.pts for frame in _decoded(source, _Start(None, False), set())]
+        shown = [frame.pts for frame in _decoded(source, _Start(None, False), set(), [])]
         if source.has_met_damage:
             shown = []
         elif labels := _labels(seen, shown):
@@ -551,7 +554,7 @@ def _undecodable_lead(source: _Source, shown: Set[int], keys: list[_Key]) -> Set
     lead = {pts for pts in shown if keys and pts < keys[0].pts}
     if not lead:
         return lead
-    return lead - {frame.pts for frame in _decoded(source, _Start(None, False), lead)}
+    return lead - {frame.pts for frame in _decoded(source, _Start(None, False), lead, sorted(lead))}
 
 
 def _to_numbers(index: _Index) -> np.ndarray:
@@ -598,12 +601,10 @@ def _run(source: _Source, index: _Index, start: _Start, wanted: Sequence[int]) -
     """The frames of these ascending indices, from one start, up to the first that does not come."""
     labels = deque(wanted if index.is_counted else [index.pts[i] for i in wanted])
     needed = set() if index.is_counted else set(labels)
-    shown = -inf
-    for number, frame in enumerate(_decoded(source, start, needed)):
+    first = index.frame_of(start.key) if start.key else 0
+    shown_till = [] if index.is_counted else index.pts[first : wanted[-1] + 1]
+    for number, frame in enumerate(_decoded(source, start, needed, shown_till)):
         label = number if index.is_counted else frame.pts
-        if label is None or label <= shown:  # the file's times contradict the decoder's order
-            return
-        shown = label
         if label < labels[0]:
             continue
         if label > labels[0]:
@@ -614,10 +615,11 @@ def _run(source: _Source, index: _Index, start: _Start, wanted: Sequence[int]) -
             return
 
 
-def _decoded(source: _Source, start: _Start, needed: set[int]) -> "Iterator[av.VideoFrame]":
-    """Frames in display order, until those with the timestamps `needed` are out (none given: to the end).
+def _decoded(source: _Source, start: _Start, needed: Set[int], shown_till: Sequence[int]) -> "Iterator[av.VideoFrame]":
+    """Frames in display order: those with the timestamps `needed`, and others.
 
-    It ends at the first damage, `lost` packets included. What was decoded before still comes.
+    All packets are sent that are to be `shown_till` the last one needed, as their ascending timestamps say; without
+    any, the file is decoded to its end. Damage ends it, `lost` packets included. What was decoded before still comes.
     """
     av = _av()
     source.has_met_damage = False
@@ -631,8 +633,7 @@ def _decoded(source: _Source, start: _Start, needed: set[int]) -> "Iterator[av.V
     codec = source.stream.codec_context
     codec.skip_frame = "DEFAULT"
     lost = source.index.lost if source.index is not None else frozenset()
-    decoding = _Decoding(source, is_counted=not needed)
-    unsent = set(needed)
+    decoding = _Decoding(source, shown_till)
     for number, packet in enumerate(_from_keyframe(source, start, needed)):
         if not needed:
             packet.pts = number
@@ -642,8 +643,7 @@ def _decoded(source: _Source, start: _Start, needed: set[int]) -> "Iterator[av.V
         if start.skips:
             codec.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
         yield from decoding.of(packet)
-        unsent.discard(packet.pts)
-        if source.has_met_damage or (needed and not unsent):
+        if decoding.is_over or (needed and not decoding.ahead):
             break
     # The decoder still holds frames: let them out rather than read on.
     yield from decoding.of(None)
@@ -652,13 +652,20 @@ def _decoded(source: _Source, start: _Start, needed: set[int]) -> "Iterator[av.V
 class _Decoding:
     """Decodes packet by packet, and lets out the frames that are sure to be right."""
 
-    def __init__(self, source: _Source, *, is_counted: bool) -> None:
+    def __init__(self, source: _Source, shown_till: Sequence[int]) -> None:
+        self.ahead = deque(shown_till)  # from the first timestamp whose packet did not come yet
         self._source = source
-        self._is_counted = is_counted
+        self._is_counted = not shown_till
         self._order: dict[int | None, float] = {}  # of decoding, by timestamp
         self._damage = inf  # where in that order it begins: what is decoded behind it is built on it
         self._first_key: int | None = None
+        self._shown: int | None = None  # the last one
         self._held: deque[av.VideoFrame] = deque()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no packet after this one can be trusted."""
+        return self._damage < inf
 
     def is_lead(self, pts: int | None) -> bool:
         """Whether a frame comes before all that this run can be sure of: a cut recording lost what it refers to."""
@@ -668,21 +675,35 @@ class _Decoding:
         """The frames that this packet (None: the last one) makes sure of, in display order."""
         if packet is not None:
             self._order[packet.pts] = len(self._order)
+            while self.ahead and self.ahead[0] in self._order:
+                self.ahead.popleft()
             if self._first_key is None and packet.is_keyframe:
                 self._first_key = packet.pts
         for frame in self._decode(packet):
             if frame.is_corrupt:
                 self._spoil(frame.pts)
+            elif self._is_out_of_order(frame.pts):
+                # As after a seek to an unknown place. What waits to be let out may be the one that is wrong.
+                self._damage = min(self._order.get(pts, 0) for pts in (frame.pts, *(held.pts for held in self._held)))
             else:
                 self._held.append(frame)
+                self._shown = frame.pts
         # A frame may be built on one that is shown later, and marked as damaged only then: as late as that.
         depth = 0 if packet is None else self._source.stream.codec_context.reorder_depth
         while len(self._held) > depth:
-            if self._is_counted and self._damage < inf:  # what is shown after a frame that is gone has no number
+            if self._is_counted and self.is_over:  # what is shown after a frame that is gone has no number
                 return
             frame = self._held.popleft()
-            if self._damage == inf or self._order.get(frame.pts, inf) < self._damage:
+            if not self.is_over or self._order.get(frame.pts, inf) < self._damage:
                 yield frame
+
+    def _is_out_of_order(self, pts: int | None) -> bool:
+        """Whether the timestamp of a decoded frame contradicts the order in which the decoder shows frames."""
+        if self._is_counted:
+            return False
+        if pts is None or (self._shown is not None and pts <= self._shown):
+            return True
+        return bool(self.ahead) and pts > self.ahead[0]
 
     def _decode(self, packet: "av.Packet | None") -> "list[av.VideoFrame]":
         import av  # is there: for each packet even to look whether it is would count
@@ -725,7 +746,7 @@ def _errors_logged(av: ModuleType) -> Iterator[list[Any]]:
             log.set_skip_repeated(skips)
 
 
-def _from_keyframe(source: _Source, start: _Start, needed: set[int]) -> "Iterator[av.Packet]":
+def _from_keyframe(source: _Source, start: _Start, needed: Set[int]) -> "Iterator[av.Packet]":
     """The packets from here on, or none when a seek has landed beyond the first frame needed, or nobody knows where."""
     packets = source.packets()
     if start.key is None:
@@ -747,7 +768,7 @@ def _upright(frame: "av.VideoFrame", to_rgb: Any) -> np.ndarray:
     # More threads would be woken for each picture, which costs more than they give.
     picture = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
     # By `frame.side_data` the frame would refer to itself, and stay until a collection of garbage.
-    data = SideDataContainer(frame)
+    data: Any = SideDataContainer(frame)  # type: ignore[call-arg]  # its stub lacks the argument
     if not data or (matrix := data.get("DISPLAYMATRIX")) is None:
         return picture
     # Rows of (a b u, c d v, x y w): x' = a x + c y and y' = b x + d y.
@@ -763,11 +784,17 @@ def _upright(frame: "av.VideoFrame", to_rgb: Any) -> np.ndarray:
     return np.ascontiguousarray(picture)
 
 
-def encode(path: Path, pictures: Iterator[np.ndarray], rate: Fraction, options: dict[str, str]) -> None:
-    """Write pictures (H, W, 3) of uint8 RGB as H.264 in yuv420p.
+# Ticks a second of times that are told: a frame of 24, 25, 30 or 30000/1001 a second lasts a whole number of them.
+_TICKS = 360_000
+
+
+def encode(
+    path: Path, pictures: Iterator[np.ndarray], rate: Fraction, options: dict[str, str], times: Sequence[float] | None
+) -> None:
+    """Write pictures (H, W, 3) of uint8 RGB as H.264 in yuv420p, at these seconds or evenly.
 
     Raises:
-        VideoError: the file cannot be written; the message is the reason alone.
+        OSError: the file cannot be written; the message is the reason alone.
     """
     av = _av()
     first = next(pictures)
@@ -777,11 +804,16 @@ def encode(path: Path, pictures: Iterator[np.ndarray], rate: Fraction, options: 
             stream = container.add_stream("libx264", rate=rate, options=options)
             stream.height, stream.width = first.shape[:2]
             stream.pix_fmt = "yuv420p"
-            for picture in chain([first], pictures):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            if times is not None:
+                stream.codec_context.time_base = Fraction(1, _TICKS)
+            for number, picture in enumerate(chain([first], pictures)):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                if times is not None:
+                    frame.pts, frame.time_base = round(times[number] * _TICKS), Fraction(1, _TICKS)
+                container.mux(stream.encode(frame))
             container.mux(stream.encode())
     except av.error.FFmpegError as error:
-        raise VideoError(error.strerror) from None
+        raise OSError(error.strerror) from None
 
 
 # How the bytes of a picture begin, whatever its name ends in, and the decoder for it.

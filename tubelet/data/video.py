@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from math import floor, gcd
 from operator import index as as_int
 from pathlib import Path
@@ -309,14 +309,14 @@ def _fitted(
         if box is not None:
             top, left, height, width = box
             batch = [picture[top : top + height, left : left + width] for picture in batch]
-        sides = batch[0].shape[:2]
+        sides = batch[0].shape[0], batch[0].shape[1]
         resized = resize_shape(*sides, size)
         cropped = crop or resized
         check_crop(*resized, cropped)
         rows, columns = (_part(*each) for each in zip(sides, resized, cropped, strict=True))
         parts = [picture[rows.first :, columns.first :] for picture in batch]
         # one alone is not copied where torch can take it as it is
-        array = np.stack(parts) if len(parts) > 1 else np.require(parts[0], requirements="CW")[None]
+        array = np.stack(parts) if len(parts) > 1 else np.require(parts[0], requirements=["C", "W"])[None]
         images = torch.from_numpy(array).permute(0, 3, 1, 2)
         if resized != sides:
             # what F.interpolate calls, which cannot be told both the size and the scale
@@ -365,7 +365,13 @@ def _batches(pictures: Iterator[np.ndarray]) -> Iterator[list[np.ndarray]]:
 
 
 def write_video(
-    path: str | os.PathLike[str], frames: Iterable[Tensor], fps: float, *, crf: int = 18, gop: int = 12
+    path: str | os.PathLike[str],
+    frames: Iterable[Tensor],
+    fps: float,
+    *,
+    times_s: Sequence[float] | Tensor | None = None,
+    crf: int = 18,
+    gop: int = 12,
 ) -> None:
     """Write frames as an H.264 mp4 (yuv420p), which every player and browser shows.
 
@@ -374,12 +380,14 @@ def write_video(
     Args:
         path: the file, ending in .mp4; an existing one is replaced.
         frames: (3, H, W) uint8 RGB, all of one size, H and W even.
-        fps: frames a second.
+        fps: frames a second; the average of them where `times_s` is given.
+        times_s: (T,) seconds of each frame, rising from 0, for a video of varying rate; None: they follow evenly.
         crf: constant quality, from 0 (lossless) to 51; 18 looks like the original.
         gop: frames from one keyframe to the next, at most; fewer make random reading faster, the file larger.
 
     Raises:
-        ValueError: no frame, or a frame of another dtype, shape or size; fps not above 0.
+        ValueError: no frame, or a frame of another dtype, shape or size; fps not above 0; times that do not rise, or
+            fewer or more than frames.
         VideoError: the file cannot be written there, or its name does not end in .mp4.
         ImportError: PyAV is not installed.
     """
@@ -388,24 +396,30 @@ def write_video(
         raise VideoError(f"{path}: written as mp4; let the name end in .mp4")
     if fps <= 0:
         raise ValueError(f"fps {fps}; it must be above 0")
-    pictures = _even_pictures(frames)
+    times = None if times_s is None else [float(time) for time in times_s]
+    if times and any(after <= before for before, after in pairwise(times)):
+        raise ValueError(f"times_s of {path}: a frame must come after the one before it")
+    pictures = _even_pictures(frames, None if times is None else len(times))
     # In the same folder, since a rename is atomic only within a file system.
     aside = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.mp4")
     # With its macroblock tree x264 writes other bytes for the same small frames from one call to the next.
     options = {"crf": str(crf), "g": str(gop), "mbtree": "0"}
     try:
-        encode(aside, pictures, Fraction(fps).limit_denominator(10_000), options)
+        encode(aside, pictures, Fraction(fps).limit_denominator(10_000), options, times)
         aside.replace(path)
-    except VideoError as error:
+    except OSError as error:
         raise VideoError(f"{path}: cannot be written ({error})") from None
     finally:
         aside.unlink(missing_ok=True)
 
 
-def _even_pictures(frames: Iterable[Tensor]) -> Iterator[np.ndarray]:
-    """Checked frames as (H, W, 3) arrays."""
+def _even_pictures(frames: Iterable[Tensor], num_frames: int | None) -> Iterator[np.ndarray]:
+    """Checked frames as (H, W, 3) arrays, as many as there are times."""
     shape: tuple[int, ...] | None = None
+    number = -1
     for number, frame in enumerate(frames):
+        if number == num_frames:
+            raise ValueError(f"times_s has {num_frames} times, and there are more frames")
         if frame.dtype != torch.uint8 or frame.ndim != 3 or frame.shape[0] != 3:
             raise ValueError(f"frame {number} is {frame.dtype} {tuple(frame.shape)}; write (3, H, W) of torch.uint8")
         if frame.shape[1] % 2 or frame.shape[2] % 2 or not frame.numel():
@@ -419,3 +433,5 @@ def _even_pictures(frames: Iterable[Tensor]) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(frame.detach().cpu().permute(1, 2, 0).numpy())
     if shape is None:
         raise ValueError("no frames to write")
+    if num_frames is not None and number + 1 < num_frames:
+        raise ValueError(f"times_s has {num_frames} times for {number + 1} frames")

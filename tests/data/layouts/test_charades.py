@@ -32,6 +32,21 @@ def test_labels_of_videos(charades, named):
     assert [sample.group for sample in data.splits["train"]] == ["HR43", "0KZ7", "6RE8"]
 
 
+def test_the_folders_of_the_official_archives(charades, named):
+    (charades / "Charades").mkdir()
+    for file in charades.glob("*.csv"):
+        file.rename(charades / "Charades" / file.name)
+    for path in (charades, charades / "Charades"):
+        assert len(named(open_data(path), "train")) == 3
+
+
+def test_videos_that_are_not_there(charades):
+    for file in charades.rglob("*.mp4"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"first 46GP8 \(Charades_v1_train\.csv, row 2\); looked in"):
+        open_data(charades)
+
+
 def test_spans(charades, caplog):
     with caplog.at_level("INFO", "tubelet"):
         data = open_data(charades / "Charades_v1_train.csv", task="frames")

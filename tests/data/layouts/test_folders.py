@@ -29,6 +29,44 @@ def test_a_folder_for_each_split(touch, named, caplog, train, val):
     assert "other is no part and is left out" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["videos_{}", "{}_set", "{}ing-set"])
+def test_parts_in_folders_that_differ_in_that_word(touch, named, name):
+    train, test = name.format("train"), name.format("test")
+    data = open_data(
+        touch(f"{train}/a/1.mp4", f"{train}/a/2.mp4", f"{train}/b/3.mp4", f"{train}/b/4.mp4", f"{test}/b/5.mp4")
+    )
+    assert data.classes == ("a", "b")
+    assert named(data, "test") == [(f"{test}/b/5.mp4", "b")]
+
+
+def test_classes_that_are_called_like_parts(touch):
+    assert open_data(touch(*(f"{c}/{i}.mp4" for c in ("bus", "train") for i in "12"))).classes == ("bus", "train")
+    assert open_data(touch(*(f"{c}/{i}.mp4" for c in ("test ride", "train ride") for i in "12"))).classes == (
+        "bus", "test ride", "train", "train ride",
+    )  # fmt: skip
+
+
+def test_two_folders_of_one_part(touch):
+    with pytest.raises(ValueError, match=r"val and validation both say val; remove or rename one"):
+        open_data(touch("train/a/1.mp4", "train/b/2.mp4", "val/a/3.mp4", "validation/a/4.mp4"))
+
+
+def test_links_that_lead_back_end(touch, named):
+    root = touch(*(f"{c}/{c}{i}.mp4" for c in "abc" for i in "12"))
+    for name in "abc":
+        (root / name / "up").symlink_to(root)
+        (root / name / "next").symlink_to(root / "a")
+    data = open_data(root)
+    assert ("a/a1.mp4", "a") in named(data, "train") + named(data, "val")
+
+
+def test_what_macos_leaves_beside_a_video_is_none(touch, named):
+    data = open_data(
+        touch(*(f"{part}/{c}/{name}.mp4" for part in ("train", "val") for c in "ab" for name in ("1", "._1")))
+    )
+    assert named(data, "train") == [("train/a/1.mp4", "a"), ("train/b/1.mp4", "b")]
+
+
 def test_a_train_folder_alone_is_set_aside_from(touch):
     data = open_data(touch(*(f"train/{c}/{i}.mp4" for c in "ab" for i in range(5))))
     assert (len(data.splits["train"]), len(data.splits["val"])) == (8, 2)

@@ -72,6 +72,9 @@ def test_wrong_files(framewise, kind, write):
     write(f"groundTruth/{name}.txt", "SIL", "dance")
     with pytest.raises(ValueError, match=rf"{name}\.txt, row 2 \(dance\): no such class in mapping\.txt"):
         open_data(framewise)
+    write(f"groundTruth/{name}.txt", "SIL", "", "SIL", "")  # a line that is left out moves all that follow
+    with pytest.raises(ValueError, match=rf"{name}\.txt, row 2 \(\): no such class"):
+        open_data(framewise)
     (framewise / f"groundTruth/{name}.txt").unlink()
     with pytest.raises(ValueError, match=rf"no groundTruth/{name}\.txt, which fold 1 names"):
         open_data(framewise)

@@ -165,6 +165,8 @@ LABELS = {
     "repeated integers": ("1.mp4 1 5 7", "2.mp4 5"),
     "repeated after commas": ("1.mp4,1,5,7", "2.mp4,5"),
     "a column of labels": ("path,labels", '1.mp4,"1,5,7"', "2.mp4,5"),
+    "quotes without a header": ('1.mp4,"1,5,7"', "2.mp4,5"),
+    "quotes in a column called label": ("path,label", '1.mp4,"1,5,7"', "2.mp4,5"),
     "labels between bars": ("path,tags", "1.mp4,1|5|7", "2.mp4,5"),
 }
 
@@ -271,6 +273,35 @@ def test_youtube_ids_keep_their_case(touch, write, named):
     assert named(data, "train") == [("abcdefghijk_000000_000010.mp4", "a"), ("bbbbbbbbbbb_000000_000010.mp4", "b")]
 
 
+def test_paths_of_windows(touch, write, named):
+    touch("a/1.mp4", "b/2.mp4")
+    data = open_data(
+        write(
+            "list.csv",
+            "path,label,split",
+            *(f"{p},{s}" for s in ("train", "val") for p in (r"a\1.mp4,x", r"b\2.mp4,y")),
+        )
+    )
+    assert named(data, "train") == [("a/1.mp4", "x"), ("b/2.mp4", "y")]
+
+
+def test_a_part_with_two_classes_is_said(touch, write, caplog):
+    touch("1.mp4", "2.mp4")
+    open_data(write("list.csv", "path,label,split", "1.mp4,a,train", "2.mp4,b,train", "2.mp4,a,train", "1.mp4,a,val"))
+    assert "1 samples have several classes, first" in caplog.text
+    assert "2.mp4 (b, a); write a column labels" in caplog.text
+
+
+def test_the_lists_of_tsm_in_a_folder(frames, write, named):
+    frames("20bn-frames/7", "20bn-frames/8", "20bn-frames/9")
+    write("category.txt", "push", "pull")
+    write("train_videofolder.txt", "7 3 0", "8 3 1")
+    data = open_data(write("val_videofolder.txt", "9 3 1").parent)
+    assert data.classes == ("push", "pull")
+    assert named(data, "train") == [("20bn-frames/7", "push"), ("20bn-frames/8", "pull")]
+    assert named(data, "val") == [("20bn-frames/9", "pull")]
+
+
 # errors
 
 
@@ -283,6 +314,10 @@ ERRORS = {
         ("1.mp4 a", "2.mp4 b", "8.mp4 a", "9.mp4 a"),
         r"list\.csv: 2 of 4 videos are not there, first 8\.mp4 \(list\.csv, row 3\); looked in .*; correct or remove",
     ),
+    "an unknown header": (("clip,action", "1.mp4,a"), r"first clip \(list\.csv, row 1\); .*; if this row is a header"),
+    "a number below 0": (("1.mp4 0", "2.mp4 -1"), r"label -1 where all are numbers; write whole ones from 0"),
+    "numbers as pandas writes them": (("1.mp4,0.0", "2.mp4,1.0"), r"label 0\.0 where all are numbers; write whole"),
+    "a line without end": (("1.mp4 " + "x" * 200_000,), r"a row that csv cannot read \(field larger"),
     "unknown split": ((HEADER, "1.mp4,a,,,half"), r"row 2 \(1\.mp4 .*half\): split 'half' is none of train"),
     "frames that are no numbers": ((HEADER, "1.mp4,a,,,", "2.mp4,b,x,,"), r"list\.csv, row 3 \(2\.mp4.*'x'"),
     "frames in the wrong order": ((HEADER, "1.mp4,a,8,8,"), r"row 2 .*\): frames \[8, 8\) are none"),

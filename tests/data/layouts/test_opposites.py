@@ -146,6 +146,10 @@ def test_several_opposites_are_none():
     assert reversals(["moving away from x", "moving towards x", "moving closer to x"]) == {}
 
 
+def test_a_sentence_of_directions_is_not_tried_in_every_way():
+    assert reversals([" ".join([*["up", "in", "on"] * 20, side]) for side in ("left", "right")]) == {}
+
+
 def test_names_that_differ_in_style_alone_are_no_partners():
     assert mirrors(["turn left", "turn_right", "turn right"]) == {0: None, 1: 0, 2: 0}
 

@@ -53,7 +53,18 @@ def _class(folder: Path, split: str | None) -> Iterator[Row]:
 
 
 def _videos(folder: Path) -> Iterator[str]:
-    """Video files and folders of frames."""
+    """Video files and folders of frames. A link is followed once, and never to where it came from."""
+    seen = {os.path.realpath(folder)}
+
+    def is_new(path: str) -> bool:
+        if not Path(path).is_symlink():
+            return True
+        real = os.path.realpath(path)
+        if any(other == real or other.startswith(real + os.sep) for other in seen):
+            return False
+        seen.add(real)
+        return True
+
     for place, names, files in os.walk(folder, followlinks=True):
         # what macOS leaves beside a.mp4 on other disks is called ._a.mp4
         videos = [name for name in files if has_video_suffix(name) and not name.startswith(".")]
@@ -63,7 +74,7 @@ def _videos(folder: Path) -> Iterator[str]:
             names.clear()
             yield place
             continue
-        names[:] = sorted(name for name in names if not name.startswith("."))
+        names[:] = sorted(name for name in names if not name.startswith(".") and is_new(f"{place}{os.sep}{name}"))
         yield from (f"{place}{os.sep}{name}" for name in videos)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .classes import read_classes
 from .rows import Found, Row
-from .text import read_lines
+from .text import read_lines, read_text
 
 _BUNDLE = re.compile(r"(train|test)\.split(\d+)\.bundle")
 # Breakfast P16_cam01_P16_cereals, 50Salads rgb-01-1, GTEA S1_Cheese_C1: the person is the group
@@ -61,9 +61,9 @@ def _split(folder: Path, fold: int) -> list[tuple[str, str]]:
 def _spans(file: Path, classes: tuple[str, ...] | None) -> Iterator[tuple[int, int, str]]:
     """Runs of lines of one class, as [first frame, frame after the last)."""
     at = 0
-    for name, run in groupby(line.strip() for line in read_lines(file)):
-        if classes and name not in classes:
-            raise ValueError(f"{file}, row {at + 1} ({name}): no such class in mapping.txt")
+    for name, run in groupby(line.strip() for line in read_text(file).rstrip().splitlines()):
+        if not name or (classes and name not in classes):
+            raise ValueError(f"{file}, row {at + 1} ({name}): no such class{' in mapping.txt' if classes else ''}")
         length = len(list(run))
         yield at, at + length, name
         at += length

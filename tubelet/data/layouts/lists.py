@@ -46,7 +46,7 @@ def _is_named(file: Path, head: str) -> bool:
 
 
 def _is_likely(file: Path, head: str) -> bool:
-    """Named for a split among other things, and its first line begins with a path or is TSM's `id total_frames label`."""
+    """Named for a split among other things; its first line begins with a path, or is TSM's `id total_frames label`."""
     first = head.lstrip().partition("\n")[0].strip()
     path = re.split(r"[\t,;|]", first)[0].strip(" \"'")
     is_path = "/" in path or _VIDEO.search(path) or re.fullmatch(r"\S+ \d+ \d+", first)
