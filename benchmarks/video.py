@@ -4,7 +4,7 @@ Each reader gives the same frames of the same file, clip by clip as a network ta
 float32, short side 128, cropped, normalised.
 """
 
-import importlib.util
+import importlib
 import statistics
 import tempfile
 import time
@@ -122,7 +122,7 @@ def _chosen(frames: Tensor, places: Sequence[int]) -> Tensor:
 
 
 PEERS: dict[str, Reader] = {"PyTorchVideo's way": pytorchvideo_way, "decord": decord, "torchcodec": torchcodec}
-PACKAGES = {"decord": "decord==0.6.0", "torchcodec": "torchcodec==0.13.0"}
+PACKAGES = {"decord": ("decord", "decord==0.6.0"), "torchcodec": ("torchcodec.decoders", "torchcodec==0.13.0")}
 
 
 @dataclass(frozen=True)
@@ -277,10 +277,13 @@ def _workers(path: Path) -> Table:
 def tables() -> Iterator[Table]:
     from benchmarks import augment
 
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    for name in missing:
-        print(f"{name} is not installed and left out: pip install {PACKAGES[name]}")
-    peers = {name: read for name, read in PEERS.items() if name not in missing}
+    peers = dict(PEERS)
+    for name, (module, package) in PACKAGES.items():
+        try:
+            importlib.import_module(module)
+        except (ImportError, OSError, RuntimeError) as error:  # torchcodec without FFmpeg's libraries: RuntimeError
+            print(f"{name} is left out, {str(error).splitlines()[0]}: pip install {package}")
+            del peers[name]
     with tempfile.TemporaryDirectory() as folder:
         cases = _cases(Path(folder))
         rows = [_row(case, peers) for case in progress(cases, "reading video")]

@@ -120,6 +120,8 @@ def test_what_does_not_fit(data, tmp_path):
     model = Brightness()
     with pytest.raises(ValueError, match="no part 'test'; it has train, val"):
         tubelet.evaluate(model, data, split="test", out=tmp_path)
+    with pytest.raises(ValueError, match="short 'wait'; there is error, loop, hold"):
+        tubelet.evaluate(model, data, short="wait", out=tmp_path)
     with pytest.raises(ValueError, match="views 0"):
         tubelet.evaluate(model, data, views=0, out=tmp_path)
     model.spec = tubelet.ClipSpec.from_dict({**model.spec.to_dict(), "classes": ("dark", "light")})
@@ -173,3 +175,13 @@ def test_bad_and_missing_samples_are_counted(data, tmp_path, monkeypatch, worker
     monkeypatch.setattr(module, "open_data", lambda path: VideoData(CLASSES, {"val": []}, task="detect"))
     with pytest.raises(ValueError, match="a data set of the task detect; evaluate measures classify"):
         tubelet.evaluate(Brightness(), tmp_path / "data", **options)
+    monkeypatch.setattr(module, "open_data", lambda path: VideoData(CLASSES, {"val": []}, missing=9))
+    with pytest.raises(ValueError, match="no part 'val'; it has no samples at all"):
+        tubelet.evaluate(Brightness(), tmp_path / "data", **options)
+
+
+def test_a_network_that_answers_no_number_is_not_measured(data, tmp_path):
+    model = Brightness()
+    model.scale.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"dark/0\.mp4: the network answers nan"):
+        tubelet.evaluate(model, data, views=1, crops=1, workers=0, out=tmp_path)

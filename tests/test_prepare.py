@@ -108,7 +108,8 @@ def test_every_frame_is_there_at_its_time(tmp_path):
         assert indices(new) == list(range(options.get("num_frames", 20)))
         with Video(tmp_path / "in" / name) as old, Video(new) as video:
             torch.testing.assert_close(video.times, old.times, atol=1e-3, rtol=0)
-            assert video.duration_s == pytest.approx(old.duration_s, abs=0.06)
+            if name != "vfr.mkv":  # else the clip of a rate would have other frames
+                assert video.fps == pytest.approx(old.fps, rel=1e-9)
             assert (video.height, video.width) == (24, 48)
         with av.open(str(new)) as container:
             assert [stream.type for stream in container.streams] == ["video"]
@@ -129,7 +130,7 @@ def test_folders_of_frames_become_videos(tmp_path):
     assert prepare(tmp_path / "in", tmp_path / "out").videos == 4
     assert indices(tmp_path / "out" / "walk" / "b.mp4") == list(range(8))
     with Video(tmp_path / "out" / "walk" / "b.mp4") as video:
-        assert video.fps == pytest.approx(30)
+        assert video.fps == pytest.approx(30, rel=1e-9)
     assert open_data(tmp_path / "out").classes == ("jump", "walk")
 
 
@@ -292,7 +293,8 @@ def test_a_video_that_breaks_off_keeps_its_beginning(tmp_path):
     with pytest.warns(UserWarning, match="cut short"):
         left = indices(root / "a.mp4")
     assert 0 < len(left) < 40 and left == indices(tmp_path / "out" / "a.mp4")
-    assert f"only {len(left)} frames are there" in result.cut_short[0] and "cut short: " in str(result)
+    assert f"{root}/a.mp4: " in result.cut_short[0] and f" {len(left)} frames " in result.cut_short[0]
+    assert f"cut short: {result.cut_short[0]}" in str(result)
 
 
 def test_a_process_that_dies_or_hangs_costs_one_video(tmp_path, monkeypatch):

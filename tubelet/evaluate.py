@@ -20,7 +20,7 @@ from .data.datasets import ViewClips
 from .data.layouts import open_data
 from .data.loader import Batches, loader
 from .data.sample import VideoData
-from .data.sampling import Short
+from .data.sampling import SHORT, Short
 from .models import classifier, unnamed
 from .spec import ClipSpec, at_least_one
 from .terminal import Table
@@ -65,9 +65,12 @@ def evaluate(
         many samples were measured, were bad, or are missing on disk.
 
     Raises:
-        ValueError: model, classes, data or split do not fit, or a video cannot be read; the message says what would.
+        ValueError: model, classes, data or split do not fit, a video cannot be read, or the network answers no number;
+            the message says what would.
     """
     at_least_one(views=views, crops=crops, batch_size=batch_size)
+    if short not in (known := ("error", *SHORT)):
+        raise ValueError(f"short {short!r}; there is {', '.join(known)}")
     network, spec = classifier(model, classes)
     if not spec.classes:
         raise ValueError(unnamed(model, network))
@@ -119,10 +122,11 @@ def _beside(model: str | os.PathLike | nn.Module) -> Path:
 def _data(spec: ClipSpec, data: str | os.PathLike, split: str) -> VideoData:
     """The data set, with the targets of a split in the order of the model's own classes."""
     found = open_data(motion.motion() if str(data) == "motion" else data)
-    if split not in found.splits:
-        raise ValueError(f"{data}: no part {split!r}; it has {', '.join(sorted(found.splits))}")
     if found.task != "classify":
         raise ValueError(f"{data}: a data set of the task {found.task}; evaluate measures classify, one class a clip")
+    if not found.splits.get(split):
+        parts = ", ".join(sorted(part for part, samples in found.splits.items() if samples))
+        raise ValueError(f"{data}: no part {split!r}; it has {parts or 'no samples at all'}")
     places = {name: i for i, name in enumerate(spec.classes)}
     if unknown := [name for name in found.classes if name not in places]:
         raise ValueError(
@@ -143,7 +147,13 @@ def _scores(
     with closing(batches), batches.watched():
         for views, target, index in terminal.progress(batches, what):
             logits = [network(transforms.prepare(part, spec, network)) for part in views[0].split(batch_size)]
-            yield int(index), int(target), heads.scores(torch.cat(logits), spec.classes)
+            scores = heads.scores(torch.cat(logits), spec.classes)
+            if not scores.isfinite().all():  # else the first class would be the answer
+                raise ValueError(
+                    f"{batches.dataset.name(int(index))}: the network answers nan or infinity; its weights are damaged, "
+                    "or its numbers too large for their precision: measure it in float32"
+                )
+            yield int(index), int(target), scores
 
 
 class _Altered(torch.utils.data.Dataset):

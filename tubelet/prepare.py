@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .data import motion
@@ -45,6 +46,7 @@ _UNFINISHED = ".unfinished"
 _LIMIT_S = 120.0  # a process that finishes no frame for so long hangs
 _BLOCK = 16  # frames in memory at a time
 _TIME_TOLERANCE_S = 1e-3
+_STEADY_S = 1e-5  # by which the frames of a steady rate are off their times
 _TRIED = 3  # videos on which reading is timed
 _TIMED_S = 0.5
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -171,13 +173,20 @@ def reencode(source: Path, target: Path, *, short_side: int = 256, gop: int = 12
         warnings.simplefilter("always")
         with Video(source) as video:
             frames = _frames(video, new_size(video.height, video.width, short_side))
-            write_video(target, frames, video.fps, crf=crf, gop=gop, times_s=video.times)
+            # a steady rate is written as such, since times of a file are whole ticks, and their average not the rate
+            is_steady = _apart_s(video.times, torch.arange(video.num_frames) / video.fps) < _STEADY_S
+            times = None if is_steady else video.times
+            write_video(target, frames, video.fps, times_s=times, crf=crf, gop=gop)
             with Video(target) as made:
-                if made.num_frames != video.num_frames or (made.times - video.times).abs().max() > _TIME_TOLERANCE_S:
+                if made.num_frames != video.num_frames or _apart_s(made.times, video.times) > _TIME_TOLERANCE_S:
                     raise VideoError(f"{source}: its frames do not keep their number and times in an mp4")
     note = "; ".join(str(warning.message) for warning in told)
     written = target.stat().st_size
     return {"source": str(source), "size": size, "mtime_ns": mtime_ns, "bytes": written, "note": note}
+
+
+def _apart_s(times: Tensor, others: Tensor) -> float:
+    return (times - others).abs().max().item()
 
 
 def new_size(height: int, width: int, short_side: int) -> Size:

@@ -399,8 +399,15 @@ def _scan(source: _Source) -> _Index:
         for packet in source.packets()
     ]
     header = read_header(source.path, form, source.stream.id)
-    if header.is_cut and form == "mpegts" and seen:  # whose last packet ends where the file does
-        seen[-1] = seen[-1]._replace(is_sound=False)
+    if form == "mpegts" and seen:
+        # FFmpeg marks the packet before the damaged one. The last packet ends where the file does.
+        marks = [True, *(packet.is_sound for packet in seen)]
+        sizes = [(after.pos or 0) - (packet.pos or 0) for packet, after in pairwise(seen)]
+        seen = [
+            packet._replace(is_sound=is_sound, size=size)
+            for packet, is_sound, size in zip(seen, marks, [*sizes, seen[-1].size], strict=False)
+        ]
+        seen[-1] = seen[-1]._replace(is_sound=seen[-1].is_sound and not header.is_cut)
     is_cut = source.broke_off or header.is_cut or len(seen) < source.stream.frames
     seen = _judged(seen, header.holes)
     is_damaged = is_cut or not all(packet.is_sound for packet in seen)
@@ -426,7 +433,9 @@ def _scan(source: _Source) -> _Index:
         # What a decoder holds at a break may belong behind frames that are gone.
         durations = dict.fromkeys(range(len(shown) or num_whole - is_damaged * codec.reorder_depth), 1)
     else:
-        durations, lost = _offered(seen, 1 / (rate * time_base) if rate else None, is_cut=is_cut)
+        # The average rate of a file with gaps is not that of its frames.
+        steps = [1 / (each * time_base) for each in (stream.base_rate, rate) if each]
+        durations, lost = _offered(seen, steps, is_cut=is_cut)
         keys = sorted(_Key.of(packet) for packet in seen if packet.is_key and packet.pts in durations.keys() - lost)
         for pts in _undecodable_lead(source, durations.keys() - lost, keys):
             del durations[pts]
@@ -513,12 +522,16 @@ def _is_joint(packet: _Seen, following: _Seen | None) -> bool:
     return following.dts - packet.dts <= packet.duration
 
 
-def _offered(seen: list[_Seen], step: Fraction | None, *, is_cut: bool) -> tuple[dict[int, int], set[int]]:
+def _offered(seen: list[_Seen], steps: list[Fraction], *, is_cut: bool) -> tuple[dict[int, int], set[int]]:
     """The durations of the frames by their timestamps, and the timestamps of those among them that are lost."""
     sound = [number for number, packet in enumerate(seen) if packet.is_sound]
     end = sound[-1] + 1 if sound else 0
     durations = {packet.pts: packet.duration for packet in seen if packet.is_sound and packet.pts is not None}
-    lost = _gaps(seen[:end], step) if len(sound) < end else set()
+    lost: set[int] = set()
+    if 0 < len(sound) < end:
+        unsound = {packet.pts for packet in seen[:end] if packet.pts is not None} - durations.keys()
+        gaps = (_gaps(sorted(durations), unsound, step) for step in steps)
+        lost = next((gap for gap in gaps if gap is not None), unsound)
     if is_cut or end < len(seen):
         # What is gone would be decoded, and so be shown, after all that is there was decoded.
         limit = max((packet.dts + packet.duration for packet in seen[:end] if packet.dts is not None), default=inf)
@@ -527,23 +540,20 @@ def _offered(seen: list[_Seen], step: Fraction | None, *, is_cut: bool) -> tuple
     return durations | dict.fromkeys(lost, 0), lost
 
 
-def _gaps(seen: list[_Seen], step: Fraction | None) -> set[int]:
-    """The timestamps of the frames that are lost: all of them where the others stand at a steady `step`."""
-    stamps = sorted(packet.pts for packet in seen if packet.is_sound and packet.pts is not None)
-    unsound = {packet.pts for packet in seen if not packet.is_sound and packet.pts is not None}
+def _gaps(sound: list[int], unsound: Set[int], step: Fraction) -> set[int] | None:
+    """The timestamps that are missing among those of sound packets, if these stand at a steady step."""
 
     def number(pts: int) -> int | None:
-        steps = round((pts - stamps[0]) / step) if step else 0
-        return steps if step and abs(stamps[0] + steps * step - pts) <= 1 else None
+        steps = round((pts - sound[0]) / step)
+        return steps if abs(sound[0] + steps * step - pts) <= 1 else None
 
-    numbers = {number(pts) for pts in stamps}
-    if step is None or None in numbers or len(numbers) < len(stamps):
-        return unsound - set(stamps)
-    first = min((found for pts in unsound if (found := number(pts)) is not None), default=0)
-    there = {number(pts): pts for pts in unsound}
-    last = number(stamps[-1]) or 0
-    gone = set(range(min(first, 0), last)) - numbers
-    return {there.get(steps) or round(stamps[0] + steps * step) for steps in gone}
+    there = [found for pts in sound if (found := number(pts)) is not None]
+    num_steady = sum(after - before == 1 for before, after in pairwise(there))
+    if len(set(there)) < len(sound) or 2 * num_steady < len(there) - 1:
+        return None
+    known = {found: pts for pts in unsound if (found := number(pts)) is not None}
+    gone = set(range(min([0, *known]), there[-1])) - set(there)
+    return {known.get(each, round(sound[0] + each * step)) for each in gone}
 
 
 def _undecodable_lead(source: _Source, shown: Set[int], keys: list[_Key]) -> Set[int]:

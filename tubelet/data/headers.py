@@ -13,6 +13,8 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple, Self
 
+import numpy as np
+
 __all__ = ["Header", "Hole", "read_header"]
 
 _PIECE = 1 << 20  # bytes read at once
@@ -186,6 +188,8 @@ _IN_CLUSTER = {_BLOCK, b"\xe7", b"\x58\x54", b"\xa7", b"\xab", b"\xa0", b"\xaf",
 _RESHAPES = (b"\x54\xaa", b"\x54\xbb", b"\x54\xcc", b"\x54\xdd", b"\x76\x75")
 _UNKNOWN = 1 << 62  # the size of what is written while it is recorded
 
+_SYNC = 0x47  # the first byte of a packet
+
 _FOUR_LETTERS = re.compile(rb"[ -~]{4}")
 
 
@@ -284,37 +288,16 @@ def _is_chunk(data: _Bytes, place: int) -> bool:
 
 
 def _walk_ts(data: _Bytes) -> Header:
-    sizes = (188, 192, 204)  # plain, with a time before it, with a checksum behind it
-    size = next((size for size in sizes if _has_sync(data, size)), None)
-    return Header(is_cut=size is not None and data.size % size > 0)
-
-
-def _has_sync(data: _Bytes, size: int) -> bool:
-    start = size - 188 if size == 192 else 0
-    return all(data.at(place, 1) == b"G" for place in range(start, min(data.size, 5 * size), size))
-
-
-# GIF89a
-
-
-def _walk_gif(data: _Bytes) -> Header:
-    place = 13 + _colors(data, 10)
+    # Packets are plain, have a time before them or a checksum behind them. What counts is where their mark stands.
+    place, size = next(((lead, size) for lead, size in ((0, 188), (4, 192), (0, 204)) if _has_sync(data, lead, size)))
+    holes = []
     while place < data.size:
-        kind = data.at(place, 1)
-        if kind == b";":
-            return Header()
-        if kind not in (b"!", b","):
-            break
-        after = place + 2 if kind == b"!" else place + 11 + _colors(data, place + 9)
-        while after < data.size and (length := data.at(after, 1)[0]):
-            after += 1 + length
-        if after >= data.size:
-            break
-        place = after + 1
-    return Header(is_cut=True, holes=(Hole(place, inf),) if place < data.size else ())
-
-
-def _colors(data: _Bytes, place: int) -> int:
-    """Bytes of a table of colours, by the flags that announce it."""
-    flags = int.from_bytes(data.at(place, 1))
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+        piece = data.at(place, _PIECE // size * size)
+        marks = np.frombuffer(piece, np.uint8)[::size]
+        if (marks == _SYNC[0]).all():
+            place += len(piece)
+            continue
+        start = place + int((marks != _SYNC[0]).argmax()) * size
+        place = _next_sync(data, start, size)
+        holes.append(Hole(start, place))
+    return Header(is_cut=len(piece) % size > 0, holes=tuple(holes))

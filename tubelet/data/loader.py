@@ -182,7 +182,7 @@ class Batches:
         dataset: what is read.
         epoch: the one that is read, or will be.
         position: batches of it that were handed out.
-        bad: samples that could not be read, and why, in the order in which they were met, over all epochs.
+        bad: samples that could not be read, by name, and why, in the order in which they were met, over all epochs.
     """
 
     batch_sampler = None  # Lightning looks here before it looks at `sampler`
@@ -200,7 +200,8 @@ class Batches:
         self.on_bad, self.timeout_s = on_bad, timeout_s
         self.epoch = self.position = 0
         self.bad: dict[str, str] = {}
-        self._goes_on = self._is_reading = False
+        self._goes_on = False
+        self._current: object | None = None  # the iteration that is under way
         self._plan = _Plan()
         self._notes = RawArray(ctypes.c_char * NOTE_BYTES, max(1, workers))
         self._loader = DataLoader(
@@ -250,6 +251,7 @@ class Batches:
         made = {"clips": len(self.order), "batch_size": self.batch_size}
         if isinstance(self.order, EpochOrder):
             made |= {"seed": self.order.seed, "world": self.order.world, "clips_per_video": self.order.clips_per_video}
+            made["balanced"] = self.order.classes is not None
         return made
 
     def __iter__(self) -> Iterator[list]:
@@ -259,8 +261,9 @@ class Batches:
         elif not self._goes_on:
             self.position = 0
         self._goes_on = False
-        if self._is_reading:  # an epoch that was left: what its workers have read ahead is not wanted
+        if self._current:  # an epoch that was left: what its workers have read ahead is not wanted
             self.close()
+        current = self._current = object()
         keys = self.order.keys(self.epoch) if isinstance(self.order, EpochOrder) else self.order
         size = self.batch_size  # the generator below must not hold `self`, see `close`
         starts = range(self.position * size, len(keys), size)
@@ -269,19 +272,22 @@ class Batches:
         try:
             batches = iter(self._loader)
             for _ in starts:
-                self._is_reading = True
+                if self._current is not current:
+                    raise RuntimeError("this loader was closed or iterated anew; to read twice at once, make two")
                 batch = self._next(batches)
                 self.position += 1
-                self._is_reading = self.position < len(self)
-                if self.position == len(self) and self.bad:
-                    log.warning(_told(self.bad, len(self.dataset)))
+                if self.position == len(self):
+                    self._current = None
+                    if self.bad:
+                        log.warning(_told(self.bad, len(self.dataset)))
                 if batch is not None:
                     is_empty = False
                     yield batch
             if is_empty and starts:
                 raise VideoError(f"no sample is left: {_told(self.bad, len(self.dataset))}")
         except Exception:
-            self.close()
+            if self._current in (current, None):
+                self.close()
             raise
 
     def close(self) -> None:
@@ -290,11 +296,14 @@ class Batches:
         Where a loader is part of a cycle of references, as in a Lightning trainer, torch waits five seconds for each
         worker before it ends it: close it there.
         """
-        self._is_reading = False
+        self._current = None
         iterator, self._loader._iterator = self._loader._iterator, None
         if iterator is not None:
             with suppress(RuntimeError):  # once more, that a worker has died
                 cast(Any, iterator)._shutdown_workers()
+            for worker in cast(Any, iterator)._workers:
+                worker.kill()  # a stopped one hears nothing else, and Python would wait for it when it exits
+                worker.join(1)
 
     def _next(self, batches: Iterator) -> list | None:
         """The next batch, however often torch stops to look after its workers; None where all of it was bad."""
@@ -349,7 +358,7 @@ class Batches:
                 if worker.sentinel in ended:
                     worker.join()
         for number, worker in enumerate(workers):
-            if not (code := worker.exitcode):
+            if (code := worker.exitcode) is None:
                 continue
             how = signal.Signals(-code).name if code < 0 else f"status {code}"
             where = f"while it read {file}" if (file := self._read_by(number)) else "between two files"

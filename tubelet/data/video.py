@@ -30,7 +30,7 @@ Box = tuple[int, int, int, int]  # (top, left, height, width), pixels of the upr
 
 # Pictures resized in one call: many small ones, since each call costs something; of large ones no more than the
 # processor's cache holds.
-_BATCH_BYTES = 2**21
+_BATCH_BYTES = 2**22
 
 # Two frames are never this close: a time computed in floating point may fall short by a rounding error.
 _TIME_TOLERANCE_S = 1e-6
@@ -88,7 +88,8 @@ class Video:
         ValueError: `fps` is given for a file, which has times of its own, or is not above 0.
         ImportError: PyAV is not installed.
 
-    A file that breaks off warns once and offers the frames before the break.
+    A file that is cut short, or has lost something within, warns once. It offers what is whole; a frame that is not, or
+    that refers to what is not, is an error.
     """
 
     def __init__(self, source: str | os.PathLike[str] | np.ndarray | Tensor, fps: float | None = None) -> None:
