@@ -81,6 +81,7 @@ def test_nothing_is_found_in_a_sound_data_set(sound):
     assert diagnosis.figures["videos"] == "12, 12 of them can be read"
     assert diagnosis.figures["pictures"] == "64x64 in 12"
     assert diagnosis.figures["frames a second"] == "25 in 12"
+    assert diagnosis.figures["codecs"] == "h264 in 12"
     assert str(diagnosis).startswith("no problems\n")
 
 
@@ -352,7 +353,7 @@ def test_parts_that_are_too_short_are_counted_as_the_list_has_them():
     with (GRID / "words.csv").open() as file:
         lengths = [int(row["end_frame"]) - int(row["start_frame"]) for row in csv.DictReader(file)]
     splits = open_data(GRID / "words.csv").splits
-    seen = examine.Seen(75, 25.0, 3.0, 96, 128, 1, True)
+    seen = examine.Seen(75, 25.0, 3.0, 96, 128, "h264", 1, True)
     paths = {sample.path for samples in splits.values() for sample in samples}
     marks = list(doctor._of_samples(splits, dict.fromkeys(paths, seen), doctor.ClipSpec(num_frames=8)))
     assert len(marks) == sum(length < 8 for length in lengths)

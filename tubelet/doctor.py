@@ -473,6 +473,7 @@ def _figures(found: VideoData | None, paths: Sequence[Path], videos: Mapping[Pat
             f"half of them below {median(seconds):.4g} s"
         )
         figures["pictures"] = _most(f"{seen.width}x{seen.height}" for seen in videos.values() if seen.width)
+        figures["codecs"] = _most(seen.codec or "pictures" for seen in videos.values())
         figures["frames a second"] = _most(f"{seen.fps:.4g}" for seen in videos.values())
     return figures
 

@@ -150,8 +150,8 @@ def _scores(
             scores = heads.scores(torch.cat(logits), spec.classes)
             if not scores.isfinite().all():  # else the first class would be the answer
                 raise ValueError(
-                    f"{batches.dataset.name(int(index))}: the network answers nan or infinity; its weights are damaged, "
-                    "or its numbers too large for their precision: measure it in float32"
+                    f"{batches.dataset.name(int(index))}: the network answers nan or infinity; its weights are "
+                    "damaged, or its numbers too large for their precision: measure it in float32"
                 )
             yield int(index), int(target), scores
 

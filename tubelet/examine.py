@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .data import fingerprint
+from .data.container import codec_of
 from .data.video import Video, VideoError
 from .machine import cache_dir
 from .processes import Failed, alive, each
@@ -42,6 +43,7 @@ class Seen:
         duration_s: its length.
         height: of the pictures; 0 where none could be decoded.
         width: likewise.
+        codec: how the file is compressed, such as h264; empty for a folder of frames.
         size: bytes of the file, or of all files of a folder of frames.
         is_steady: whether all frames are shown for the same time.
         is_blank: no picture shows more than one colour.
@@ -56,6 +58,7 @@ class Seen:
     duration_s: float
     height: int
     width: int
+    codec: str
     size: int
     is_steady: bool
     is_blank: bool = False
@@ -145,6 +148,7 @@ def _look(path: Path, full: bool) -> dict[str, Any]:
                 duration_s=video.duration_s,
                 height=0,
                 width=0,
+                codec="" if path.is_dir() else codec_of(path),
                 size=footprint(path)[0],
                 is_steady=_is_steady(video.times),
                 cut_short="; ".join(str(each.message).removeprefix(f"{path}: ") for each in told),

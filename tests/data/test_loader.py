@@ -420,9 +420,18 @@ def test_a_worker_that_dies_while_the_network_computes_is_named(quick_end):
                 time.sleep(30)  # torch speaks up in the middle of whatever runs
 
 
-@pytest.mark.parametrize("hang", [lambda: time.sleep(600), lambda: os.kill(os.getpid(), signal.SIGSTOP)])
-def test_a_worker_that_hangs_is_named_and_ended(quick_end, hang):
-    batches = loader(Keys(9, act=lambda index: index == 4 and hang()), 1, workers=2, timeout_s=0.5)
+def hangs(handler):
+    def act(index):
+        if index == 4:
+            signal.signal(signal.SIGTERM, handler)
+            time.sleep(600)
+
+    return act
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_worker_that_hangs_is_named_and_ended(quick_end, handler):
+    batches = loader(Keys(9, act=hangs(handler)), 1, workers=2, timeout_s=0.5)
     seen = []
     with pytest.raises(TimeoutError, match=r"no batch in 0\.5 s; worker 0 reads v4\.mp4: its disk or network hangs"):
         seen.extend(batches)

@@ -10,7 +10,7 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, cached_property, partial
@@ -33,7 +33,7 @@ from .headers import Header, Hole, read_header
 if TYPE_CHECKING:
     import av
 
-__all__ = ["File", "Live", "VideoError", "cameras", "decode_pictures", "decode_webp", "encode", "live"]
+__all__ = ["File", "Live", "VideoError", "cameras", "codec_of", "decode_pictures", "decode_webp", "encode", "live"]
 
 # Codecs whose non-reference frames can be left undecoded without changing a bit of the other frames.
 # Elsewhere it saves nothing (VP9, all-intra), loses frames (AV1), or others come under their names (MPEG-4, where
@@ -281,8 +281,14 @@ class _Source:
         _keep_freed_memory()
         _check_file(self.path)
         try:
-            # An absolute path, since FFmpeg takes what stands before a colon for a protocol.
-            self.container: Any = av.open(str(self.path.absolute()), metadata_errors="ignore")
+            # An absolute path, since FFmpeg takes what stands before a colon for a protocol. A playlist leads to files
+            # alone. Names in other alphabets than today's are none of our business.
+            options = {"protocol_whitelist": "file"}
+            self.container: Any = av.open(
+                str(self.path.absolute()), container_options=options, metadata_errors="ignore"
+            )
+        except PermissionError as error:
+            raise VideoError(f"{self.path}: {error.strerror}") from None
         except av.error.FFmpegError as error:
             raise VideoError(f"{self.path}: not a video that FFmpeg can read ({error.strerror})") from None
         try:
@@ -824,6 +830,16 @@ def encode(
             container.mux(stream.encode())
     except av.error.FFmpegError as error:
         raise OSError(error.strerror) from None
+
+
+def codec_of(path: str | os.PathLike[str]) -> str:
+    """The name of a file's codec, such as h264 or av1.
+
+    Raises:
+        VideoError: as `File`.
+    """
+    with closing(_Source(Path(path))) as source:
+        return source.stream.codec_context.codec.canonical_name
 
 
 # How the bytes of a picture begin, whatever its name ends in, and the decoder for it.

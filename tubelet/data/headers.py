@@ -188,7 +188,8 @@ _IN_CLUSTER = {_BLOCK, b"\xe7", b"\x58\x54", b"\xa7", b"\xab", b"\xa0", b"\xaf",
 _RESHAPES = (b"\x54\xaa", b"\x54\xbb", b"\x54\xcc", b"\x54\xdd", b"\x76\x75")
 _UNKNOWN = 1 << 62  # the size of what is written while it is recorded
 
-_SYNC = 0x47  # the first byte of a packet
+_SYNC = b"G"  # the first byte of a packet of 188 bytes
+_PACKETS = ((188, 0), (192, 4), (204, 0))  # their bytes with what some add to them, and how many come first
 
 _FOUR_LETTERS = re.compile(rb"[ -~]{4}")
 
@@ -288,16 +289,63 @@ def _is_chunk(data: _Bytes, place: int) -> bool:
 
 
 def _walk_ts(data: _Bytes) -> Header:
-    # Packets are plain, have a time before them or a checksum behind them. What counts is where their mark stands.
-    place, size = next(((lead, size) for lead, size in ((0, 188), (4, 192), (0, 204)) if _has_sync(data, lead, size)))
+    head = data.at(0, 5 * max(size for size, _ in _PACKETS))
+    size, lead = next(((size, lead) for size, lead in _PACKETS if _has_marks(head, lead, size)), (0, 0))
+    if not size:
+        return Header()
     holes = []
+    mark, rest = lead, 0
+    while mark < data.size:
+        piece = data.at(mark, _PIECE // size * size)
+        is_bad = np.frombuffer(piece, np.uint8)[::size] != ord(_SYNC)
+        if is_bad.any():
+            start = mark + int(is_bad.argmax()) * size
+            mark = _next_mark(data, start, size)
+            holes.append(Hole(start - lead, mark - lead))
+        else:
+            rest = (data.size - mark + lead) % size
+            mark += len(piece)
+    return Header(is_cut=rest > 0, holes=tuple(holes))
+
+
+def _has_marks(piece: bytes, place: int, size: int) -> bool:
+    """Whether packets begin here: five of them, or as many as there are."""
+    marks = piece[place : place + 5 * size : size]
+    return len(marks) > 0 and marks == _SYNC * len(marks)
+
+
+def _next_mark(data: _Bytes, start: int, size: int) -> int:
+    for base in range(start, data.size, _PIECE):
+        piece = data.at(base, _PIECE + 5 * size)
+        place = piece.find(_SYNC)
+        while 0 <= place < _PIECE:
+            if _has_marks(piece, place, size):
+                return base + place
+            place = piece.find(_SYNC, place + 1)
+    return data.size
+
+
+# GIF89a
+
+
+def _walk_gif(data: _Bytes) -> Header:
+    place = 13 + _colors(data, 10)
     while place < data.size:
-        piece = data.at(place, _PIECE // size * size)
-        marks = np.frombuffer(piece, np.uint8)[::size]
-        if (marks == _SYNC[0]).all():
-            place += len(piece)
-            continue
-        start = place + int((marks != _SYNC[0]).argmax()) * size
-        place = _next_sync(data, start, size)
-        holes.append(Hole(start, place))
-    return Header(is_cut=len(piece) % size > 0, holes=tuple(holes))
+        kind = data.at(place, 1)
+        if kind == b";":
+            return Header()
+        if kind not in (b"!", b","):
+            break
+        after = place + 2 if kind == b"!" else place + 11 + _colors(data, place + 9)
+        while after < data.size and (length := data.at(after, 1)[0]):
+            after += 1 + length
+        if after >= data.size:
+            break
+        place = after + 1
+    return Header(is_cut=True, holes=(Hole(place, inf),) if place < data.size else ())
+
+
+def _colors(data: _Bytes, place: int) -> int:
+    """Bytes of a table of colours, by the flags that announce it."""
+    flags = int.from_bytes(data.at(place, 1))
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0

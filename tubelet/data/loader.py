@@ -302,7 +302,7 @@ class Batches:
             with suppress(RuntimeError):  # once more, that a worker has died
                 cast(Any, iterator)._shutdown_workers()
             for worker in cast(Any, iterator)._workers:
-                worker.kill()  # a stopped one hears nothing else, and Python would wait for it when it exits
+                worker.kill()  # what hears nothing else, Python would wait for when it exits
                 worker.join(1)
 
     def _next(self, batches: Iterator) -> list | None:
