@@ -238,6 +238,22 @@ def test_without_a_cache_folder_it_works_all_the_same(root, monkeypatch):
     assert doctor.data(root, workers=1).is_healthy
 
 
+def test_a_list_whose_videos_are_missing_gets_a_clean_one(sound, tmp_path):
+    whole = open_data(sound)
+    rows = [(str(each.path), whole.classes[each.target]) for split in whole.splits.values() for each in split]
+    lines = [f"{path},{label}" for path, label in [*rows, ("gone/a.mp4", rows[0][1]), ("gone/b.mp4", rows[0][1])]]
+    (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"2 of .* videos are not there"):
+        open_data(tmp_path / "all.csv")
+    found = doctor.data(tmp_path / "all.csv", out=tmp_path / "clean.csv", workers=1)
+    assert [finding.text for finding in found.findings if finding.kind == "missing"] == [
+        "2 videos that the lists name are not there"
+    ]
+    assert not found.is_healthy
+    clean = open_data(tmp_path / "clean.csv")
+    assert {each.path.name for split in clean.splits.values() for each in split} == {Path(path).name for path, _ in rows}
+
+
 def test_videos_too_short_for_a_clip(root):
     write(root / "train" / "walk" / "1.mp4", drawn(50, 10))
     assert doctor.data(root, workers=1).is_healthy

@@ -205,6 +205,15 @@ def absolute_list(root):
     return lists / "all.csv"
 
 
+def lists_in_a_folder(root):
+    classes(root / "videos", ".avi", codec="mpeg4")
+    (root / "annotations").mkdir()
+    for split, parts in (("train", (0, 1)), ("val", (2,))):
+        rows = [f"{name}/{name} {i} {name}\n" for name in ("jump", "walk") for i in parts]
+        (root / "annotations" / f"{split}.txt").write_text("".join(rows))
+    return root
+
+
 def turned_classes(root):
     classes(root, ".mp4")
     rows = [f"{name}/{name} {i}.mp4,{name},p{i}\n" for name in ("jump", "walk") for i in range(3)]
@@ -213,11 +222,13 @@ def turned_classes(root):
     return root
 
 
-@pytest.mark.parametrize("make", [lists_beside, absolute_list, turned_classes])
-def test_lists_come_along(tmp_path, make):
+@pytest.mark.parametrize("make", [lists_beside, lists_in_a_folder, absolute_list, turned_classes])
+def test_lists_come_along(tmp_path, make, monkeypatch):
     source = make(tmp_path / "in")
-    result = prepare(source, tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    result = prepare(source.relative_to(tmp_path), tmp_path / "out")
     assert result.videos == 6 and not result.notes
+    assert len(videos_in(tmp_path / "out")) == 6
     old = samples(source, tmp_path / "in")
     assert samples(result.data, tmp_path / "out") == old
     if source.is_dir():

@@ -276,13 +276,13 @@ def _clip(model: str | None, num_frames: int | None, frame_stride: int | None) -
 def _open(path: Path, task: Task | None, fold: int | None) -> tuple[VideoData | None, Splits, list[Finding]]:
     """The data set if it is one, its samples (or whole videos of no class), and what opening it said."""
     try:
-        found = open_data(path, task=task, fold=fold)
+        found = open_data(path, task=task, fold=fold, skip_missing=True)
     except ValueError as error:
         if not path.is_dir() or not (videos := videos_in(path)):
             raise
         reason = str(error).removeprefix(f"{path}: ")
         return None, {"": [Sample(video, 0) for video in videos]}, [Finding("no data set", reason)]
-    missing = Finding("missing", f"{found.missing} videos of the published lists are not there", "get them")
+    missing = Finding("missing", f"{found.missing:,} videos that the lists name are not there", _GET, is_problem=True)
     return found, found.splits, [missing] if found.missing else []
 
 

@@ -147,12 +147,10 @@ def _scores(
     with closing(batches), batches.watched():
         for views, target, index in terminal.progress(batches, what):
             logits = [network(transforms.prepare(part, spec, network)) for part in views[0].split(batch_size)]
-            scores = heads.scores(torch.cat(logits), spec.classes)
-            if not scores.isfinite().all():  # else the first class would be the answer
-                raise ValueError(
-                    f"{batches.dataset.name(int(index))}: the network answers nan or infinity; its weights are "
-                    "damaged, or its numbers too large for their precision: measure it in float32"
-                )
+            try:
+                scores = heads.scores(torch.cat(logits), spec.classes)
+            except ValueError as error:
+                raise ValueError(f"{batches.dataset.name(int(index))}: {error}") from None
             yield int(index), int(target), scores
 
 

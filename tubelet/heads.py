@@ -424,12 +424,19 @@ def scores(logits: Tensor, classes: Sequence[str] = ()) -> Tensor:
     """Logits (B, K) of a classifier -> softmax scores (B, K), float32, on the CPU.
 
     Raises:
-        ValueError: the logits have another shape, or are not as many as the names of classes, if there are any.
+        ValueError: the logits have another shape, are not as many as the names of classes, if there are any, or are
+            no numbers.
     """
     if logits.ndim != 2:
         raise ValueError(f"the network answers {tuple(logits.shape)}; a classifier answers logits (B, K)")
     _check_number(classes, logits.shape[1])
-    return logits.float().softmax(1).cpu()
+    found = logits.float().softmax(1).cpu()
+    if not found.isfinite().all():  # else the first class would be the answer
+        raise ValueError(
+            "the network answers nan or infinity: its weights are damaged, or its numbers too large for their precision "
+            "(measure it in float32)"
+        )
+    return found
 
 
 HEADS = (Classify, MLP, PerFrame, TemporalTransformer, Segment, Detect, Features, Doubled)

@@ -282,8 +282,10 @@ def _opened(source: Path) -> tuple[VideoData | None, str]:
 
 
 def _videos(source: Path, found: VideoData | None) -> list[Path]:
-    named = {sample.path for sample in chain.from_iterable(found.splits.values())} if found else set()
-    videos = sorted(named.union(videos_in(source) if source.is_dir() else ()))
+    named = [sample.path for sample in chain.from_iterable(found.splits.values())] if found else []
+    there = videos_in(source) if source.is_dir() else []
+    # as the data set writes them, since it may write them in another way than the folder
+    videos = sorted({whole(path): path for path in [*there, *named]}.values())
     if not videos:
         raise ValueError(f"{source}: no videos ({' '.join(sorted(SUFFIXES))}) and no folders of frames")
     return videos

@@ -54,6 +54,9 @@ _MPEG4_FRAME = b"\0\0\1\xb6"
 # Packets of a file without presentation times that are decoded once to find them.
 _MOST_DECODED = 3000
 
+# Frames decoded to see whether they come in the order of their timestamps, where that is in doubt.
+_SAMPLE = 60
+
 # An index that took this long to make is kept: to write it takes a third of that, to read it a thirtieth.
 _WORTH_KEEPING_S = 1e-3
 
@@ -282,7 +285,7 @@ class _Source:
         _check_file(self.path)
         try:
             # An absolute path, since FFmpeg takes what stands before a colon for a protocol. A playlist leads to files
-            # alone. Names in other alphabets than today's are none of our business.
+            # alone, not into the network. Titles need not be UTF-8.
             options = {"protocol_whitelist": "file"}
             self.container: Any = av.open(
                 str(self.path.absolute()), container_options=options, metadata_errors="ignore"
@@ -418,7 +421,7 @@ def _scan(source: _Source) -> _Index:
     seen = _judged(seen, header.holes)
     is_damaged = is_cut or not all(packet.is_sound for packet in seen)
 
-    is_counted = _is_untimed(seen, form, reorders=codec.name in ("h264", "hevc") and codec.reorder_depth > 0)
+    is_counted = _is_untimed(seen, form) or (not is_damaged and not _keeps_order(source, seen))
     labels: dict[int, int] = {}
     shown: list[int] = []
     if is_counted and not is_damaged and len(seen) <= _MOST_DECODED:
@@ -465,15 +468,24 @@ def _scan(source: _Source) -> _Index:
     )
 
 
-def _is_untimed(seen: list[_Seen], form: str, *, reorders: bool) -> bool:
+def _is_untimed(seen: list[_Seen], form: str) -> bool:
     """Whether the timestamps of a file do not tell in which order its frames are shown."""
     stamps = [packet.pts for packet in seen if packet.is_sound and packet.is_shown and packet.pts is not None]
     has_keys = any(packet.is_key and packet.is_sound and packet.pts is not None for packet in seen)
     if not has_keys or len(set(stamps)) < len(stamps) or any(packet.is_double for packet in seen):
         return True
-    is_in_order = all(packet.pts == packet.dts for packet in seen)
     # AVI stores no presentation times. Those FFmpeg works out are right where nothing is reordered.
-    return not is_in_order if form == "avi" else is_in_order and reorders
+    return form == "avi" and any(packet.pts != packet.dts for packet in seen)
+
+
+def _keeps_order(source: _Source, seen: list[_Seen]) -> bool:
+    """False where frames are reordered, and the file takes the times of decoding for those of showing."""
+    codec = source.stream.codec_context
+    stamps = [packet.pts for packet in seen if packet.is_shown and packet.pts is not None]
+    if codec.name not in ("h264", "hevc") or not codec.reorder_depth or stamps != sorted(stamps):
+        return True
+    first = stamps[:_SAMPLE]
+    return [frame.pts for frame in _decoded(source, _Start(None, False), set(first), first)] == first
 
 
 def _labels(seen: list[_Seen], shown: list[int]) -> dict[int, int]:

@@ -54,14 +54,15 @@ def nearest(prints: Tensor, among: Tensor | None = None) -> Iterator[tuple[Tenso
     """
     others = prints if among is None else among
     square, other_square = prints.square().sum(1), others.square().sum(1)
-    change, other_change = (each[:, _GRID**2 :].square().sum(1) for each in (prints, others))
+    change, other_change = (each[:, _GRID**2 :].square().sum(1) + _NOISE**2 / 2 for each in (prints, others))
     for start in range(0, len(prints), _BLOCK):
         block = slice(start, start + _BLOCK)
         first = start if among is None else 0
-        scale = change[block, None] + other_change[first:] + _NOISE**2
-        apart = square[block, None] + other_square[first:] - 2 * prints[block] @ others[first:].T
-        distance = (apart / scale).clamp_(min=0)
+        distance = prints[block] @ others[first:].T
+        distance.mul_(-2).add_(square[block, None]).add_(other_square[first:]).clamp_(min=0)
+        distance.div_(change[block, None] + other_change[first:])
         if among is None:
-            distance += torch.full_like(distance, torch.inf).tril_()
+            own = distance[:, : len(distance)]
+            own += torch.full_like(own, torch.inf).tril_()
         least, index = distance.min(1)
         yield least, index + first

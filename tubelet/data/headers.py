@@ -218,6 +218,8 @@ def _walk_matroska(data: _Bytes) -> Header:
             after = data.find(_CLUSTER, place + 1)
             holes.append(Hole(place, after))
             place = after
+    if segment.end < data.size:  # FFmpeg reads on
+        holes.append(Hole(segment.end, inf))
     return Header(is_turned, data.size < segment.end < _UNKNOWN, tuple(holes))
 
 
@@ -264,17 +266,21 @@ def _element(data: _Bytes, place: int) -> _Element:
 
 
 def _walk_avi(data: _Bytes) -> Header:
-    before = place = 0
+    before = place = file_end = 0
+    is_over = False
     while place + 8 <= data.size:
         kind, size = data.at(place, 4), int.from_bytes(data.at(place + 4, 4), "little")
+        end = place + 8 + size
+        if kind == b"RIFF":
+            file_end, is_over = end, False
+        elif is_over and place >= file_end:  # FFmpeg reads on
+            return Header(holes=(Hole(place, inf),))
         if kind == b"RIFF" or (kind == b"LIST" and data.at(place + 8, 4) in (b"movi", b"rec ")):
             before, place = place, place + 12
             continue
-        if kind == b"idx1":
-            break
-        end = place + 8 + size
+        is_over |= kind == b"idx1"
         if not _FOUR_LETTERS.fullmatch(kind) or end > data.size:
-            return Header(holes=(Hole(before, inf),))
+            return Header(holes=() if is_over else (Hole(before, inf),))
         # Some writers leave out the byte that makes a chunk even.
         is_odd = size % 2 and not (_is_chunk(data, end) and not _is_chunk(data, end + 1))
         before, place = place, end + bool(is_odd)

@@ -94,7 +94,7 @@ class VideoData:
         mirrored: class that each class becomes in a mirror, by index; None: a mirrored clip has no class here.
             Classes that are not listed stay what they are.
         reversed: the same for a clip played backwards; here what is not listed has no class when reversed.
-        missing: videos that the lists of a published data set name and that are not there; they are left out.
+        missing: videos that the lists name and that are not there; they are left out.
         evaluated: classes that the data set's own measure counts (60 of AVA's 80); empty means all.
     """
 

@@ -312,7 +312,7 @@ ERRORS = {
     "one column": (("1.mp4", "2.mp4"), r"1 columns .* two columns are `path label`"),
     "missing files": (
         ("1.mp4 a", "2.mp4 b", "8.mp4 a", "9.mp4 a"),
-        r"list\.csv: 2 of 4 videos are not there, first 8\.mp4 \(list\.csv, row 3\); looked in .*; correct or remove",
+        r"list\.csv: 2 of 4 videos are not there, first 8\.mp4 \(list\.csv, row 3\); looked in .*; correct these",
     ),
     "an unknown header": (("clip,action", "1.mp4,a"), r"first clip \(list\.csv, row 1\); .*; if this row is a header"),
     "a number below 0": (("1.mp4 0", "2.mp4 -1"), r"label -1 where all are numbers; write whole ones from 0"),

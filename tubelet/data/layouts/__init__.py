@@ -23,7 +23,9 @@ __all__ = ["SUFFIXES", "open_data"]
 log = logging.getLogger("tubelet")
 
 
-def open_data(path: str | os.PathLike, *, task: Task | None = None, fold: int | None = None) -> VideoData:
+def open_data(
+    path: str | os.PathLike, *, task: Task | None = None, fold: int | None = None, skip_missing: bool = False
+) -> VideoData:
     """Recognise the layout of a folder, a list or an annotation file, and read which samples it names.
 
     Args:
@@ -32,10 +34,12 @@ def open_data(path: str | os.PathLike, *, task: Task | None = None, fold: int | 
         task: what to read where there is a choice: Charades as multilabel or frames; ActivityNet, and lists with the
             start and end of each row, as frames or classify. None takes the first of these, of lists classify.
         fold: which official fold of UCF101, HMDB51, Breakfast, 50Salads or GTEA; None takes the first.
+        skip_missing: leave out videos of your own lists that are not there, as those of published data sets are;
+            `VideoData.missing` counts them.
 
     Raises:
         ValueError: no such path, no videos, one class only, a class of the validation part that training lacks, a row
-            that cannot be read, or a file that is not there; the message says what is wrong and what is accepted.
+            that cannot be read, or files that are not there; the message says what is wrong and what is accepted.
     """
     from .collect import collect
     from .recognise import recognise
@@ -45,7 +49,7 @@ def open_data(path: str | os.PathLike, *, task: Task | None = None, fold: int | 
         raise ValueError(f"{path}: no such folder or list of videos")
     with _no_collection():
         try:
-            data = collect(path, recognise(path, task, fold))
+            data = collect(path, recognise(path, task, fold), skip_missing)
         except csv.Error as error:
             raise ValueError(f"{path}: a row that csv cannot read ({error}); correct it, or give a list") from None
     sizes = ", ".join(f"{name} {len(samples)}" for name, samples in data.splits.items())

@@ -19,12 +19,12 @@ from .text import has_video_suffix
 log = logging.getLogger("tubelet")
 
 
-def collect(path: Path, found: Found) -> VideoData:
+def collect(path: Path, found: Found, skip_missing: bool) -> VideoData:
     """Samples of rows: their videos found, their classes numbered, their parts made."""
     if not found.rows:
         raise ValueError(f"{path}: no videos; {ACCEPTED}")
     places = Places(found.rows, found.home)
-    missing = _missing(path, found, places)
+    missing = _missing(path, found, places, skip_missing)
     classes, names, told = _classes(path, found)
     if len(classes) == 1 and found.task == "classify":
         raise ValueError(f"{path}: one class only ({classes[0]}); a classifier needs at least two")
@@ -54,8 +54,8 @@ def collect(path: Path, found: Found) -> VideoData:
     return data
 
 
-def _missing(path: Path, found: Found, places: Places) -> int:
-    """How many videos are not there: those of a published list are left out, in any other list they are an error."""
+def _missing(path: Path, found: Found, places: Places, skip: bool) -> int:
+    """How many videos are not there: those of a published list are left out, others where that is asked for."""
     lost = [row for row, place in zip(found.rows, places.paths, strict=True) if place is None]
     if places.doubles:
         one, other, *_ = next(iter(places.doubles.values()))
@@ -68,8 +68,8 @@ def _missing(path: Path, found: Found, places: Places) -> int:
     name = first.video[0] if isinstance(first.video, tuple) else first.video
     which = f"{len(gone):,} of {len(videos):,} videos are not there, first {name} ({first.where})"
     looked = ", ".join(dict.fromkeys(map(str, places.looked[:5])))
-    if not found.is_official or len(gone) == len(videos):
-        fix = "put them there" if found.is_official else "correct or remove these rows"
+    if not (found.is_official or skip) or len(gone) == len(videos):
+        fix = "put them there" if found.is_official else "correct these rows, or `tubelet doctor data LIST --out clean.csv` writes the list without them"
         if first.line == 1 and len(gone) == 1:
             fix = "if this row is a header, call its columns path and label"
         raise ValueError(f"{path}: {which}; looked in {looked} and folders in them; {fix}")

@@ -1,0 +1,88 @@
+import os
+
+import numpy as np
+import pytest
+
+from tubelet.data import indexes
+
+NUMBERS = np.concatenate([np.arange(9000) * 512, [-5, 2**62, 0], np.random.default_rng(0).integers(0, 10**9, 50)])
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUBELET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"some video")
+    return path
+
+
+def entries(cache):
+    return [path for path in (cache / "index").rglob("*") if path.is_file()]
+
+
+def test_numbers_come_back(cache, file):
+    state = file.stat()
+    assert indexes.load(file, state, "1") is None
+    indexes.save(file, state, "1", NUMBERS)
+    assert np.array_equal(indexes.load(file, state, "1"), NUMBERS)
+    (entry,) = entries(cache)
+    assert entry.stat().st_size < 4096
+
+
+def test_another_file_time_size_or_version_is_another_entry(cache, file):
+    indexes.save(file, file.stat(), "1", NUMBERS)
+    assert indexes.load(file, file.stat(), "2") is None
+    assert indexes.load(file.with_name("b.mp4"), file.stat(), "1") is None
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    assert indexes.load(file, file.stat(), "1") is None
+    indexes.save(file, file.stat(), "1", NUMBERS)
+    file.write_bytes(b"some longer video")
+    assert indexes.load(file, file.stat(), "1") is None
+    indexes.save(file, file.stat(), "1", NUMBERS)
+    assert len(entries(cache)) == 1
+
+
+def test_the_same_file_by_another_way(cache, file, monkeypatch):
+    indexes.save(file, file.stat(), "1", NUMBERS)
+    monkeypatch.chdir(file.parent)
+    assert indexes.load(type(file)("a.mp4"), file.stat(), "1") is not None
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[:-3], lambda data: data[:40] + b"\0\0" + data[42:]]
+)
+def test_a_damaged_entry_is_none(cache, file, damage):
+    indexes.save(file, file.stat(), "1", NUMBERS)
+    (entry,) = entries(cache)
+    entry.write_bytes(damage(entry.read_bytes()))
+    assert indexes.load(file, file.stat(), "1") is None
+
+
+def test_the_number_of_entries_has_a_bound(cache, file, monkeypatch):
+    monkeypatch.setattr(indexes, "_SLOTS", 5)
+    for number in range(50):
+        indexes.save(file.with_name(str(number)), file.stat(), "1", NUMBERS)
+        assert indexes.load(file.with_name(str(number)), file.stat(), "1") is not None
+    assert len(entries(cache)) == 5
+
+
+@pytest.mark.parametrize("place", ["/dev/null/cache", "/proc/cache"])
+def test_where_nothing_can_be_written_nothing_is_kept(file, monkeypatch, place):
+    monkeypatch.setenv("TUBELET_CACHE", place)
+    indexes.save(file, file.stat(), "1", NUMBERS)
+    assert indexes.load(file, file.stat(), "1") is None
+
+
+def test_a_full_disk_leaves_nothing_behind(cache, file, monkeypatch):
+    def full(path, data):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(file), "write_bytes", full)
+    indexes.save(file, file.stat(), "1", NUMBERS)
+    assert not entries(cache)
