@@ -251,7 +251,8 @@ def test_a_list_whose_videos_are_missing_gets_a_clean_one(sound, tmp_path):
     ]
     assert not found.is_healthy
     clean = open_data(tmp_path / "clean.csv")
-    assert {each.path.name for split in clean.splits.values() for each in split} == {Path(path).name for path, _ in rows}
+    names = {each.path.name for split in clean.splits.values() for each in split}
+    assert names == {Path(path).name for path, _ in rows}
 
 
 def test_videos_too_short_for_a_clip(root):

@@ -365,6 +365,16 @@ def test_mistakes_are_told_before_the_work(tmp_path):
         prepare(tmp_path / "nothing", tmp_path / "out")
 
 
+def test_other_files_are_not_overwritten(tmp_path):
+    for name in ("in", "own"):
+        (tmp_path / name).mkdir()
+    write_video(tmp_path / "in" / "a.mp4", [torch.zeros(3, 24, 48, dtype=torch.uint8)] * 4, 25)
+    (tmp_path / "own" / "a.mp4").write_text("precious")
+    with pytest.raises(ValueError, match="own: holds other files"):
+        prepare(tmp_path / "in", tmp_path / "own")
+    assert (tmp_path / "own" / "a.mp4").read_text() == "precious"
+
+
 def test_what_was_won_is_told(tmp_path, monkeypatch):
     monkeypatch.undo()
     classes(tmp_path / "in", count=1)

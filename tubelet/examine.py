@@ -25,7 +25,7 @@ from .machine import cache_dir
 from .processes import Failed, alive, each
 from .terminal import progress
 
-VERSION = 1  # of what is remembered; what another version remembers is not looked at
+VERSION = 2  # of what is remembered; what another version remembers is not looked at
 _BLANK = 8  # grey levels between the darkest and the brightest field of a picture that shows nothing
 _STILL = 4  # grey levels by which a field changes in a video that does not move
 _UNSTEADY = 0.5  # of the usual time between two frames: by how much those times differ where the rate varies

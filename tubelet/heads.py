@@ -433,8 +433,8 @@ def scores(logits: Tensor, classes: Sequence[str] = ()) -> Tensor:
     found = logits.float().softmax(1).cpu()
     if not found.isfinite().all():  # else the first class would be the answer
         raise ValueError(
-            "the network answers nan or infinity: its weights are damaged, or its numbers too large for their precision "
-            "(measure it in float32)"
+            "the network answers nan or infinity: its weights are damaged, or its numbers too large for their "
+            "precision (run it in float32)"
         )
     return found
 

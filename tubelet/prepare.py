@@ -121,8 +121,8 @@ def prepare(
         What was made, and what was left out since it cannot be read.
 
     Raises:
-        ValueError: there are no videos, or none that can be read; `out` is the source, lies in it or holds it, or was
-            prepared with other settings; or the disk is full.
+        ValueError: there are no videos, or none that can be read; `out` is the source, lies in it or holds it, holds
+            other files, or was prepared with other settings; or the disk is full.
     """
     at_least_one(short_side=short_side, gop=gop)
     if not 0 <= crf <= 51:
@@ -306,6 +306,8 @@ def _check_apart(root: Path, out: Path) -> None:
         raise ValueError(f"{out}: is the folder of the videos ({root}), lies in it or holds it; give one elsewhere")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: a file; give a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / LEDGER).exists():
+        raise ValueError(f"{out}: holds other files, which could be overwritten; give a new or an empty folder")
 
 
 def _open_ledger(path: Path, settings: dict[str, int]) -> dict[str, dict[str, Any]]:

@@ -44,6 +44,8 @@ def open_data(
     from .collect import collect
     from .recognise import recognise
 
+    if not os.fspath(path):
+        raise ValueError("the path of the data is empty")
     path = Path(path)
     if not path.exists():
         raise ValueError(f"{path}: no such folder or list of videos")

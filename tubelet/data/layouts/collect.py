@@ -69,8 +69,10 @@ def _missing(path: Path, found: Found, places: Places, skip: bool) -> int:
     which = f"{len(gone):,} of {len(videos):,} videos are not there, first {name} ({first.where})"
     looked = ", ".join(dict.fromkeys(map(str, places.looked[:5])))
     if not (found.is_official or skip) or len(gone) == len(videos):
-        fix = "put them there" if found.is_official else "correct these rows, or `tubelet doctor data LIST --out clean.csv` writes the list without them"
-        if first.line == 1 and len(gone) == 1:
+        fix = "correct these rows, or `tubelet doctor data LIST --out clean.csv` writes the list without them"
+        if found.is_official:
+            fix = "put them there"
+        elif first.line == 1 and len(gone) == 1:
             fix = "if this row is a header, call its columns path and label"
         raise ValueError(f"{path}: {which}; looked in {looked} and folders in them; {fix}")
     log.warning("%s: %s; they are left out", path, which)
