@@ -21,6 +21,7 @@ LAYERS = (
     "machine spec metrics terminal plot pickles convert.layout processes "
     "data.headers data.indexes data.sample data.sampling data.transforms data.mixing data.fingerprint "
     "data.layouts.text",
+    "data.packets",
     "data.container",
     "blocks download convert.slow data.pictures data.webp data.augment data.layouts.rows data.layouts.classes "
     "data.layouts.splits",

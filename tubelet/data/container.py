@@ -7,20 +7,18 @@ converts only the wanted frames, and checks that each of them arrived under its 
 
 import os
 import time
-from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, cached_property, partial
-from itertools import chain, pairwise, zip_longest
+from functools import cache, partial
+from itertools import chain, pairwise
 from math import inf
 from pathlib import Path
 from stat import S_ISREG
 from threading import Lock
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,7 +26,8 @@ from torch import Tensor
 
 from ..machine import needs
 from . import indexes
-from .headers import Header, Hole, read_header
+from .headers import Header, read_header
+from .packets import Index, Key, Packet, Start, by_decoding, from_numbers, is_untimed, judged, offered, to_numbers
 
 if TYPE_CHECKING:
     import av
@@ -40,9 +39,10 @@ __all__ = ["File", "Live", "VideoError", "cameras", "codec_of", "decode_pictures
 # a packet holds two frames and the next none).
 _SKIPPABLE = frozenset({"h264", "hevc"})
 
-# Codecs whose decoder marks each picture that it has guessed at. Told to be strict, it would also refuse pictures that
-# are right because something beside them is not. Other decoders are told to be strict.
-_MARKS_GUESSES = frozenset({"h264"})
+# How a decoder is to look for damage: as closely as it can. That of H.264 marks each picture that it has guessed at;
+# told to stop at every error, it would refuse pictures beside which something needless is wrong.
+_STRICT = {"h264": "aggressive"}
+_STRICT_ELSE = "explode+crccheck"
 
 # Codecs whose decoder writes of damage in FFmpeg's log alone.
 _TELLS_LOG = frozenset({"gif"})
@@ -60,18 +60,17 @@ _SAMPLE = 60
 # An index that took this long to make is kept: to write it takes a third of that, to read it a thirtieth.
 _WORTH_KEEPING_S = 1e-3
 
-# Of the numbers in a kept index, which are so many lists.
+# Of the numbers in a kept index.
 _VERSION = 1
-_NUM_LISTS = 9
+
+# Bytes of an AVI chunk before its data.
+_AVI_CHUNK_HEAD = 8
 
 # FFmpeg's flag of formats whose frames carry no time.
 _NO_TIMESTAMPS = 0x80
 
 # FFmpeg's flag of formats that look for a frame by when it is shown.
 _SEEK_TO_PTS = 0x4000000
-
-# Frames between the last wanted one and the next keyframe that make a seek cheaper than decoding on.
-_SEEK_GAP = 12
 
 
 class VideoError(ValueError):
@@ -100,16 +99,17 @@ class File:
         self._size: tuple[int, int] | None = None
         self._idle: _Source | None = None
         self._process = os.getpid()
+        self._is_strict = True
         self.path = Path(path)
         version = f"{_VERSION} {_av().__version__} {_av().library_versions}"
         state = _check_file(self.path)
         kept = indexes.load(self.path, state, version)
-        self._index = _from_numbers(kept) if kept is not None else self._scanned(state, version)
+        self._index = from_numbers(kept) if kept is not None else self._scanned(state, version)
         self.times = _seconds([pts - self._index.pts[0] for pts in self._index.pts], self._index.time_base)
         self.duration_s = self._index.duration_s
         self.is_damaged = self._index.is_damaged
 
-    def _scanned(self, state: os.stat_result, version: str) -> "_Index":
+    def _scanned(self, state: os.stat_result, version: str) -> Index:
         self._idle = _Source(self.path)
         began = time.perf_counter()
         try:
@@ -118,7 +118,7 @@ class File:
             self.close()
             raise
         if time.perf_counter() - began > _WORTH_KEEPING_S:
-            indexes.save(self.path, state, version, _to_numbers(index))
+            indexes.save(self.path, state, version, to_numbers(index))
         self._idle.index = index
         return index
 
@@ -134,7 +134,8 @@ class File:
         """(height, width) of the pictures, upright: as the file says, or as they come where it does not."""
         self._size = self._size or self._index.size
         if self._size is None:
-            for _ in self.pictures([0]):
+            first = next(index for index, pts in enumerate(self._index.pts) if pts not in self._index.lost)
+            for _ in self.pictures([first]):
                 pass
         assert self._size is not None
         return self._size
@@ -162,6 +163,11 @@ class File:
             # From further back it would meet the same damage. Met by none, the seek may have missed its mark.
             if source.has_met_damage and not start.skips:
                 break
+        if self._is_strict and self._index.keys and not list(_run(source, self._index, Start(None, False), [0])):
+            # Not one frame is as it should be: this is how its writer writes.
+            self._is_strict = source.is_strict = False
+            source.rewind()
+            return
         later = self._index.next_start(first)
         rest = f"frames from {later} on do not depend on it" if later else "frames behind it may depend on it"
         raise VideoError(f"{self.path}: frame {first} of {len(self.times)} is damaged and cannot be decoded; {rest}")
@@ -181,7 +187,7 @@ class File:
         """The open file for one pass. Passes that overlap get a handle each: a handle has one position."""
         if self._process != os.getpid():  # a forked one shares the position in the file with its parent
             self._idle, self._process = None, os.getpid()
-        source, self._idle = self._idle or _Source(self.path, self._index), None
+        source, self._idle = self._idle or _Source(self.path, self._index, is_strict=self._is_strict), None
         try:
             yield source
         finally:
@@ -191,90 +197,13 @@ class File:
                 source.close()
 
 
-class _Key(NamedTuple):
-    """A keyframe: decoding may start here."""
-
-    pts: int
-    dts: int
-    pos: int | None
-
-    @classmethod
-    def of(cls, packet: "_Seen") -> Self:
-        """Where there is no decoding time, the two are one."""
-        assert packet.pts is not None
-        return cls(packet.pts, packet.pts if packet.dts is None else packet.dts, packet.pos)
-
-
-class _Start(NamedTuple):
-    """Where a run starts (None: at the first packet), and whether it leaves out frames nobody refers to."""
-
-    key: _Key | None
-    skips: bool
-
-
-@dataclass(frozen=True)
-class _Index:
-    """What the packets of a file tell without decoding."""
-
-    pts: list[int]  # ascending, one for each displayed frame
-    keys: list[_Key]  # ascending
-    lost: frozenset[int]  # of `pts`, those that are gone or refer to what is gone
-    labels: dict[int, int]  # presentation times by the places of packets, where the file tells none
-    time_base: Fraction
-    duration_s: float
-    size: tuple[int, int] | None  # height and width as shown; None where decoding alone tells
-    is_counted: bool  # timestamps tell nothing: a frame's index is its number in the decoder's output
-    is_damaged: bool
-    skips: bool  # frames nobody refers to may be left out
-
-    @cached_property
-    def key_times(self) -> dict[int | None, int]:
-        """Timestamps of keyframes by their places in the file."""
-        return {key.pos: key.pts for key in self.keys if key.pos is not None}
-
-    def starts(self, index: int) -> Iterator[_Start]:
-        """Where to try to decode this frame from, the cheapest first."""
-        if self.pts[index] in self.lost:
-            return
-        if not self.is_counted:
-            number = self._key_before(index)
-            yield _Start(self.keys[number], self.skips)
-            yield _Start(self.keys[max(number - 1, 0)], False)
-        yield _Start(None, False)
-
-    def next_start(self, index: int) -> int | None:
-        """The first frame after this one that decoding may start at, where timestamps tell."""
-        if self.is_counted:
-            return None
-        return next((frame for frame in map(self.frame_of, self.keys) if frame > index), None)
-
-    def spans(self, wanted: list[int]) -> Iterator[list[int]]:
-        """Ascending frame indices, cut where jumping to a keyframe is cheaper than decoding the gap."""
-        span = wanted[:1]
-        for last, index in pairwise(wanted):
-            if not self.is_counted and self._frame_of_key_before(index) - last > _SEEK_GAP:
-                yield span
-                span = []
-            span.append(index)
-        yield span
-
-    def frame_of(self, key: _Key) -> int:
-        """The index of a keyframe."""
-        return bisect_right(self.pts, key.pts) - 1
-
-    def _key_before(self, index: int) -> int:
-        return max(bisect_right(self.keys, self.pts[index], key=lambda key: key.pts) - 1, 0)
-
-    def _frame_of_key_before(self, index: int) -> int:
-        return self.frame_of(self.keys[self._key_before(index)])
-
-
 class _Source:
     """A file opened by FFmpeg, and its video stream."""
 
-    def __init__(self, path: Path, index: "_Index | None" = None) -> None:
+    def __init__(self, path: Path, index: Index | None = None, *, is_strict: bool = True) -> None:
         self.path = path
         self.index = index  # once it is known
+        self.is_strict = is_strict
         self.broke_off = False
         self.has_met_damage = False
         self._open()
@@ -303,8 +232,9 @@ class _Source:
             raise
         # Threads cost a loader's worker more than they give it: its neighbours use the other cores.
         self.stream.thread_type = "NONE"
-        if self.stream.codec_context.name not in _MARKS_GUESSES:
-            self.stream.codec_context.options = {"err_detect": "explode+crccheck"}
+        if self.is_strict:
+            strictness = _STRICT.get(self.stream.codec_context.name, _STRICT_ELSE)
+            self.stream.codec_context.options = {"err_detect": strictness}
         # One for all frames: it keeps its tables, whose making costs more than a small frame.
         self.to_rgb = av.video.reformatter.VideoReformatter()
 
@@ -316,7 +246,7 @@ class _Source:
         self.close()
         self._open()
 
-    def seek(self, key: _Key) -> None:
+    def seek(self, key: Key) -> None:
         """To a keyframe, in some formats to one before it."""
         form = self.container.format
         # Matroska lacks the flag. The rest look for a frame by when it is decoded.
@@ -346,9 +276,9 @@ def _keep_freed_memory() -> None:
     """Have the memory of one picture serve for the next.
 
     glibc hands blocks of that size back to the system, which clears them anew at a tenth of the cost of all
-    reading, until it has seen a larger one freed. It learns from blocks up to 32 MiB; untouched, this one takes none.
+    reading, until it has seen a larger one freed. This one, of more than a picture of 1440p, is never touched.
     """
-    np.empty(31 * 2**20, np.uint8)
+    np.empty(2**24, np.uint8)
 
 
 def _check_file(path: Path) -> os.stat_result:
@@ -375,86 +305,55 @@ def _video_stream(path: Path | str, container: Any) -> Any:
     return streams[0]
 
 
-class _Seen(NamedTuple):
-    """What a packet says, and whether it is as it was written and so are those that it refers to."""
-
-    pts: int | None
-    dts: int | None
-    duration: int
-    pos: int | None
-    size: int
-    is_key: bool
-    is_shown: bool
-    is_double: bool  # it holds two frames, the next none
-    is_sound: bool
-
-
-def _scan(source: _Source) -> _Index:
+def _scan(source: _Source) -> Index:
     """Read all packets once and index them."""
-    form, codec = source.container.format.name, source.stream.codec_context
-    is_mpeg4 = codec.name == "mpeg4"
-    seen = [
-        _Seen(
-            pts=packet.pts,
-            dts=packet.dts,
-            duration=packet.duration or 0,
-            pos=packet.pos,
-            size=packet.size,
-            is_key=packet.is_keyframe,
-            is_shown=not packet.is_discard,
-            is_double=is_mpeg4 and bytes(packet).count(_MPEG4_FRAME) > 1,
-            is_sound=not packet.is_corrupt,
-        )
-        for packet in source.packets()
-    ]
+    form = source.container.format.name
+    codec = source.stream.codec_context
     header = read_header(source.path, form, source.stream.id)
-    if form == "mpegts" and seen:
-        # FFmpeg marks the packet before the damaged one. The last packet ends where the file does.
-        marks = [True, *(packet.is_sound for packet in seen)]
-        sizes = [(after.pos or 0) - (packet.pos or 0) for packet, after in pairwise(seen)]
-        seen = [
-            packet._replace(is_sound=is_sound, size=size)
-            for packet, is_sound, size in zip(seen, marks, [*sizes, seen[-1].size], strict=False)
-        ]
-        seen[-1] = seen[-1]._replace(is_sound=seen[-1].is_sound and not header.is_cut)
-    is_cut = source.broke_off or header.is_cut or len(seen) < source.stream.frames
-    seen = _judged(seen, header.holes)
-    is_damaged = is_cut or not all(packet.is_sound for packet in seen)
+    packets = _packets(source, header)
+    is_cut = source.broke_off or header.is_cut or len(packets) < source.stream.frames
+    is_damaged = is_cut or not all(packet.is_sound for packet in packets)
+    # What the file says. Of the packets FFmpeg says what they look like.
+    begins_with_key = any(entry.is_keyframe for entry in source.stream.index_entries[:1])
 
-    is_counted = _is_untimed(seen, form) or (not is_damaged and not _keeps_order(source, seen))
+    is_counted = is_untimed(packets, form) or (not is_damaged and not _keeps_order(source, packets))
     labels: dict[int, int] = {}
-    shown: list[int] = []
-    if is_counted and not is_damaged and len(seen) <= _MOST_DECODED:
-        shown = [frame.pts for frame in _decoded(source, _Start(None, False), set(), [])]
-        if source.has_met_damage:
-            shown = []
-        elif labels := _labels(seen, shown):
-            seen = [packet._replace(pts=labels[packet.pos or 0]) for packet in seen]
-            is_counted = False
-    seen = [packet for packet in seen if packet.is_shown]
+    num_shown = 0
+    if is_counted and not is_damaged and len(packets) <= _MOST_DECODED:
+        shown = [frame.pts for frame in _decoded(source, Start(None, False), set(), [])]
+        num_shown = 0 if source.has_met_damage else len(shown)
+        labels = by_decoding(packets, shown)
+        is_counted = not labels
+        packets = [packet._replace(pts=labels.get(packet.pos or 0)) for packet in packets]
+    packets = [packet for packet in packets if packet.is_shown]
     stream = source.stream  # opened anew, where something was decoded
     rate = stream.average_rate
     time_base = 1 / (rate or Fraction(25)) if is_counted else stream.time_base
-    keys: list[_Key] = []
+    keys: list[Key] = []
     lost: set[int] = set()
     if is_counted:
-        num_whole = next((number for number, packet in enumerate(seen) if not packet.is_sound), len(seen))
+        num_whole = next((number for number, packet in enumerate(packets) if not packet.is_sound), len(packets))
         # What a decoder holds at a break may belong behind frames that are gone.
-        durations = dict.fromkeys(range(len(shown) or num_whole - is_damaged * codec.reorder_depth), 1)
+        durations = dict.fromkeys(range(num_shown or num_whole - is_damaged * codec.reorder_depth), 1)
     else:
         # The average rate of a file with gaps is not that of its frames.
         steps = [1 / (each * time_base) for each in (stream.base_rate, rate) if each]
-        durations, lost = _offered(seen, steps, is_cut=is_cut)
-        keys = sorted(_Key.of(packet) for packet in seen if packet.is_key and packet.pts in durations.keys() - lost)
-        for pts in _undecodable_lead(source, durations.keys() - lost, keys):
-            del durations[pts]
+        durations, lost = offered(packets, steps, is_cut=is_cut)
+        whole = durations.keys() - lost
+        keys = sorted(Key.of(packet) for packet in packets if packet.is_key and packet.pts in whole)
+        lead = _undecodable_lead(source, whole, keys)
+        if lead and begins_with_key:
+            lost |= lead
+            is_damaged = True
+        else:
+            durations = {pts: duration for pts, duration in durations.items() if pts not in lead}
     if not durations.keys() - lost:
         raise VideoError(f"{source.path}: the video stream holds no {'whole ' if is_damaged else ''}frame")
 
     stamps = sorted(durations)
     span_s = float((stamps[-1] - stamps[0]) * time_base)
     mean_s = span_s / (len(stamps) - 1) if len(stamps) > 1 else float(1 / (rate or 25))
-    return _Index(
+    return Index(
         pts=stamps,
         keys=keys,
         lost=frozenset(lost),
@@ -468,33 +367,50 @@ def _scan(source: _Source) -> _Index:
     )
 
 
-def _is_untimed(seen: list[_Seen], form: str) -> bool:
-    """Whether the timestamps of a file do not tell in which order its frames are shown."""
-    stamps = [packet.pts for packet in seen if packet.is_sound and packet.is_shown and packet.pts is not None]
-    has_keys = any(packet.is_key and packet.is_sound and packet.pts is not None for packet in seen)
-    if not has_keys or len(set(stamps)) < len(stamps) or any(packet.is_double for packet in seen):
-        return True
-    # AVI stores no presentation times. Those FFmpeg works out are right where nothing is reordered.
-    return form == "avi" and any(packet.pts != packet.dts for packet in seen)
+def _packets(source: _Source, header: Header) -> list[Packet]:
+    """All packets, judged."""
+    form = source.container.format.name
+    is_mpeg4 = source.stream.codec_context.name == "mpeg4"
+    packets = [
+        Packet(
+            pts=packet.pts,
+            dts=packet.dts,
+            duration=packet.duration or 0,
+            pos=packet.pos,
+            size=packet.size,
+            is_key=packet.is_keyframe,
+            is_shown=not packet.is_discard,
+            is_double=is_mpeg4 and bytes(packet).count(_MPEG4_FRAME) > 1,
+            is_sound=not packet.is_corrupt,
+        )
+        for packet in source.packets()
+    ]
+    if form == "mpegts" and packets:
+        # FFmpeg marks the packet before the damaged one. The last packet ends where the file does.
+        marks = [True, *(packet.is_sound for packet in packets)]
+        sizes = [(after.pos or 0) - (packet.pos or 0) for packet, after in pairwise(packets)] + [packets[-1].size]
+        packets = [
+            packet._replace(is_sound=is_sound, size=size)
+            for packet, is_sound, size in zip(packets, marks, sizes, strict=False)
+        ]
+        packets[-1] = packets[-1]._replace(is_sound=packets[-1].is_sound and not header.is_cut)
+    if form == "avi" and len(packets) < source.stream.frames:
+        # Where the file's own table has a chunk that did not come, all times are wrong from there on.
+        places = [entry.pos + _AVI_CHUNK_HEAD for entry in source.stream.index_entries]
+        pairs = enumerate(zip(packets, places, strict=False))
+        gap = next((number for number, (packet, place) in pairs if packet.pos != place), len(packets))
+        packets = [packet._replace(is_sound=number < gap) for number, packet in enumerate(packets)]
+    return judged(packets, header.holes)
 
 
-def _keeps_order(source: _Source, seen: list[_Seen]) -> bool:
+def _keeps_order(source: _Source, packets: list[Packet]) -> bool:
     """False where frames are reordered, and the file takes the times of decoding for those of showing."""
     codec = source.stream.codec_context
-    stamps = [packet.pts for packet in seen if packet.is_shown and packet.pts is not None]
+    stamps = [packet.pts for packet in packets if packet.is_shown and packet.pts is not None]
     if codec.name not in ("h264", "hevc") or not codec.reorder_depth or stamps != sorted(stamps):
         return True
     first = stamps[:_SAMPLE]
-    return [frame.pts for frame in _decoded(source, _Start(None, False), set(first), first)] == first
-
-
-def _labels(seen: list[_Seen], shown: list[int]) -> dict[int, int]:
-    """Presentation times by the places of packets whose numbers are in the order `shown`; empty if they do not tell."""
-    clock = sorted(packet.dts for packet in seen if packet.dts is not None)
-    places = [seen[number].pos for number in shown]
-    if not len(set(clock)) == len(set(places) - {None}) == len(seen) == len(shown):
-        return {}
-    return {place: stamp for place, stamp in zip(places, clock, strict=True) if place is not None}
+    return [frame.pts for frame in _decoded(source, Start(None, False), set(first), first)] == first
 
 
 def _size(stream: Any, header: Header) -> tuple[int, int] | None:
@@ -505,76 +421,7 @@ def _size(stream: Any, header: Header) -> tuple[int, int] | None:
     return size[::-1] if header.is_turned else size
 
 
-def _judged(seen: list[_Seen], holes: Sequence[Hole]) -> list[_Seen]:
-    """The packets of a damaged file, sound only until the damage and again from the next keyframe on."""
-    if not holes and all(packet.is_sound for packet in seen):
-        return seen
-    judged: list[_Seen] = []
-    ahead = deque(holes)
-    is_broken = False
-    lead_until: int | None = None
-    for packet, following in zip_longest(seen, seen[1:]):
-        is_hit = not packet.is_sound and not _is_joint(packet, following)
-        if ahead and packet.pos is not None:
-            while ahead and ahead[0].end <= packet.pos:
-                ahead.popleft()
-                is_broken = True
-                # A packet that is gone. Of the first is known that Matroska, which alone begins anew, counts from 0.
-                judged.append(packet._replace(pts=None if judged else 0, is_key=False, is_sound=False))
-            is_hit |= bool(ahead) and ahead[0].start < packet.pos + packet.size
-        if is_hit:
-            is_broken = True
-        elif is_broken and packet.is_key:
-            is_broken = False
-            lead_until = packet.pts
-        # Decoded after a keyframe but shown before it, a frame may refer to those before both.
-        is_lead = lead_until is not None and packet.pts is not None and packet.pts < lead_until
-        judged.append(packet._replace(is_sound=not is_broken and not is_lead))
-    return judged
-
-
-def _is_joint(packet: _Seen, following: _Seen | None) -> bool:
-    """Where recordings of a broadcast are joined, FFmpeg takes the last packet of the first for cut short."""
-    if following is None or not following.is_key or packet.dts is None or following.dts is None:
-        return False
-    return following.dts - packet.dts <= packet.duration
-
-
-def _offered(seen: list[_Seen], steps: list[Fraction], *, is_cut: bool) -> tuple[dict[int, int], set[int]]:
-    """The durations of the frames by their timestamps, and the timestamps of those among them that are lost."""
-    sound = [number for number, packet in enumerate(seen) if packet.is_sound]
-    end = sound[-1] + 1 if sound else 0
-    durations = {packet.pts: packet.duration for packet in seen if packet.is_sound and packet.pts is not None}
-    lost: set[int] = set()
-    if 0 < len(sound) < end:
-        unsound = {packet.pts for packet in seen[:end] if packet.pts is not None} - durations.keys()
-        gaps = (_gaps(sorted(durations), unsound, step) for step in steps)
-        lost = next((gap for gap in gaps if gap is not None), unsound)
-    if is_cut or end < len(seen):
-        # What is gone would be decoded, and so be shown, after all that is there was decoded.
-        limit = max((packet.dts + packet.duration for packet in seen[:end] if packet.dts is not None), default=inf)
-        durations = {pts: duration for pts, duration in durations.items() if pts <= limit}
-    lost = {pts for pts in lost if durations and pts < max(durations)}
-    return durations | dict.fromkeys(lost, 0), lost
-
-
-def _gaps(sound: list[int], unsound: Set[int], step: Fraction) -> set[int] | None:
-    """The timestamps that are missing among those of sound packets, if these stand at a steady step."""
-
-    def number(pts: int) -> int | None:
-        steps = round((pts - sound[0]) / step)
-        return steps if abs(sound[0] + steps * step - pts) <= 1 else None
-
-    there = [found for pts in sound if (found := number(pts)) is not None]
-    num_steady = sum(after - before == 1 for before, after in pairwise(there))
-    if len(set(there)) < len(sound) or 2 * num_steady < len(there) - 1:
-        return None
-    known = {found: pts for pts in unsound if (found := number(pts)) is not None}
-    gone = set(range(min([0, *known]), there[-1])) - set(there)
-    return {known.get(each, round(sound[0] + each * step)) for each in gone}
-
-
-def _undecodable_lead(source: _Source, shown: Set[int], keys: list[_Key]) -> Set[int]:
+def _undecodable_lead(source: _Source, shown: Set[int], keys: list[Key]) -> Set[int]:
     """Frames shown before the first keyframe that refer to what is gone, in a recording cut from a broadcast.
 
     Only decoding tells them from those that refer to the keyframe alone.
@@ -582,41 +429,7 @@ def _undecodable_lead(source: _Source, shown: Set[int], keys: list[_Key]) -> Set
     lead = {pts for pts in shown if keys and pts < keys[0].pts}
     if not lead:
         return lead
-    return lead - {frame.pts for frame in _decoded(source, _Start(None, False), lead, sorted(lead))}
-
-
-def _to_numbers(index: _Index) -> np.ndarray:
-    """(N,) int64, to be kept."""
-    lists: tuple[Collection[int], ...] = (
-        [index.time_base.numerator, index.time_base.denominator, int(np.float64(index.duration_s).view(np.int64))],
-        [*(index.size or ()), index.is_counted, index.is_damaged, index.skips],
-        index.pts,
-        [key.pts for key in index.keys],
-        [key.dts for key in index.keys],
-        [-1 if key.pos is None else key.pos for key in index.keys],
-        sorted(index.lost),
-        index.labels.keys(),
-        index.labels.values(),
-    )
-    return np.array([*map(len, lists), *chain.from_iterable(lists)], np.int64)
-
-
-def _from_numbers(numbers: np.ndarray) -> _Index:
-    lengths, rest = np.split(numbers, [_NUM_LISTS])
-    units, flags, shown, *keys, lost, places, stamps = np.split(rest, lengths[:-1].cumsum())
-    *size, is_counted, is_damaged, skips = flags.tolist()
-    return _Index(
-        pts=shown.tolist(),
-        keys=[_Key(pts, dts, None if pos < 0 else pos) for pts, dts, pos in np.stack(keys, 1).tolist()],
-        lost=frozenset(lost.tolist()),
-        labels=dict(zip(places.tolist(), stamps.tolist(), strict=True)),
-        time_base=Fraction(*units[:2].tolist()),
-        duration_s=units[2:].view(np.float64).item(),
-        size=(size[0], size[1]) if size else None,
-        is_counted=bool(is_counted),
-        is_damaged=bool(is_damaged),
-        skips=bool(skips),
-    )
+    return lead - {frame.pts for frame in _decoded(source, Start(None, False), lead, sorted(lead))}
 
 
 def _seconds(stamps: list[int], time_base: Fraction) -> Tensor:
@@ -625,7 +438,7 @@ def _seconds(stamps: list[int], time_base: Fraction) -> Tensor:
     return ticks.double() / time_base.denominator
 
 
-def _run(source: _Source, index: _Index, start: _Start, wanted: Sequence[int]) -> "Iterator[av.VideoFrame]":
+def _run(source: _Source, index: Index, start: Start, wanted: Sequence[int]) -> "Iterator[av.VideoFrame]":
     """The frames of these ascending indices, from one start, up to the first that does not come."""
     labels = deque(wanted if index.is_counted else [index.pts[i] for i in wanted])
     needed = set() if index.is_counted else set(labels)
@@ -643,7 +456,7 @@ def _run(source: _Source, index: _Index, start: _Start, wanted: Sequence[int]) -
             return
 
 
-def _decoded(source: _Source, start: _Start, needed: Set[int], shown_till: Sequence[int]) -> "Iterator[av.VideoFrame]":
+def _decoded(source: _Source, start: Start, needed: Set[int], shown_till: Sequence[int]) -> "Iterator[av.VideoFrame]":
     """Frames in display order: those with the timestamps `needed`, and others.
 
     All packets are sent that are to be `shown_till` the last one needed, as their ascending timestamps say; without
@@ -707,23 +520,29 @@ class _Decoding:
                 self.ahead.popleft()
             if self._first_key is None and packet.is_keyframe:
                 self._first_key = packet.pts
-        for frame in self._decode(packet):
+        for frame in [] if packet is None and self._ends_here else self._decode(packet):
             if frame.is_corrupt:
                 self._spoil(frame.pts)
             elif self._is_out_of_order(frame.pts):
                 # As after a seek to an unknown place. What waits to be let out may be the one that is wrong.
-                self._damage = min(self._order.get(pts, 0) for pts in (frame.pts, *(held.pts for held in self._held)))
-            else:
+                doubtful = (frame.pts, *(held.pts for held in self._held))
+                self._damage = min(self._damage, *(self._order.get(pts, 0) for pts in doubtful))
+            elif not self._ends_here:
                 self._held.append(frame)
                 self._shown = frame.pts
         # A frame may be built on one that is shown later, and marked as damaged only then: as late as that.
-        depth = 0 if packet is None else self._source.stream.codec_context.reorder_depth
+        depth = 0 if packet is None or self._ends_here else self._source.stream.codec_context.reorder_depth
         while len(self._held) > depth:
-            if self._is_counted and self.is_over:  # what is shown after a frame that is gone has no number
-                return
             frame = self._held.popleft()
             if not self.is_over or self._order.get(frame.pts, inf) < self._damage:
                 yield frame
+            elif self._is_counted:
+                self._held.clear()
+
+    @property
+    def _ends_here(self) -> bool:
+        """Whether what is shown from now on has no number, since a frame before it is gone."""
+        return self._is_counted and self.is_over
 
     def _is_out_of_order(self, pts: int | None) -> bool:
         """Whether the timestamp of a decoded frame contradicts the order in which the decoder shows frames."""
@@ -774,7 +593,7 @@ def _errors_logged(av: ModuleType) -> Iterator[list[Any]]:
             log.set_skip_repeated(skips)
 
 
-def _from_keyframe(source: _Source, start: _Start, needed: Set[int]) -> "Iterator[av.Packet]":
+def _from_keyframe(source: _Source, start: Start, needed: Set[int]) -> "Iterator[av.Packet]":
     """The packets from here on, or none when a seek has landed beyond the first frame needed, or nobody knows where."""
     packets = source.packets()
     if start.key is None:

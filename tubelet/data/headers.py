@@ -123,7 +123,8 @@ def _walk_mp4(data: _Bytes, track: int) -> Header:
                     is_turned = _is_quarter_turn(_matrix(data, box, 40), *movie_matrix)
                     if b"clap" in _inside(data, trak, _TO_SAMPLES):  # a crop
                         is_turned = None
-    return Header(is_turned, is_cut=bool(top) and top[-1].end > data.size)
+    # Less than a box is left over where a file ends within the first bytes of one.
+    return Header(is_turned, is_cut=bool(top) and (top[-1].end > data.size or 0 < data.size - top[-1].end < 8))
 
 
 def _boxes(data: _Bytes, start: int, end: int) -> Iterator[_Element]:
