@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import math
 import os
 import shutil
 import signal
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
+from .steps import Part, deal
 from .video import VideoError
 
 log = logging.getLogger("tubelet")
@@ -70,33 +70,24 @@ class EpochOrder:
             (repeated augmentation, arXiv 1901.09335); `draw` counts the keys of a video in the epoch.
         classes: class of each sample. Then each class is as likely: an epoch has as many videos of each, the rare
             ones several times, the frequent ones in part, another part every epoch. None: each sample once.
-        rank: of this process, of `world` that share each epoch. All have as many keys: what is left over is left
-            out, others every epoch.
-        world: number of processes.
 
     Raises:
-        ValueError: a number is out of its range, or there are fewer samples than processes.
+        ValueError: a number is out of its range.
     """
 
     num_samples: int
     seed: int
     clips_per_video: int = 1
     classes: Sequence[int] | None = None
-    rank: int = 0
-    world: int = 1
 
     def __post_init__(self) -> None:
         if self.clips_per_video < 1:
             raise ValueError(f"clips_per_video {self.clips_per_video} must be at least 1")
         if self.classes is not None and len(self.classes) != self.num_samples:
             raise ValueError(f"{len(self.classes)} classes for {self.num_samples} samples: give one for each")
-        if not 0 <= self.rank < self.world:
-            raise ValueError(f"rank {self.rank} must lie in 0..{self.world - 1}, world is {self.world}")
-        if 0 < self.num_samples < self.world:
-            raise ValueError(f"{self.num_samples} samples for {self.world} processes: each needs one at least")
 
     def __len__(self) -> int:
-        return self.num_samples // self.world * self.clips_per_video
+        return self.num_samples * self.clips_per_video
 
     def keys(self, epoch: int) -> list[Key]:
         """The keys of an epoch."""
@@ -107,11 +98,11 @@ class EpochOrder:
             indices = _balanced(self.classes, generator)
         visits: Counter[int] = Counter()
         keys = []
-        for index in indices[: self.num_samples // self.world * self.world]:
+        for index in indices:
             first = visits[index] * self.clips_per_video
             visits[index] += 1
-            keys.append([(epoch, index, first + i) for i in range(self.clips_per_video)])
-        return [key for video in keys[self.rank :: self.world] for key in video]
+            keys += [(epoch, index, first + i) for i in range(self.clips_per_video)]
+        return keys
 
 
 def _balanced(classes: Sequence[int], generator: torch.Generator) -> list[int]:
@@ -135,6 +126,9 @@ def loader(
     batch_size: int,
     *,
     order: EpochOrder | Sequence[int] | None = None,
+    accumulate: int = 1,
+    rank: int = 0,
+    world: int = 1,
     workers: int | None = None,
     on_bad: OnBad = "raise",
     timeout_s: float = 600,
@@ -143,10 +137,13 @@ def loader(
 
     Args:
         dataset: gives an item for each key.
-        batch_size: items in a batch.
+        batch_size: clips in a step, which is one batch unless several processes or parts share it, see `steps.deal`.
         order: the keys: of an `EpochOrder`, epoch after epoch, or these, every time, such as
             `range(rank, len(dataset), world)` for the part of one process of an exact evaluation. None takes the
             samples as they stand.
+        accumulate: batches of a step that a process reads one after another.
+        rank: of this process, of `world` that share each step.
+        world: number of processes.
         workers: processes that read; 0 reads in this one. None takes one a core and leaves one core to the network,
             and 0 where processes are not forked (macOS, Windows).
         on_bad: what a file does that cannot be read: raise ends with an error that names it, skip leaves its sample
@@ -168,7 +165,9 @@ def loader(
         raise ValueError("on_bad substitute is for training: an evaluation measures what is there; take skip")
     if timeout_s < 0:
         raise ValueError(f"timeout_s {timeout_s} must be at least 0")
-    return Batches(dataset, batch_size, range(len(dataset)) if order is None else order, workers, on_bad, timeout_s)
+    order = range(len(dataset)) if order is None else order
+    parts = deal(len(order), batch_size, accumulate=accumulate, rank=rank, world=world) if order else []
+    return Batches(dataset, parts, batch_size, order, workers, on_bad, timeout_s)
 
 
 class Batches:
@@ -180,6 +179,7 @@ class Batches:
 
     Attributes:
         dataset: what is read.
+        parts: which of the epoch's clips each batch has, and its place in a step.
         epoch: the one that is read, or will be.
         position: batches of it that were handed out.
         bad: samples that could not be read, by name, and why, in the order in which they were met, over all epochs.
@@ -190,13 +190,14 @@ class Batches:
     def __init__(
         self,
         dataset: Readable,
+        parts: Sequence[Part],
         batch_size: int,
         order: EpochOrder | Sequence[int],
         workers: int,
         on_bad: OnBad,
         timeout_s: float,
     ) -> None:
-        self.dataset, self.batch_size, self.order = dataset, batch_size, order
+        self.dataset, self.parts, self.batch_size, self.order = dataset, parts, batch_size, order
         self.on_bad, self.timeout_s = on_bad, timeout_s
         self.epoch = self.position = 0
         self.bad: dict[str, str] = {}
@@ -217,7 +218,7 @@ class Batches:
         )
 
     def __len__(self) -> int:
-        return math.ceil(len(self.order) / self.batch_size)
+        return len(self.parts)
 
     @property
     def sampler(self) -> Batches:
@@ -248,9 +249,9 @@ class Batches:
         self._goes_on = True
 
     def _made_of(self) -> dict[str, int]:
-        made = {"clips": len(self.order), "batch_size": self.batch_size}
+        made = {"clips": len(self.order), "batch_size": self.batch_size, "batches": len(self)}
         if isinstance(self.order, EpochOrder):
-            made |= {"seed": self.order.seed, "world": self.order.world, "clips_per_video": self.order.clips_per_video}
+            made |= {"seed": self.order.seed, "clips_per_video": self.order.clips_per_video}
             made["balanced"] = self.order.classes is not None
         return made
 
@@ -265,13 +266,12 @@ class Batches:
             self.close()
         current = self._current = object()
         keys = self.order.keys(self.epoch) if isinstance(self.order, EpochOrder) else self.order
-        size = self.batch_size  # the generator below must not hold `self`, see `close`
-        starts = range(self.position * size, len(keys), size)
-        self._plan.batches = (list(keys[start : start + size]) for start in starts)
+        parts = self.parts[self.position :]  # the generator below must not hold `self`, see `close`
+        self._plan.batches = (list(keys[part.start : part.stop]) for part in parts)
         is_empty = self.position == 0
         try:
             batches = iter(self._loader)
-            for _ in starts:
+            for _ in parts:
                 if self._current is not current:
                     raise RuntimeError("this loader was closed or iterated anew; to read twice at once, make two")
                 batch = self._next(batches)
@@ -283,7 +283,7 @@ class Batches:
                 if batch is not None:
                     is_empty = False
                     yield batch
-            if is_empty and starts:
+            if is_empty and parts:
                 raise VideoError(f"no sample is left: {_told(self.bad, len(self.dataset))}")
         except Exception:
             if self._current in (current, None):

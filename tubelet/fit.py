@@ -1,0 +1,321 @@
+"""The loop of training: steps, validation, checkpoints. The one file that imports Lightning, whose Fabric shares the
+work among processes.
+
+All chance is drawn by (seed, number of the part): what a step computes depends on nothing that happened before it, an
+interruption or the number of processes least of all.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoints, terminal
+from .data import transforms
+from .data.loader import Batches
+from .data.mixing import Mixing
+from .machine import needs
+from .tasks import Task
+
+__all__ = ["Course", "Progress", "fit", "open_fabric"]
+
+Row = dict[str, float]
+
+# Steps between two looks at whether the loss is still a number: to look, a GPU must be waited for.
+_LOOK = 20
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a run goes.
+
+    Attributes:
+        epochs: passes over the training part.
+        seed: of all chance.
+        rate: factor of each parameter group's `initial_lr`, from the step and the number of all steps.
+        mixing: of the clips of a part, None for none.
+        clip_norm: largest norm of the gradient, None for any.
+        patience: epochs without a better one that end the run, None for never.
+        checkpoint_s: seconds between checkpoints within an epoch; one more is written after each.
+    """
+
+    epochs: int
+    seed: int
+    rate: Callable[[int, int], float]
+    mixing: Mixing | None = None
+    clip_norm: float | None = None
+    patience: int | None = None
+    checkpoint_s: float = 300.0
+
+
+@dataclass
+class Progress:
+    """Where a run is: plain values, which a checkpoint holds beside the weights.
+
+    Attributes:
+        epoch: whole epochs.
+        step: whole steps, over all epochs.
+        loss: sum of the losses of this epoch's steps.
+        seconds: spent on this epoch so far.
+        history: one row of figures for each whole epoch.
+        best: the row of the best.
+        loader: state of the training loader.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    history: list[Row] = field(default_factory=list)
+    best: Row = field(default_factory=dict)
+    loader: dict[str, Any] = field(default_factory=dict)
+
+
+def open_fabric(
+    *, precision: str = "32", strategy: str = "auto", loggers: Sequence[Any] = (), devices: int = 1, num_nodes: int = 1
+) -> Any:
+    """Lightning's Fabric for this process, joined to the others if `torchrun` has started several.
+
+    Args:
+        precision: 32, bf16 or 16 (mixed).
+        strategy: auto, ddp or fsdp.
+        loggers: Lightning loggers.
+        devices: processes on this machine, one a device.
+        num_nodes: machines.
+    """
+    with needs("train"):
+        from lightning.fabric import Fabric
+    if "LOCAL_WORLD_SIZE" in os.environ:  # set by torchrun
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        num_nodes = int(os.environ["WORLD_SIZE"]) // devices
+    kinds: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+    several = devices * num_nodes > 1
+    fabric = Fabric(
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=("ddp" if several else "auto") if strategy == "auto" else strategy,
+        precision=kinds[precision],
+        loggers=list(loggers),
+    )
+    fabric.launch()
+    return fabric
+
+
+def fit(
+    fabric: Any,
+    network: Any,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    val_batches: Batches,
+    course: Course,
+    folder: Path,
+    *,
+    average: Any = None,
+    resume: bool,
+    on_epoch: Callable[[nn.Module, Progress, bool], None],
+) -> Progress:
+    """Train until the last epoch, and validate after each.
+
+    Args:
+        fabric: as `open_fabric` gives it, launched.
+        network: (B, C, T, H, W) -> what the task measures, with a `spec`.
+        task: loss and measures.
+        optimizer: of the network's parameters; its groups have `initial_lr`.
+        batches: of the training part: its clips by the parts of steps.
+        val_batches: one view of each sample of the validation part, or of this process's share.
+        course: how the run goes.
+        folder: of the run, where the checkpoints are.
+        average: a running average of the network, which is validated in its place.
+        resume: go on from the newest checkpoint, where there is one.
+        on_epoch: called by the first process after each epoch, with the network that was validated, where the run is,
+            and whether its last epoch is the best.
+
+    Raises:
+        ValueError: the loss is no longer a number.
+        KeyboardInterrupt: the run was asked to stop, and a checkpoint holds where it was.
+    """
+    spec, validated = network.spec, network if average is None else average.module
+    model, optimizer = fabric.setup(network, optimizer)
+    kept = {"model": network, "optimizer": optimizer} | ({} if average is None else {"average": average})
+    progress = Progress()
+    if resume and (path := checkpoints.newest(folder)):
+        state = torch.load(path, map_location=fabric.device, weights_only=True)
+        for name, each in kept.items():
+            each.load_state_dict(state[name])
+        progress = Progress(**state["progress"])
+        batches.load_state_dict(progress.loader)
+
+    def save() -> None:
+        progress.loader = batches.state_dict()
+        state = {name: each.state_dict() for name, each in kept.items()} | {"progress": vars(progress)}
+        if fabric.is_global_zero:
+            checkpoints.write(folder, lambda path: torch.save(state, path))
+
+    steps = sum(part.is_last for part in batches.parts)
+    total = course.epochs * steps
+    bar = terminal.Bar("training", total - progress.step) if fabric.is_global_zero else None
+    with _asked_to_stop() as is_asked, _shown(bar):
+        saved = time.monotonic()
+        while progress.epoch < course.epochs and not _is_over(progress, task, course.patience):
+            since = time.monotonic() - progress.seconds
+            # of the clips of this process; the sum of all, which a checkpoint has, goes on in the first one
+            loss = torch.zeros((), dtype=torch.float64, device=fabric.device)
+            loss += progress.loss if fabric.is_global_zero else 0.0
+            batches.set_epoch(progress.epoch)
+            model.train()
+            left = batches.parts[batches.position :]
+            for part, batch in zip(left, batches, strict=True):
+                chance = hash((course.seed, progress.epoch, part.number)) & (2**63 - 1)
+                torch.manual_seed(chance)
+                clips, *targets = (each.to(fabric.device, non_blocking=True) for each in batch)
+                x = transforms.normalize(clips, spec.mean, spec.std)
+                if course.mixing is not None:
+                    x, targets[-1] = course.mixing(x, targets[-1], torch.Generator().manual_seed(chance), task.num_classes)
+                with fabric.no_backward_sync(model, enabled=not part.is_last):
+                    value = task.loss(model(x, *targets[:-1]), targets[-1])
+                    # DDP takes the mean over processes, and a step has the mean over its clips
+                    fabric.backward(value * (part.share * fabric.world_size))
+                loss += value.detach() * part.share
+                if not part.is_last:
+                    continue
+                if course.clip_norm is not None:
+                    fabric.clip_gradients(model, optimizer, max_norm=course.clip_norm)
+                for group in optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] * course.rate(progress.step, total)
+                optimizer.step()
+                optimizer.zero_grad()
+                if average is not None:
+                    average.update_parameters(network)
+                progress.step += 1
+                if bar:
+                    bar.advance()
+                if progress.step % _LOOK == 0:
+                    _check(loss, progress, optimizer)
+                is_due = time.monotonic() - saved > course.checkpoint_s
+                stops, is_due = _agreed(fabric, is_asked(), is_due)
+                if (stops or is_due) and batches.position < len(batches):
+                    progress.loss = fabric.all_reduce(loss.clone(), reduce_op="sum").item()  # it changes what it is given
+                    progress.seconds = time.monotonic() - since
+                    save()
+                    saved = time.monotonic()
+                if stops and batches.position < len(batches):
+                    raise KeyboardInterrupt
+            _check(loss, progress, optimizer)
+            _share_statistics(fabric, validated)
+            progress.epoch += 1
+            row = {
+                "epoch": progress.epoch,
+                "lr": optimizer.param_groups[0]["lr"],
+                "train_loss": fabric.all_reduce(loss, reduce_op="sum").item() / steps,
+                **_validate(fabric, validated, task, val_batches),
+                "seconds": time.monotonic() - since,
+            }
+            progress.history.append(row)
+            is_best = not progress.best or task.quality(row) > task.quality(progress.best)
+            if is_best:
+                progress.best = row
+            progress.loss, progress.seconds = 0.0, 0.0
+            if fabric.is_global_zero:
+                for logger in fabric.loggers:
+                    logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, progress.epoch)
+                on_epoch(validated, progress, is_best)
+            save()
+            saved = time.monotonic()
+            if _agreed(fabric, is_asked(), False)[0] and progress.epoch < course.epochs:
+                raise KeyboardInterrupt
+    return progress
+
+
+def _is_over(progress: Progress, task: Task, patience: int | None) -> bool:
+    """Whether too many epochs have passed since the best."""
+    return patience is not None and bool(progress.best) and progress.epoch - progress.best["epoch"] >= patience
+
+
+def _check(loss: Tensor, progress: Progress, optimizer: Any) -> None:
+    if not math.isfinite(value := loss.item()):
+        rate = optimizer.param_groups[0]["lr"]
+        raise ValueError(
+            f"the loss is {value} in epoch {progress.epoch + 1}, by step {progress.step}: lower lr ({rate:.2g}), or "
+            "clip the gradient"
+        )
+
+
+@torch.no_grad()
+def _share_statistics(fabric: Any, network: nn.Module) -> None:
+    """Give all processes the mean of their batch norms' statistics, of which each has seen its own clips."""
+    if fabric.world_size > 1:
+        for each in network.buffers():
+            if each.is_floating_point():
+                each.copy_(fabric.all_reduce(each, reduce_op="mean"))
+
+
+@torch.no_grad()
+def _validate(fabric: Any, network: nn.Module, task: Task, batches: Batches) -> Row:
+    """The measures over all processes, each sample once."""
+    network.eval()
+    measures = task.measures().to(fabric.device)
+    losses = torch.zeros(2, dtype=torch.float64, device=fabric.device)
+    spec: Any = network.spec
+    for views, *targets, _ in batches:
+        clips, *targets = (each.to(fabric.device) for each in (views[:, 0], *targets))
+        with fabric.autocast():
+            output = network(transforms.normalize(clips, spec.mean, spec.std), *targets[:-1])
+        losses += torch.stack([task.plain_loss(output, targets[-1]).double(), losses.new_ones(())]) * len(clips)
+        measures.update(output, targets[-1])
+    losses = fabric.all_reduce(losses, reduce_op="sum")
+    return {"val_loss": (losses[0] / losses[1]).item()} | task.figures(measures.compute())
+
+
+def _agreed(fabric: Any, *flags: bool) -> list[bool]:
+    """What any process says, of each of these."""
+    if fabric.world_size == 1:
+        return list(flags)
+    said = fabric.all_reduce(torch.tensor(flags, dtype=torch.float32, device=fabric.device), reduce_op="sum")
+    return (said > 0).tolist()
+
+
+@contextmanager
+def _shown(bar: terminal.Bar | None) -> Iterator[None]:
+    if bar is None:
+        yield
+        return
+    bar.start()
+    try:
+        yield
+    finally:
+        bar.stop()
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, or the system wants its machine back; a second Ctrl-C ends the run at once."""
+    asked = False
+
+    def note(number: int, _: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        terminal.say("stopping after this step; again stops at once, and loses what is newer than the last checkpoint")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
