@@ -51,9 +51,7 @@ def whole(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "step", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 2, 4, 6, 8, 9))]
-)
+@pytest.mark.parametrize("step", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 2, 4, 6, 8, 9))])
 def test_killed_at_a_step_and_resumed_it_computes_the_same(whole, tmp_path, step):
     folder = tmp_path / "run"
     status, out = finished(start(folder, "--accumulate", 2, "--die_at", step))

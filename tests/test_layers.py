@@ -18,11 +18,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first; `?*` is every other module of a package. A module imports from lower lines alone, so a family of
 # `models` imports no other family.
 LAYERS = (
-    "machine spec metrics terminal plot pickles convert.layout processes "
+    "machine spec boxes losses optim protocols terminal plot pickles convert.layout processes "
     "data.headers data.indexes data.sample data.sampling data.transforms data.mixing data.fingerprint "
     "data.layouts.text",
-    "data.packets",
-    "data.container",
+    "data.packets frames",
+    "data.container metrics",
     "blocks download convert.slow data.pictures data.webp data.augment data.layouts.rows data.layouts.classes "
     "data.layouts.splits",
     "convert.?* data.video data.camera data.layouts.opposites data.layouts.places",
@@ -30,11 +30,11 @@ LAYERS = (
     "data.layouts.lists data.layouts.something data.layouts.ucf",
     "data.layouts.?*",
     "data.layouts",
-    "heads preset convert data.datasets data.loader data.motion data.listing examine",
-    "weights",
+    "heads preset convert data.datasets data.loader data.motion data.listing examine regularize",
+    "weights recipe",
     "models.?*",
     "models",
-    "stream",
+    "stream compare",
     "train evaluate predict prepare",
     "doctor report",
     "cli",

@@ -7,16 +7,18 @@ interruption or the number of processes least of all.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +27,16 @@ from . import checkpoints, terminal
 from .data import transforms
 from .data.loader import Batches
 from .data.mixing import Mixing
+from .launch import is_launched
 from .machine import needs
 from .tasks import Task
 
 __all__ = ["Course", "Progress", "fit", "open_fabric"]
 
 Row = dict[str, float]
+Precision = Literal["32", "bf16", "16"]
+
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 # Steps between two looks at whether the loss is still a number: to look, a GPU must be waited for.
 _LOOK = 20
@@ -82,33 +88,35 @@ class Progress:
     loader: dict[str, Any] = field(default_factory=dict)
 
 
-def open_fabric(
-    *, precision: str = "32", strategy: str = "auto", loggers: Sequence[Any] = (), devices: int = 1, num_nodes: int = 1
-) -> Any:
+def open_fabric(*, precision: Precision = "32", devices: int = 1) -> Any:
     """Lightning's Fabric for this process, joined to the others if `torchrun` has started several.
 
     Args:
-        precision: 32, bf16 or 16 (mixed).
-        strategy: auto, ddp or fsdp.
-        loggers: Lightning loggers.
-        devices: processes on this machine, one a device.
-        num_nodes: machines.
+        precision: one of `PRECISIONS`.
+        devices: processes on this machine, one a device, as `torchrun` was asked for.
+
+    Raises:
+        ValueError: several devices, and one process.
     """
     with needs("train"):
         from lightning.fabric import Fabric
-    if "LOCAL_WORLD_SIZE" in os.environ:  # set by torchrun
+    num_nodes = 1
+    if is_launched():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         num_nodes = int(os.environ["WORLD_SIZE"]) // devices
-    kinds: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-    several = devices * num_nodes > 1
-    fabric = Fabric(
-        devices=devices,
-        num_nodes=num_nodes,
-        strategy=("ddp" if several else "auto") if strategy == "auto" else strategy,
-        precision=kinds[precision],
-        loggers=list(loggers),
-    )
-    fabric.launch()
+    elif devices > 1:
+        raise ValueError(
+            f"devices {devices} in one process: run the script with `torchrun --nproc_per_node {devices}`, or "
+            f"`tubelet train --devices {devices}`"
+        )
+    with _quiet():
+        fabric = Fabric(
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy="ddp" if devices * num_nodes > 1 else "auto",
+            precision=PRECISIONS[precision],
+        )
+        fabric.launch()
     return fabric
 
 
@@ -182,9 +190,11 @@ def fit(
                 clips, *targets = (each.to(fabric.device, non_blocking=True) for each in batch)
                 x = transforms.normalize(clips, spec.mean, spec.std)
                 if course.mixing is not None:
-                    x, targets[-1] = course.mixing(x, targets[-1], torch.Generator().manual_seed(chance), task.num_classes)
+                    x, targets[-1] = course.mixing(
+                        x, targets[-1], torch.Generator().manual_seed(chance), task.num_classes
+                    )
                 with fabric.no_backward_sync(model, enabled=not part.is_last):
-                    value = task.loss(model(x, *targets[:-1]), targets[-1])
+                    value = task.loss(task.answer(model, x, targets), targets[-1])
                     # DDP takes the mean over processes, and a step has the mean over its clips
                     fabric.backward(value * (part.share * fabric.world_size))
                 loss += value.detach() * part.share
@@ -206,7 +216,9 @@ def fit(
                 is_due = time.monotonic() - saved > course.checkpoint_s
                 stops, is_due = _agreed(fabric, is_asked(), is_due)
                 if (stops or is_due) and batches.position < len(batches):
-                    progress.loss = fabric.all_reduce(loss.clone(), reduce_op="sum").item()  # it changes what it is given
+                    progress.loss = fabric.all_reduce(
+                        loss.clone(), reduce_op="sum"
+                    ).item()  # it changes what it is given
                     progress.seconds = time.monotonic() - since
                     save()
                     saved = time.monotonic()
@@ -271,9 +283,9 @@ def _validate(fabric: Any, network: nn.Module, task: Task, batches: Batches) -> 
     for views, *targets, _ in batches:
         clips, *targets = (each.to(fabric.device) for each in (views[:, 0], *targets))
         with fabric.autocast():
-            output = network(transforms.normalize(clips, spec.mean, spec.std), *targets[:-1])
-        losses += torch.stack([task.plain_loss(output, targets[-1]).double(), losses.new_ones(())]) * len(clips)
-        measures.update(output, targets[-1])
+            logits = task.answer(network, transforms.normalize(clips, spec.mean, spec.std), targets)
+        losses += torch.stack([task.plain_loss(logits, targets[-1]).double(), losses.new_ones(())]) * len(clips)
+        task.update(measures, logits, targets)
     losses = fabric.all_reduce(losses, reduce_op="sum")
     return {"val_loss": (losses[0] / losses[1]).item()} | task.figures(measures.compute())
 
@@ -284,6 +296,22 @@ def _agreed(fabric: Any, *flags: bool) -> list[bool]:
         return list(flags)
     said = fabric.all_reduce(torch.tensor(flags, dtype=torch.float32, device=fabric.device), reduce_op="sum")
     return (said > 0).tolist()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's banners and advice, which are for its own users, kept off the screen."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextmanager
@@ -305,10 +333,13 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, _: Any) -> None:
         nonlocal asked
-        if asked:
+        if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not asked:
+            terminal.say(
+                "stopping after this step; Ctrl-C again stops at once and loses what is newer than a checkpoint"
+            )
         asked = True
-        terminal.say("stopping after this step; again stops at once, and loses what is newer than the last checkpoint")
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -1,32 +1,35 @@
-"""Tasks: what a network is asked, how wrong it is, and how well it does. The same loop trains them all."""
+"""Tasks: the head that answers, how wrong an answer is, and how good it is. The same loop trains them all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import metrics
+from . import heads, losses, metrics
+from .data.datasets import has_overlaps
+from .data.sample import VideoData
 
-__all__ = ["Task", "classify"]
+__all__ = ["TASKS", "Task", "task_of", "with_head"]
+
+TASKS = ("classify", "multilabel", "frames", "detect")
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task on a number of classes.
+    """What a network learns from a data set.
 
     Attributes:
-        name: as `--task` names it.
+        name: one of `TASKS`.
         num_classes: K of the logits.
-        loss: output and target -> mean loss of a part of a step, in training.
+        loss: logits and target -> mean loss of the clips, in training.
         plain_loss: the same without smoothing and weights, in validation.
-        measures: makes a torchmetrics collection, updated with output and target.
-        figures: what it computes -> figures of a row, their names with `val_`.
+        measures: makes a torchmetrics object.
         best: name of the figure of which the best epoch has most.
     """
 
@@ -35,22 +38,101 @@ class Task:
     loss: Loss
     plain_loss: Loss
     measures: Callable[[], Any]
-    figures: Callable[[dict[str, Tensor]], dict[str, float]]
     best: str
 
-    def quality(self, row: dict[str, float]) -> tuple[float, float]:
+    def answer(self, network: nn.Module, clips: Tensor, targets: Sequence[Tensor]) -> Tensor:
+        """Logits that stand beside the last of the targets.
+
+        Args:
+            network: with the task's head.
+            clips: (B, C, T, H, W), as the network takes them.
+            targets: what a batch holds beside its clips: of detect the boxes (N, 5) and their classes (N, K), of the
+                others one tensor.
+
+        Returns:
+            (B, K); of frames (B, K, T), one for each frame of the clip; of detect (N, K).
+        """
+        logits = network(clips, *targets[:-1])
+        if self.name == "frames":  # the network answers for T' steps
+            logits = F.interpolate(logits, targets[-1].shape[-1], mode="linear")
+        return logits
+
+    def update(self, measures: Any, logits: Tensor, targets: Sequence[Tensor]) -> None:
+        """Tell the measures of a batch, with the logits of `answer`."""
+        if self.name == "detect":
+            boxes, labels = targets
+            for clip in boxes[:, 0].unique():
+                rows = boxes[:, 0] == clip
+                measures.update(boxes[rows, 1:], logits[rows], boxes[rows, 1:], labels[rows])
+        elif targets[-1].shape == logits.shape and logits.ndim == 3:  # several classes a frame: each frame is a sample
+            measures.update(*(each.movedim(1, -1).flatten(0, 1) for each in (logits, targets[-1])))
+        else:
+            measures.update(logits, targets[-1])
+
+    def figures(self, measured: Mapping[str, Tensor]) -> dict[str, float]:
+        """What the measures computed, as figures of a row of the history."""
+        found = {f"val_{name}": value.item() for name, value in sorted(measured.items()) if value.ndim == 0}
+        if "confusion" in measured:
+            found["val_mean_class"] = metrics.mean_class(measured["confusion"])
+        return found
+
+    def quality(self, row: Mapping[str, float]) -> tuple[float, float]:
         """What the best epoch has most of: its figure, and among equals the lower loss."""
         return row[self.best], -row["val_loss"]
 
 
-def classify(num_classes: int, loss: Loss) -> Task:
-    """One class a clip: logits (B, K), targets (B,) or, mixed, (B, K)."""
+def task_of(data: VideoData, loss: str, label_smoothing: float, class_weights: str, counts: Tensor) -> Task:
+    """The task of a data set.
 
-    def figures(measured: dict[str, Tensor]) -> dict[str, float]:
-        confusion = measured.pop("confusion")
-        found = {f"val_{name}": value.item() for name, value in sorted(measured.items())}
-        return found | {"val_mean_class": metrics.mean_class(confusion)}
+    Args:
+        data: what is learned.
+        loss: of `losses.LOSSES`.
+        label_smoothing: probability spread over the other classes; left out where a sample has several.
+        class_weights: none or balanced.
+        counts: (K,) training samples of each class.
 
-    return Task(
-        "classify", num_classes, loss, F.cross_entropy, lambda: metrics.classification(num_classes), figures, "val_top1"
+    Raises:
+        ValueError: the loss does not fit the task, or a value is out of its range.
+    """
+    number = len(data.classes)
+    overlaps = data.task == "frames" and has_overlaps(data)
+    is_open = overlaps or data.task in ("multilabel", "detect")  # several classes at once: each a question of its own
+    weights = None if class_weights == "none" else class_weights
+    chosen = losses.choose(
+        loss,
+        multilabel=is_open,
+        label_smoothing=0.0 if is_open else label_smoothing,
+        class_weights=weights,
+        counts=counts,
     )
+    plain = losses.choose("cross_entropy", multilabel=is_open)
+    measures: Callable[[], Any]
+    if overlaps or data.task == "multilabel":
+        measures, best = lambda: metrics.multilabel(number), "val_map"
+    elif data.task == "frames":
+        measures, best = metrics.framewise, "val_frame_accuracy"
+    elif data.task == "detect":
+        measures, best = lambda: metrics.detection(number, data.evaluated), "val_map"
+    else:
+        measures, best = lambda: metrics.classification(number), "val_top1"
+    return Task(data.task, number, chosen, plain, measures, best)
+
+
+def with_head(model: Any, task: str) -> None:
+    """Give a network that classifies clips the head of another task, with new weights; nothing where it has it.
+
+    Raises:
+        ValueError: the network does not tell the width of its last stage.
+    """
+    kind = {"frames": heads.PerFrame, "detect": heads.Detect}.get(task)
+    if kind is None or isinstance(model.head, kind):
+        return
+    if not hasattr(model, "channels") or not hasattr(model, "strides"):
+        raise ValueError(f"{type(model).__name__} tells no channels and strides: give it the head of {task} yourself")
+    number = heads.num_classes(model.head)
+    if number is None:
+        raise ValueError(f"the head {type(model.head).__name__} tells no number of classes: replace it yourself")
+    if task == "frames":
+        model.head = heads.PerFrame(model.channels[-1], number)
+    else:
+        model.head = heads.Detect(model.channels[-1], number, model.strides[-1][1])

@@ -194,10 +194,8 @@ class _Truth:
 
     @staticmethod
     def of(data: VideoData) -> _Truth:
-        samples = chain.from_iterable(data.splits.values())
-        # of all splits, so that the targets of training and validation are alike
-        has_overlaps = data.task == "frames" and any(_overlap(cast(Any, sample.target)) for sample in samples)
-        return _Truth(data.task, len(data.classes), has_overlaps, dict(data.mirrored), dict(data.reversed))
+        overlaps = data.task == "frames" and has_overlaps(data)
+        return _Truth(data.task, len(data.classes), overlaps, dict(data.mirrored), dict(data.reversed))
 
     def classes(self, sample: Sample) -> set[int]:
         """All classes of a sample."""
@@ -235,6 +233,11 @@ class _Truth:
 
     def _hot(self, names: Sequence[int]) -> Tensor:
         return torch.zeros(self.num_classes).index_fill(0, torch.tensor(names, dtype=torch.int64), 1)
+
+
+def has_overlaps(data: VideoData) -> bool:
+    """Whether frames of a data set of spans have several classes: the targets of all its splits are then (K, T)."""
+    return any(_overlap(cast(Any, sample.target)) for samples in data.splits.values() for sample in samples)
 
 
 def _overlap(spans: Sequence[Span]) -> bool:

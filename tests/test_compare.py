@@ -1,0 +1,212 @@
+"""Two runs compared and several fused: from files as evaluate writes them, against scipy and figures by hand."""
+
+import csv
+import math
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+
+import tubelet
+from tubelet.compare import Scores, compare, fuse, is_right, mcnemar, paired_bootstrap, read_scores
+from tubelet.data.motion import draw
+from tubelet.data.video import write_video
+
+CLASSES = ("left", "right", "up")
+
+
+def write(folder, rows, classes=CLASSES):
+    """Rows (sample, target, view, crop, scores...) as evaluate writes them."""
+    path = folder / "evaluate" / "scores.csv"
+    path.parent.mkdir(parents=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["sample", "target", "view", "crop", *classes], *rows])
+    return folder
+
+
+def run(answers, targets=None, classes=CLASSES):
+    """Scores of samples s0, s1, ... that are sure of these answers."""
+    answers = torch.tensor(answers)
+    targets = torch.zeros_like(answers) if targets is None else torch.tensor(targets)
+    scores = torch.nn.functional.one_hot(answers, len(classes)).double() * 0.7 + 0.1
+    return Scores(tuple(f"s{i}" for i in range(len(answers))), classes, targets, scores)
+
+
+def test_views_are_averaged(tmp_path):
+    rows = [
+        ["a, b.mp4", "left", 0, 0, 0.6, 0.3, 0.1],
+        ["a, b.mp4", "left", 0, 1, 0.2, 0.5, 0.3],
+        ["ü.mp4[0:24]", "up", 0, 0, 0.1, 0.1, 0.8],
+        ["ü.mp4[0:24]", "up", 0, 1, 0.3, 0.3, 0.4],
+    ]
+    folder = write(tmp_path, rows)
+    for path in (folder, folder / "evaluate", str(folder / "evaluate" / "scores.csv")):
+        found = read_scores(path)
+        assert (found.samples, found.classes) == (("a, b.mp4", "ü.mp4[0:24]"), CLASSES)
+        assert found.targets.tolist() == [0, 2]
+        assert found.scores.flatten().tolist() == pytest.approx([0.4, 0.4, 0.2, 0.2, 0.2, 0.6])
+
+
+def test_what_evaluate_writes_is_read(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for part, name in product(("train", "val"), CLASSES[:2]):
+        (tmp_path / "clips" / part / name).mkdir(parents=True)
+        write_video(tmp_path / f"clips/{part}/{name}/0.mp4", draw([name], 12, generator).unbind(1), fps=25)
+    model = tubelet.create("tiny", num_classes=2)
+    model.spec = replace(model.spec, num_frames=8, frame_stride=1, classes=CLASSES[:2])
+    options = {"views": 2, "crops": 2, "workers": 0, "audit": False, "out": tmp_path / "run" / "evaluate"}
+    table = tubelet.evaluate(model, tmp_path / "clips", **options)
+    found = read_scores(tmp_path / "run")
+    assert len(found.samples) == 2 and found.classes == CLASSES[:2]
+    assert torch.allclose(found.scores.sum(1), torch.ones(2).double(), atol=1e-5)
+    assert is_right(found.scores, found.targets).mean() == table.summary["top1"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([["a", "left", 0, 0, 0.5, 0.5]], "line 2 is not whole"),
+        ([["a", "left", 0, 0, 0.5, 0.5, "x"]], "line 2 is not whole"),
+        ([["a", "left", 0, 0, 0.5, 0.5, "nan"]], "line 2 is not whole"),
+        ([["a", "down", 0, 0, 0.5, 0.5, 0]], "line 2 is not whole"),
+        ([["a"]], "line 2 is not whole"),
+        ([[]], "line 2 is not whole"),
+        ([["a", "left", 0, 0, 1, 0, 0], ["a", "up", 0, 1, 1, 0, 0]], "a is left and up"),
+        (
+            [["a", "left", 0, 0, 1, 0, 0], ["a", "left", 0, 1, 1, 0, 0], ["b", "up", 0, 0, 1, 0, 0]],
+            "1 rows for b, 2 for a: cut off",
+        ),
+        ([], "no samples"),
+    ],
+)
+def test_files_that_are_not_whole(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message):
+        read_scores(write(tmp_path, rows))
+
+
+def test_files_of_another_kind(tmp_path):
+    with pytest.raises(ValueError, match=r"gone: no scores\.csv in it nor in its folder evaluate"):
+        read_scores(tmp_path / "gone")
+    (tmp_path / "scores.csv").write_text("path,label\n")
+    with pytest.raises(ValueError, match="its header is not sample,target,view,crop and classes"):
+        read_scores(tmp_path)
+
+
+def test_mcnemar_by_hand():
+    """A coin thrown five times shows the same side each time with 2 / 2^5, one time the other with 2 (1 + 5) / 2^5."""
+    always = torch.ones(8, dtype=torch.bool)
+    assert mcnemar(always, torch.tensor([0, 0, 0, 0, 0, 1, 1, 1]).bool()) == pytest.approx(2 / 32)
+    a, b = torch.tensor([1, 1, 1, 1, 1, 0, 1, 0]).bool(), torch.tensor([0, 0, 0, 0, 0, 1, 1, 0]).bool()
+    assert mcnemar(a, b) == mcnemar(b, a) == pytest.approx(2 * 7 / 64)
+    assert mcnemar(a, a) == 1
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(3, 3), (1, 9), (60, 41), (700, 800), (5000, 5200)])
+def test_mcnemar_is_the_binomial_test(only_a, only_b):
+    stats = pytest.importorskip("scipy.stats")
+    a = torch.arange(only_a + only_b + 50) < only_a
+    b = (torch.arange(len(a)) >= only_a) & (torch.arange(len(a)) < only_a + only_b)
+    assert mcnemar(a, b) == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue)
+
+
+def test_paired_bootstrap_is_the_paired_test():
+    """Of a difference of 0.03 per sample, with a deviation of 0.3, over 400 samples: z = 2."""
+    a = torch.randn(400, generator=torch.Generator().manual_seed(0)).double()
+    noise = torch.randn(400, generator=torch.Generator().manual_seed(1)).double()
+    noise = 0.3 * (noise - noise.mean()) / noise.std() + 0.03
+    found = paired_bootstrap(torch.mean, a, a + noise, rounds=4000)
+    assert found.b - found.a == pytest.approx(0.03)
+    assert (found.low, found.high) == pytest.approx((0.03 - 1.96 * 0.015, 0.03 + 1.96 * 0.015), abs=0.002)
+    assert found.p == pytest.approx(math.erfc(2 / math.sqrt(2)), abs=0.012)
+    assert paired_bootstrap(torch.mean, a, a).p == 1
+    assert paired_bootstrap(torch.mean, a, a + 1, rounds=99).p == pytest.approx(2 / 100)
+
+
+def test_interval_and_p_agree():
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(20):
+        a, b = (torch.rand(2, 60, generator=generator) < torch.tensor([[0.6], [0.75]])).double()
+        found = paired_bootstrap(torch.mean, a, b, rounds=500)
+        assert (found.low > 0 or found.high < 0) == (found.p < 0.05) or found.p == pytest.approx(0.05, abs=0.02)
+
+
+def test_compare_by_hand(tmp_path):
+    targets = [0, 0, 0, 0, 1, 1, 1, 2]
+    a, b = run([0, 0, 1, 1, 1, 0, 0, 0], targets), run([0, 0, 0, 0, 1, 1, 0, 2], targets)
+    table = compare(a, b)
+    rows = {row["figure"]: row for row in table.rows}
+    assert list(rows) == ["top1", "mean_class"]
+    assert (rows["top1"]["a"], rows["top1"]["b"], rows["top1"]["b - a"]) == pytest.approx((3 / 8, 7 / 8, 4 / 8))
+    assert rows["top1"]["p"] == pytest.approx(2 / 2**4)
+    assert rows["mean_class"]["a"] == pytest.approx((1 / 2 + 1 / 3 + 0) / 3)
+    assert rows["mean_class"]["b"] == pytest.approx((1 + 2 / 3 + 1) / 3)
+    assert rows["top1"]["low"] <= 4 / 8 <= rows["top1"]["high"]
+    assert table.summary == {
+        "samples": 8, "only in a": 0, "only in b": 0, "right in a alone": 0, "right in b alone": 4,
+    }  # fmt: skip
+    assert "mean_class" in str(table)
+
+
+def test_compare_takes_what_both_have(tmp_path):
+    """b has its samples and classes in another order; five samples are in a alone, one in b alone."""
+    first = [[f"s{i}", CLASSES[i % 3], 0, 0, *(0.8 if k == i % 3 else 0.1 for k in range(3))] for i in range(8)]
+    mixed = ("up", "left", "right")
+    second = [[name, target, 0, 0, up, left, right] for name, target, _, _, left, right, up in reversed(first[:3])]
+    second.append(["t", "up", 0, 0, 0.8, 0.1, 0.1])
+    one, two = write(tmp_path / "one", first), write(tmp_path / "two", second, mixed)
+    table = compare(one, two, rounds=50)
+    assert all(row["a"] == row["b"] == row["p"] == 1 for row in table.rows)
+    assert table.summary["samples"] == 3
+    assert table.summary["only in a"] == "5: s3, s4, s5, ..."
+    assert table.summary["only in b"] == "1: t"
+    assert str(one) in table.title and str(two) in table.title
+
+
+def test_top5_where_there_are_six_classes():
+    classes = tuple("abcdef")
+    a, b = run([0, 1], classes=classes), run([0, 0], classes=classes)
+    a.scores[1] = torch.tensor([0.0, 0.3, 0.3, 0.2, 0.1, 0.1], dtype=torch.float64)
+    rows = {row["figure"]: row for row in compare(a, b, rounds=20).rows}
+    assert list(rows) == ["top1", "top5", "mean_class"]
+    assert (rows["top5"]["a"], rows["top5"]["b"]) == (0.5, 1)
+
+
+def test_runs_that_do_not_fit():
+    a = run([0, 1])
+    with pytest.raises(ValueError, match="s0 is left in one run and right in the other, and so 1 samples"):
+        compare(a, run([0, 1], [1, 0]))
+    with pytest.raises(ValueError, match="differ in 2 classes, such as down"):
+        compare(a, run([0, 1], classes=("left", "right", "down")))
+    other = Scores(("x", "y"), CLASSES, a.targets, a.scores)
+    with pytest.raises(ValueError, match="no sample is in both: a has s0, b x"):
+        compare(a, other)
+    with pytest.raises(ValueError, match="level 95"):
+        compare(a, a, level=95)
+
+
+def test_fuse_by_hand():
+    """Two streams that are each wrong once, and together right."""
+    targets = torch.tensor([0, 1])
+    frames = Scores(("s", "t"), CLASSES, targets, torch.tensor([[0.8, 0.1, 0.1], [0.5, 0.4, 0.1]]).double())
+    flow = Scores(("t", "s"), CLASSES, targets.flip(0), torch.tensor([[0.1, 0.7, 0.2], [0.3, 0.5, 0.2]]).double())
+    fused = fuse([frames, flow])
+    assert fused.samples == ("s", "t")
+    assert fused.scores.flatten().tolist() == pytest.approx([0.55, 0.3, 0.15, 0.3, 0.55, 0.15])
+    assert is_right(fused.scores, fused.targets).tolist() == [1, 1]
+    weighted = fuse([frames, flow], [3, 1])
+    assert weighted.scores[0].tolist() == pytest.approx([(3 * 0.8 + 0.3) / 4, (0.3 + 0.5) / 4, 0.5 / 4])
+    assert fuse([frames]).scores.equal(frames.scores)
+
+
+def test_what_cannot_be_fused():
+    a = run([0, 1])
+    for weights in ([1], [1, -1], [0, 0]):
+        with pytest.raises(ValueError, match="for 2 runs: one a run, at least 0, some above 0"):
+            fuse([a, a], weights)
+    with pytest.raises(ValueError, match="for 0 runs"):
+        fuse([])
+    with pytest.raises(ValueError, match="runs 1 and 2 differ in 1 samples, such as s2"):
+        fuse([a, run([0, 1, 2])])
+    with pytest.raises(ValueError, match="s1 is left in one run and up in the other"):
+        fuse([a, run([0, 1], [0, 2])])

@@ -1,0 +1,288 @@
+"""Runs side by side: which is better, and could it be chance; and several runs fused into one answer.
+
+Everything starts from the `scores.csv` that `evaluate` writes: softmax scores of each view of each sample.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import metrics
+from .terminal import Table
+
+COLUMNS = ["sample", "target", "view", "crop"]
+NAMED = 3  # of samples that only one run has
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a run answered, averaged over the views of each sample.
+
+    Attributes:
+        samples: names, as in `scores.csv`.
+        classes: names, in the order of the scores.
+        targets: class indices (N,).
+        scores: softmax scores (N, K), float64.
+    """
+
+    samples: tuple[str, ...]
+    classes: tuple[str, ...]
+    targets: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of two runs on the same samples.
+
+    Attributes:
+        a: of the first.
+        b: of the second.
+        low: lower end of the confidence interval of b - a.
+        high: its upper end.
+        p: how probable a difference at least as large is by chance, were both alike; two-sided.
+    """
+
+    a: float
+    b: float
+    low: float
+    high: float
+    p: float
+
+
+def read_scores(path: str | os.PathLike) -> Scores:
+    """The scores of a run.
+
+    Args:
+        path: the folder of a run, its `evaluate` folder, or a `scores.csv`.
+
+    Raises:
+        ValueError: there are none, or the file is not whole.
+    """
+    places = [Path(path) / "evaluate" / "scores.csv", Path(path) / "scores.csv", Path(path)]
+    file_path = next((place for place in places if place.is_file()), None)
+    if file_path is None:
+        raise ValueError(f"{path}: no scores.csv in it nor in its folder evaluate; `tubelet evaluate` writes one")
+    sums: dict[str, np.ndarray] = {}
+    rows_of: dict[str, int] = {}
+    target_of: dict[str, str] = {}
+    with file_path.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        classes = tuple(header[len(COLUMNS) :])
+        if header[: len(COLUMNS)] != COLUMNS or not classes:
+            raise ValueError(f"{file_path}: its header is not {','.join(COLUMNS)} and classes, as evaluate writes it")
+        for row in reader:
+            name, target = [*row, "", ""][:2]
+            try:
+                values = np.array(row[len(COLUMNS) :], dtype=np.float64)
+            except ValueError:
+                values = np.array([])
+            if values.shape != (len(classes),) or not np.isfinite(values).all() or target not in classes:
+                raise ValueError(f"{file_path}: line {reader.line_num} is not whole; evaluate again")
+            if target_of.setdefault(name, target) != target:
+                raise ValueError(f"{file_path}: {name} is {target_of[name]} and {target}; evaluate again")
+            sums[name] = sums.get(name, 0) + values
+            rows_of[name] = rows_of.get(name, 0) + 1
+    if not sums:
+        raise ValueError(f"{file_path}: no samples; evaluate again")
+    most, least = max(rows_of, key=rows_of.__getitem__), min(rows_of, key=rows_of.__getitem__)
+    if rows_of[most] != rows_of[least]:
+        raise ValueError(
+            f"{file_path}: {rows_of[least]} rows for {least}, {rows_of[most]} for {most}: cut off, or a sample that is "
+            "listed twice; evaluate again"
+        )
+    targets = torch.tensor([classes.index(target) for target in target_of.values()])
+    return Scores(tuple(sums), classes, targets, torch.from_numpy(np.stack(list(sums.values())) / rows_of[most]))
+
+
+def compare(
+    a: str | os.PathLike | Scores,
+    b: str | os.PathLike | Scores,
+    *,
+    level: float = 0.95,
+    rounds: int = 2000,
+    seed: int = 0,
+) -> Table:
+    """Compare two runs on the samples that both have.
+
+    Args:
+        a: a run: its folder, its `scores.csv`, or its `Scores`.
+        b: another one.
+        level: of the confidence intervals.
+        rounds: resamples of the bootstrap.
+        seed: of the resamples.
+
+    Returns:
+        Rows top1, top5 (above five classes) and mean_class: each figure of a and of b, the difference b - a with its
+            confidence interval (paired bootstrap over samples), and p: of top1 and top5 by McNemar's exact test, of
+            mean_class by the bootstrap. `summary` tells how many samples both have, what only one has, and how many
+            only one gets right.
+
+    Raises:
+        ValueError: there are no scores, their classes or targets differ, or no sample is in both.
+    """
+    names = ["a" if isinstance(a, Scores) else str(a), "b" if isinstance(b, Scores) else str(b)]
+    first, second = (run if isinstance(run, Scores) else read_scores(run) for run in (a, b))
+    there = set(second.samples)
+    both = [sample for sample in first.samples if sample in there]
+    if not both:
+        raise ValueError(f"no sample is in both: {names[0]} has {first.samples[0]}, {names[1]} {second.samples[0]}")
+    left, right = (_in_order(run, both, first.classes) for run in (first, second))
+    _check_targets(left, right)
+    rows = []
+    for k in (1, metrics.TOP_K) if len(first.classes) > metrics.TOP_K else (1,):
+        hits = [is_right(run.scores, run.targets, k) for run in (left, right)]
+        found = paired_bootstrap(torch.mean, hits[0], hits[1], level=level, rounds=rounds, seed=seed)
+        rows.append(_row(f"top{k}", found, mcnemar(hits[0] > 0, hits[1] > 0)))
+    hits = [is_right(run.scores, run.targets) for run in (left, right)]
+    found = paired_bootstrap(_mean_class, hits[0], hits[1], left.targets, level=level, rounds=rounds, seed=seed)
+    rows.append(_row("mean_class", found, found.p))
+    summary: dict[str, object] = {
+        "samples": len(both),
+        "only in a": _named(first.samples, set(both)),
+        "only in b": _named(second.samples, set(both)),
+        "right in a alone": int((hits[0] > hits[1]).sum()),
+        "right in b alone": int((hits[1] > hits[0]).sum()),
+    }
+    return Table(rows, summary, f"a: {names[0]}, b: {names[1]}; low to high: {100 * level:g} %")
+
+
+def fuse(runs: Sequence[Scores], weights: Sequence[float] | None = None) -> Scores:
+    """Late fusion: the average of the softmax scores of several runs on the same samples, such as frames and flow.
+
+    The two streams of Simonyan and Zisserman 2014 (arXiv 1406.2199), and ensembles of any size.
+
+    Args:
+        runs: at least one; samples and classes may come in any order.
+        weights: of each run, at least 0; by default all alike.
+
+    Returns:
+        Scores in the order of the first run.
+
+    Raises:
+        ValueError: the runs differ in samples, classes or targets, or the weights do not fit.
+    """
+    weights = [1.0] * len(runs) if weights is None else list(weights)
+    if not runs or len(weights) != len(runs) or min(weights) < 0 or not sum(weights) > 0:
+        raise ValueError(f"weights {weights} for {len(runs)} runs: one a run, at least 0, some above 0")
+    first = runs[0]
+    ordered = []
+    for number, run in enumerate(runs, start=1):
+        if odd := set(run.samples) ^ set(first.samples):
+            raise ValueError(
+                f"runs 1 and {number} differ in {len(odd)} samples, such as {min(odd)}; evaluate both on the same"
+            )
+        ordered.append(_in_order(run, first.samples, first.classes))
+        _check_targets(first, ordered[-1])
+    fused = sum(weight / sum(weights) * run.scores for weight, run in zip(weights, ordered, strict=True))
+    return Scores(first.samples, first.classes, first.targets, torch.as_tensor(fused))
+
+
+def is_right(scores: Tensor, targets: Tensor, k: int = 1) -> Tensor:
+    """1 where the target is among the k best classes, else 0: (N,) float64, from scores (N, K) and targets (N,)."""
+    return (scores.topk(k).indices == targets[:, None]).any(1).double()
+
+
+def mcnemar(a: Tensor, b: Tensor) -> float:
+    """p value of McNemar's exact test that two runs are right equally often, from right or not (N,) of each.
+
+    Only the samples that one alone gets right tell; were both alike, a fair coin would say which. Two-sided (McNemar
+    1947; Dietterich 1998).
+    """
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    count, fewer = only_a + only_b, min(only_a, only_b)
+    ways = tail = 1
+    for k in range(1, fewer + 1):
+        ways = ways * (count - k + 1) // k
+        tail += ways
+    return min(1.0, 2 * tail / 2**count)
+
+
+def paired_bootstrap(
+    statistic: Callable[..., Tensor],
+    a: Tensor,
+    b: Tensor,
+    *shared: Tensor,
+    level: float = 0.95,
+    rounds: int = 2000,
+    seed: int = 0,
+) -> Difference:
+    """How sure the difference of a figure between two runs is, resampling the samples of both together.
+
+    The p value is two-sided: it is below 1 - level where the interval leaves out 0, and never below 2 / (rounds + 1).
+
+    Args:
+        statistic: (values of a run (N, ...), shared...) -> number.
+        a: of the first run, (N, ...).
+        b: of the second, (N, ...).
+        shared: what both have, such as targets (N,).
+        level: of the confidence interval.
+        rounds: resamples.
+        seed: of the resamples.
+    """
+
+    def difference(a: Tensor, b: Tensor, *shared: Tensor) -> Tensor:
+        return statistic(b, *shared) - statistic(a, *shared)
+
+    estimates = metrics.bootstrap(difference, a, b, *shared, rounds=rounds, seed=seed)
+    low, high = metrics.interval(estimates, level)
+    defined = estimates[~estimates.isnan()]
+    beyond = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
+    p = min(1.0, 2 * (beyond + 1) / (len(defined) + 1))
+    return Difference(float(statistic(a, *shared)), float(statistic(b, *shared)), low, high, p)
+
+
+def _mean_class(right: Tensor, targets: Tensor) -> Tensor:
+    """Accuracy averaged over the classes that occur, from right or not (N,) and targets (N,)."""
+    counts = targets.bincount()
+    return (targets.bincount(right)[counts > 0] / counts[counts > 0]).mean()
+
+
+def _row(figure: str, found: Difference, p: float) -> dict[str, object]:
+    return {
+        "figure": figure,
+        "a": found.a,
+        "b": found.b,
+        "b - a": found.b - found.a,
+        "low": found.low,
+        "high": found.high,
+        "p": p,
+    }
+
+
+def _in_order(run: Scores, samples: Sequence[str], classes: Sequence[str]) -> Scores:
+    """These samples of a run in this order, with its classes in this order."""
+    if odd := set(run.classes) ^ set(classes):
+        raise ValueError(f"the runs differ in {len(odd)} classes, such as {min(odd)}; compare runs on the same classes")
+    place = {sample: i for i, sample in enumerate(run.samples)}
+    rows = torch.tensor([place[sample] for sample in samples])
+    columns = torch.tensor([run.classes.index(name) for name in classes])
+    moved = torch.empty_like(columns)
+    moved[columns] = torch.arange(len(columns))
+    return Scores(tuple(samples), tuple(classes), moved[run.targets[rows]], run.scores[rows][:, columns])
+
+
+def _check_targets(a: Scores, b: Scores) -> None:
+    odd = (a.targets != b.targets).nonzero().flatten().tolist()
+    if odd:
+        names = a.classes[int(a.targets[odd[0]])], a.classes[int(b.targets[odd[0]])]
+        raise ValueError(
+            f"{a.samples[odd[0]]} is {names[0]} in one run and {names[1]} in the other, and so {len(odd)} samples; "
+            "evaluate both on the same data"
+        )
+
+
+def _named(samples: Sequence[str], known: set[str]) -> object:
+    """How many samples are not known, and which are the first."""
+    odd = [sample for sample in samples if sample not in known]
+    dots = ", ..." if len(odd) > NAMED else ""
+    return f"{len(odd)}: {', '.join(odd[:NAMED])}{dots}" if odd else 0

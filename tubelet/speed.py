@@ -1,0 +1,422 @@
+"""Fast convolutions for training on a CPU, chosen by a short measurement; modules and weights stay as they are.
+
+torch sends some 3D convolutions of float32 to a slow kernel (on one thread those of kernel (k, 1, 1), forward and
+backward), and its gradients of depthwise ones are slow in any precision. Here the same sums are written as 2D
+convolutions over frames or over time, as matrix products or as forward convolutions, for which oneDNN is fast, in
+channels-last layout. `choose` times these ways for each layer of a network, `applied` puts the chosen ones in the place
+of `conv3d` while it lasts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+from .blocks import Triple, triple
+from .terminal import Table
+
+LAST = torch.channels_last_3d
+FAST_DTYPES = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the speed of a convolution depends on, apart from the batch; triples are (t, h, w).
+
+    Attributes:
+        in_channels: C of its input.
+        size: (T, H, W) of its input.
+        out_channels: C of its output.
+        kernel_size: of the weight.
+        stride: of the kernel.
+        padding: zeros on either side.
+        dilation: of the kernel.
+        groups: of the channels.
+    """
+
+    in_channels: int
+    size: Triple
+    out_channels: int
+    kernel_size: Triple
+    stride: Triple
+    padding: Triple
+    dilation: Triple
+    groups: int
+
+    @property
+    def output_size(self) -> Triple:
+        """(T, H, W) of its output."""
+        sizes = zip(self.size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        return triple([(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes])
+
+    def __str__(self) -> str:
+        parts = [f"{self.in_channels} -> {self.out_channels}, kernel {_by(self.kernel_size)}"]
+        parts += [f"stride {_by(self.stride)}"] if self.stride != (1, 1, 1) else []
+        parts += [f"{self.groups} groups"] if self.groups > 1 else []
+        return ", ".join([*parts, f"on {_by(self.size)}"])
+
+
+@dataclass(frozen=True)
+class Route:
+    """The way taken to each part of a layer's step, by name: keys of `OUTPUT`, `GRAD_INPUT` and `GRAD_WEIGHT`."""
+
+    output: str = "plain"
+    grad_input: str = "plain"
+    grad_weight: str = "plain"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was chosen for a network; `print` shows it.
+
+    Attributes:
+        routes: for each layer; empty leaves everything to torch.
+        rows: what was measured, a row for each kind of layer, in milliseconds for `clips` clips.
+        clips: clips in the batch that was timed.
+    """
+
+    routes: Mapping[Layer, Route]
+    rows: tuple[dict[str, object], ...] = ()
+    clips: int = 0
+
+    def state(self) -> list[dict[str, Any]]:
+        """The routes in plain numbers and words, for json; timings differ from run to run, so a run keeps its own."""
+        return [{"layer": asdict(layer), "route": asdict(route)} for layer, route in self.routes.items()]
+
+    @classmethod
+    def restored(cls, state: list[dict[str, Any]]) -> Choices:
+        """What `state` gave, from json or not."""
+        routes = {}
+        for each in state:
+            layer = {key: tuple(value) if isinstance(value, list) else value for key, value in each["layer"].items()}
+            routes[Layer(**layer)] = Route(**each["route"])
+        return cls(routes)
+
+    def __str__(self) -> str:
+        return str(Table(list(self.rows), title=f"convolutions of a step of {self.clips} clips, milliseconds"))
+
+
+def choose(model: nn.Module, *inputs: Tensor, dtype: torch.dtype = torch.float32, seconds: float = 8.0) -> Choices:
+    """Time the ways to each convolution of a network and choose the fastest.
+
+    On a GPU the choice is between torch's own two layouts; on a CPU without oneDNN, or in another precision, all is
+    left to torch.
+
+    Args:
+        model: any nn.Module; it is not run, only its shapes are followed, and nothing in it changes.
+        inputs: what a step gives it, a batch (B, C, T, H, W) first; only shapes and device count.
+        dtype: precision of the convolutions: float32, or that of autocast.
+        seconds: to spend at most, more or less. The costly layers come first; the last ones take their usual
+            way without being timed.
+
+    Raises:
+        ValueError: seconds is negative.
+    """
+    if seconds < 0:
+        raise ValueError(f"seconds {seconds} must be at least 0")
+    device = inputs[0].device
+    if device.type == "cpu" and not (torch.backends.mkldnn.is_available() and dtype in FAST_DTYPES):
+        return Choices({})
+    layers = _layers(model, inputs)
+    clips = min(2, len(inputs[0]))  # two stand for more; torch's way for one clip is another
+    deadline = time.perf_counter() + seconds
+    routes, rows, totals = {}, [], [0.0, 0.0]
+    for layer in sorted(layers, key=_cost, reverse=True):
+        ways = _ways(layer, device.type)
+        if time.perf_counter() > deadline:
+            routes[layer] = Route(*(names[0] for names in ways))
+            continue
+        plain, best, routes[layer] = _timed(layer, ways, clips, dtype, device)
+        totals = [totals[0] + layers[layer] * plain, totals[1] + layers[layer] * best]
+        row = {"layer": str(layer), "times": layers[layer], "plain": round(plain, 2), "chosen": round(best, 2)}
+        rows.append({**row, **asdict(routes[layer])})
+    rows.append({"layer": "all that were timed", "plain": round(totals[0], 1), "chosen": round(totals[1], 1)})
+    return Choices(routes if totals[1] < totals[0] else {}, tuple(rows), clips)
+
+
+@contextmanager
+def applied(choices: Choices) -> Iterator[None]:
+    """While it lasts, convolutions of this thread whose layer is among the choices take their route.
+
+    The whole step belongs inside, backward included. Networks, their weights and copies of them are not touched.
+    Gradients of gradients are an error.
+    """
+    if not choices.routes:
+        yield
+        return
+    with _Routed(choices.routes):
+        yield
+
+
+class _Routed(TorchFunctionMode):
+    def __init__(self, routes: Mapping[Layer, Route]) -> None:
+        super().__init__()
+        self.routes = routes
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is torch.conv3d:
+            return _conv3d(self.routes, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _conv3d(
+    routes: Mapping[Layer, Route],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`torch.conv3d`, by the layer's route where it has one."""
+    layer = _layer(input, weight, stride, padding, dilation, groups)
+    route = routes.get(layer) if layer and input.numel() else None
+    kind = input.device.type
+    if route is not None and kind == "cpu" and torch.is_autocast_enabled(kind):
+        input, weight = (each.to(torch.get_autocast_dtype(kind)) for each in (input, weight))
+    if layer is None or route is None or (kind == "cpu" and not input.dtype == weight.dtype in FAST_DTYPES):
+        return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
+    if kind != "cpu":
+        input, weight = (each.contiguous(memory_format=LAST) for each in (input, weight))
+        return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
+    output = _Convolution.apply(input, weight, layer, route)
+    return output if bias is None else output + bias.to(output.dtype).view(-1, 1, 1, 1)
+
+
+def _layer(x: Tensor, w: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Layer | None:
+    """None for what is no batch of clips, or padded by name."""
+    if x.ndim != 5 or isinstance(padding, str):
+        return None
+    of_kernel = (triple(w.shape[2:]), *(_of_three(each) for each in (stride, padding, dilation)))
+    return Layer(x.shape[1], triple(x.shape[2:]), w.shape[0], *of_kernel, groups)
+
+
+def _of_three(value: Any) -> Triple:
+    return triple(value if isinstance(value, int) or len(value) == 3 else value[0])
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, layer: Layer, route: Route) -> Tensor:
+        x = x.contiguous(memory_format=LAST)
+        ctx.save_for_backward(x, w)
+        ctx.layer, ctx.route = layer, route
+        return OUTPUT[route.output](layer, x, w)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, w = ctx.saved_tensors
+        g = g.contiguous(memory_format=LAST)
+        of_x, of_w = ctx.needs_input_grad[:2]
+        grad_x = GRAD_INPUT[ctx.route.grad_input](ctx.layer, x, w, g) if of_x else None
+        grad_w = GRAD_WEIGHT[ctx.route.grad_weight](ctx.layer, x, w, g) if of_w else None
+        return grad_x, grad_w, None, None
+
+
+# The ways. x is (B, C, T, H, W), w (O, C / groups, t, h, w), g the gradient of the output (B, O, T', H', W'). x and g
+# are in channels-last layout, so that frames of (B, T) and positions of (H, W) flatten without a copy.
+
+
+def _frames(x: Tensor) -> Tensor:
+    """(B, C, T, H, W) -> (B T, C, H, W)."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _backward(axes: slice, wanted: int, layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
+    """torch's gradient of the input (wanted 0) or the weight (1) of a convolution over these axes of (t, h, w)."""
+    stride, padding, dilation = (each[axes] for each in (layer.stride, layer.padding, layer.dilation))
+    mask, zeros = [wanted == 0, wanted == 1, False], [0] * len(stride)
+    backward = torch.ops.aten.convolution_backward
+    return backward(g, x, w, None, stride, padding, dilation, False, zeros, layer.groups, mask)[wanted]
+
+
+ALL, SPACE, TIME = slice(None), slice(1, None), slice(0, 2)
+
+
+def _plain(layer: Layer, x: Tensor, w: Tensor) -> Tensor:
+    return torch.conv3d(x, w, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+def _onednn(layer: Layer, x: Tensor, w: Tensor) -> Tensor:
+    return torch.mkldnn_convolution(x, w, None, layer.padding, layer.stride, layer.dilation, layer.groups)
+
+
+def _plain_input(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
+    return _backward(ALL, 0, layer, x, w, g)
+
+
+def _plain_weight(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
+    return _backward(ALL, 1, layer, x, w, g)
+
+
+def _frames_input(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
+    grad = _backward(SPACE, 0, layer, _frames(x), w[:, :, 0], _frames(g))
+    return grad.unflatten(0, (len(x), -1)).transpose(1, 2)
+
+
+def _frames_weight(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
+    return _backward(SPACE, 1, layer, _frames(x), w[:, :, 0], _frames(g)).unsqueeze(2)
+
+
+def _times_input(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
+    return _backward(TIME, 0, layer, x.flatten(3), w[..., 0], g.flatten(3)).unflatten(3, x.shape[3:])
+
+
+def _times_weight(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
+    return _backward(TIME, 1, layer, x.flatten(3), w[..., 0], g.flatten(3)).unsqueeze(4)
+
+
+def _flipped_input(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
+    """A forward convolution of the gradient, spread by the stride, with the kernel turned round."""
+    sizes = zip(x.shape[2:], w.shape[2:], layer.padding, layer.dilation, strict=True)
+    padding, spread = zip(*((d * (k - 1) - p, n - d * (k - 1) + 2 * p) for n, k, p, d in sizes), strict=True)
+    if layer.stride != (1, 1, 1):
+        t, h, w_ = layer.stride
+        far = g.new_zeros((*g.shape[:2], *spread)).contiguous(memory_format=LAST)
+        far[:, :, ::t, ::h, ::w_] = g
+        g = far
+    turned = w.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3, 4)
+    return torch.mkldnn_convolution(g, turned, None, padding, (1, 1, 1), layer.dilation, layer.groups)
+
+
+def _taps(layer: Layer) -> Iterator[tuple[int, slice, slice]]:
+    """For each frame of the kernel: its number, the frames of the output that it reaches, and theirs of the input."""
+    frames, outputs = layer.size[0], layer.output_size[0]
+    s, p, d = layer.stride[0], layer.padding[0], layer.dilation[0]
+    for tap in range(layer.kernel_size[0]):
+        first = max(0, -(-(p - tap * d) // s))
+        end = min(outputs, (frames - 1 + p - tap * d) // s + 1)
+        if first < end:
+            start = first * s + tap * d - p
+            yield tap, slice(first, end), slice(start, start + (end - first - 1) * s + 1, s)
+
+
+def _taps_weight(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
+    """A 2D convolution's gradient for each frame of the kernel and each clip, where all is a view."""
+    grad = torch.zeros_like(w)
+    for tap, of_output, of_input in _taps(layer):
+        for clip, gradient in zip(x, g, strict=True):
+            frames, wanted = (each.transpose(0, 1) for each in (clip[:, of_input], gradient[:, of_output]))
+            grad[:, :, tap] += _backward(SPACE, 1, layer, frames, w[:, :, tap], wanted)
+    return grad
+
+
+def _matmul_weight(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
+    """A matrix product for each frame of the kernel and each clip, where all is a view."""
+    grad = w.new_zeros(w.shape[2], *w.shape[:2])
+    for tap, of_output, of_input in _taps(layer):
+        for clip, gradient in zip(x, g, strict=True):
+            positions, wanted = (each.flatten(1) for each in (clip[:, of_input], gradient[:, of_output]))
+            grad[tap].addmm_(wanted, positions.t())
+    return grad.permute(1, 2, 0)[..., None, None]
+
+
+OUTPUT: dict[str, Callable[[Layer, Tensor, Tensor], Tensor]] = {"plain": _plain, "onednn": _onednn}
+GRAD_INPUT: dict[str, Callable[[Layer, Tensor, Tensor, Tensor], Tensor]] = {
+    "plain": _plain_input,
+    "frames": _frames_input,
+    "times": _times_input,
+    "flipped": _flipped_input,
+}
+GRAD_WEIGHT: dict[str, Callable[[Layer, Tensor, Tensor, Tensor], Tensor]] = {
+    "plain": _plain_weight,
+    "frames": _frames_weight,
+    "times": _times_weight,
+    "taps": _taps_weight,
+    "matmul": _matmul_weight,
+}
+
+
+def _ways(layer: Layer, device: str = "cpu") -> tuple[list[str], list[str], list[str]]:
+    """Names of the ways to output, grad_input and grad_weight worth timing, the usually fastest first.
+
+    torch's own, slower in this layout wherever there is another, is for the rest: dense kernels over time and space.
+    """
+    if device != "cpu":
+        return ["plain"], ["plain"], ["plain"]
+    (kt, *space), (st, *strides), (pt, *paddings) = layer.kernel_size, layer.stride, layer.padding
+    by_frame = (kt, st, pt) == (1, 1, 0)
+    by_time = (space, strides, paddings) == ([1, 1], [1, 1], [0, 0])
+    grouped = layer.groups > 1
+    turns = all(d * (k - 1) >= p for k, p, d in zip(layer.kernel_size, layer.padding, layer.dilation, strict=True))
+    of_input = {"frames": by_frame, "times": by_time, "flipped": grouped and turns}
+    of_weight = {"frames": by_frame, "matmul": by_time and not grouped, "times": by_time, "taps": grouped}
+    inputs, weights = ([name for name, fits in each.items() if fits][:2] for each in (of_input, of_weight))
+    return ["onednn"], inputs or ["plain"], weights or ["plain"]
+
+
+def _layers(model: nn.Module, inputs: tuple[Tensor, ...]) -> Counter[Layer]:
+    """The convolutions that one pass of the network makes, and how often, without running it."""
+    found: Counter[Layer] = Counter()
+
+    class Found(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+            if func is torch.conv3d:
+                x, w, _, *rest = args
+                layer = _layer(x, w, *rest)
+                found.update([layer] if layer else [])
+            return func(*args, **(kwargs or {}))
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad(), Found():
+        model(*(fake.from_tensor(each) for each in inputs))
+    return found
+
+
+def _cost(layer: Layer) -> float:
+    """Grows with the time that a layer may take: multiplications, of which a depthwise kernel does few at a time."""
+    t, h, w = layer.output_size
+    kt, kh, kw = layer.kernel_size
+    return t * h * w * kt * kh * kw * layer.out_channels * (layer.in_channels / layer.groups + 64)
+
+
+def _timed(
+    layer: Layer, ways: tuple[list[str], list[str], list[str]], clips: int, dtype: torch.dtype, device: torch.device
+) -> tuple[float, float, Route]:
+    """Milliseconds of torch's own step of a layer and of the fastest route, and that route."""
+    x = torch.randn(clips, layer.in_channels, *layer.size, dtype=dtype, device=device)
+    shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
+    w = torch.randn(shape, dtype=dtype, device=device)
+    g = torch.randn(clips, layer.out_channels, *layer.output_size, dtype=dtype, device=device)
+    plain = _milliseconds(lambda: _plain(layer, x, w), device)
+    for wanted in (_plain_input, _plain_weight):
+        plain += _milliseconds(lambda wanted=wanted: wanted(layer, x, w, g), device)
+    x, w, g = (each.contiguous(memory_format=LAST) for each in (x, w, g))
+    best, taken = 0.0, []
+    for known, names, inputs in zip((OUTPUT, GRAD_INPUT, GRAD_WEIGHT), ways, ((), (g,), (g,)), strict=True):
+        times = {
+            name: _milliseconds(lambda way=known[name], more=inputs: way(layer, x, w, *more), device) for name in names
+        }
+        taken.append(min(times, key=times.__getitem__))
+        best += times[taken[-1]]
+    return plain, best, Route(*taken)
+
+
+def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
+    """The least of some runs; of one alone where that takes long, since its first is not much slower then."""
+    # of one thread processor time, to which other work on the machine adds nothing
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    least, spent = float("inf"), 0.0
+    while spent < 0.05:
+        start = clock()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        took = clock() - start
+        least, spent = min(least, took), spent + max(took, 0.01)
+    return 1000 * least
+
+
+def _by(sizes: Triple) -> str:
+    return "x".join(map(str, sizes))
