@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # `models` imports no other family.
 LAYERS = (
     "machine spec metrics terminal plot pickles convert.layout processes "
-    "data.headers data.indexes data.sample data.sampling data.transforms data.mixing data.fingerprint "
+    "data.headers data.indexes data.sample data.sampling data.transforms data.mixing data.fingerprint data.order "
     "data.layouts.text",
     "data.packets",
     "data.container",
@@ -27,11 +27,11 @@ LAYERS = (
     "data.layouts.splits",
     "convert.?* data.video data.camera data.layouts.opposites data.layouts.places",
     "data.layouts.activitynet data.layouts.ava data.layouts.charades data.layouts.folders data.layouts.framewise "
-    "data.layouts.lists data.layouts.something data.layouts.ucf",
+    "data.layouts.kinetics data.layouts.lists data.layouts.something data.layouts.ucf",
     "data.layouts.?*",
     "data.layouts",
     "heads preset convert data.datasets data.loader data.motion data.listing examine",
-    "weights",
+    "weights feed",
     "models.?*",
     "models",
     "stream",
