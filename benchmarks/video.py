@@ -23,7 +23,8 @@ from benchmarks.timing import in_turn
 from tubelet import ClipSpec, Table
 from tubelet.data.augment import Augment
 from tubelet.data.datasets import TrainClips
-from tubelet.data.loader import EpochOrder, loader
+from tubelet.data.loader import loader
+from tubelet.data.order import EpochOrder
 from tubelet.data.sample import Sample, VideoData
 from tubelet.data.transforms import normalize, resize, resize_shape, spread_crops
 from tubelet.data.video import Video, write_video

@@ -1,4 +1,4 @@
-"""A small run for tests/test_fit.py: `fit_script.py FOLDER [--accumulate N] [--resume] [--die_at STEP] [--slow SECONDS]`."""
+"""A small run for tests/test_fit.py, which may die on the way."""
 
 import argparse
 import dataclasses
@@ -14,8 +14,9 @@ import torch.nn.functional as F
 
 import tubelet
 from tubelet import fit, tasks
-from tubelet.data.loader import EpochOrder, loader
+from tubelet.data.loader import loader
 from tubelet.data.mixing import Mixing
+from tubelet.data.order import EpochOrder
 
 
 class Clips:
@@ -28,7 +29,7 @@ class Clips:
         return f"clip {key}"
 
     def __getitem__(self, key):
-        epoch, index, draw = key
+        _, index, _ = key
         generator = torch.Generator().manual_seed(hash(key))
         return torch.randint(0, 255, (3, 4, 16, 16), generator=generator, dtype=torch.uint8), index % 3
 

@@ -81,9 +81,12 @@ def test_what_fails_for_another_reason_is_an_error(two):
 
 def small_disk(folder: Path, megabytes: int):
     """A disk of its own at the folder, or a skipped test."""
-    if os.geteuid() or subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], capture_output=True
-    ).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], capture_output=True
+        ).returncode
+    ):
         pytest.skip("only root may mount a small disk")
 
 

@@ -17,6 +17,7 @@ from tubelet.data.layouts import open_data
 from tubelet.data.motion import draw
 from tubelet.data.transforms import resize
 from tubelet.data.video import Video, write_video
+from tubelet.prepare import videos_in
 
 GRID = Path(__file__).parents[2] / "shared" / "data" / "grid"
 
@@ -164,7 +165,7 @@ def test_problems_come_first_and_each_says_what_to_do(root):
     text(root / "train" / "walk" / "1.mp4", root)
     still(root / "val" / "walk" / "1.mp4", root)
     lines = str(doctor.data(root, workers=1)).splitlines()
-    assert lines[0] == "1 problems" and lines[1] == "- unreadable: 1 videos cannot be read"
+    assert lines[0] == "1 problem" and lines[1] == "- unreadable: 1 video that cannot be read"
     assert lines[2].startswith(f"    {root}/train/walk/1.mp4: ") and lines[3].startswith("    fix: ")
     assert lines[4] == "good to know" and lines[5].startswith("- still: ")
 
@@ -247,7 +248,7 @@ def test_a_list_whose_videos_are_missing_gets_a_clean_one(sound, tmp_path):
         open_data(tmp_path / "all.csv")
     found = doctor.data(tmp_path / "all.csv", out=tmp_path / "clean.csv", workers=1)
     assert [finding.text for finding in found.findings if finding.kind == "missing"] == [
-        "2 videos that the lists name are not there"
+        "2 videos of the lists not there"
     ]
     assert not found.is_healthy
     clean = open_data(tmp_path / "clean.csv")
@@ -301,8 +302,8 @@ def test_classes_and_groups(root):
     assert {"class names", "shared group", "lacking classes", "imbalance"} <= set(found)
     assert "Wave and wave_" in found["class names"].text
     assert found["shared group"].marks[0][1:] == ("v_Wave_g01", "train, val")
-    assert found["lacking classes"].text == "1 of 4 classes are not in val: wave_"
-    assert found["imbalance"].text.endswith("1 samples to train on, the most frequent 50")
+    assert found["lacking classes"].text == "1 of 4 classes without samples in val: wave_"
+    assert found["imbalance"].text == "1 sample of the rarest class to train on, 50 of the most frequent"
 
 
 def test_a_folder_without_classes(root, tmp_path):
@@ -314,9 +315,53 @@ def test_a_folder_without_classes(root, tmp_path):
     diagnosis = doctor.data(bare, workers=1, out=tmp_path / "clean.csv")
     assert kinds(diagnosis).keys() == {"unreadable", "no data set", "no clean list"}
     assert not (tmp_path / "clean.csv").exists() and (tmp_path / "clean.json").exists()
+    for one in diagnosis.findings:
+        assert one.is_problem is (one.kind == "unreadable")  # no classes are asked for
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="no videos"):
         doctor.data(tmp_path / "nothing", workers=1)
+
+
+def of_one_class(root):
+    for split in ("train", "val"):
+        shutil.rmtree(root / split / "walk")
+    return "one class only (jump)"
+
+
+def with_an_empty_class(root):
+    (root / "train" / "wave").mkdir()
+    return "train/wave: no videos"
+
+
+def with_two_lists(root):
+    for name in ("x.csv", "y.csv"):
+        (root / name).write_text("path,label\ntrain/jump/0.mp4,a\n")
+    return "2 annotations (x.csv; y.csv)"
+
+
+@pytest.mark.parametrize("spoil", [of_one_class, with_an_empty_class, with_two_lists])
+def test_a_data_set_that_does_not_open_is_a_problem(root, spoil):
+    told = spoil(root)
+    diagnosis = doctor.data(root, workers=1)
+    assert [finding.kind for finding in diagnosis.findings] == ["no data set"]
+    assert told in diagnosis.findings[0].text and not diagnosis.is_healthy
+    assert len(diagnosis.videos) == len(videos_in(root))
+
+
+def test_classes_are_shown_in_their_order_and_of_many_the_rarest():
+    rows = [{"class": f"c{i:02}", "train": 2 + (i % 3), "val": 1} for i in range(12)]
+    shown = [row["class"] for row in doctor._rarest(rows)]
+    assert shown == sorted(shown) and len(shown) == 10
+    assert {"c02", "c05", "c08", "c11"} - set(shown) == {"c08", "c11"}
+    assert doctor._rarest(rows[:3]) == rows[:3]
+
+
+def test_animated_webp_is_examined(root):
+    pillow = pytest.importorskip("PIL.Image")
+    pictures = [pillow.fromarray(each.permute(1, 2, 0).numpy()) for each in drawn(80).unbind(1)]
+    pictures[0].save(root / "train" / "walk" / "a.webp", save_all=True, append_images=pictures[1:], duration=40)
+    diagnosis = doctor.data(root, workers=1)
+    assert diagnosis.is_healthy and diagnosis.figures["codecs"] == "h264 in 12, webp in 1"
 
 
 def test_mistakes_are_told_before_the_work(root):

@@ -4,14 +4,13 @@ import csv
 import dataclasses
 import json
 import shutil
-import sys
 
 import pytest
 import torch
 from torch import nn
 
 import tubelet
-from tubelet import metrics
+from tubelet import feed, metrics
 from tubelet.data.layouts import open_data
 from tubelet.data.sample import VideoData
 from tubelet.data.video import write_video
@@ -162,8 +161,7 @@ def test_bad_and_missing_samples_are_counted(data, tmp_path, monkeypatch, worker
     options = {"views": 1, "crops": 1, "workers": workers, "out": tmp_path / "out"}
     with pytest.raises(ValueError, match=r"light/1\.mp4: .*\(--on_bad skip goes on"):
         tubelet.evaluate(Brightness(), tmp_path / "data", **options)
-    module = sys.modules["tubelet.evaluate"]
-    monkeypatch.setattr(module, "open_data", lambda path: dataclasses.replace(open_data(path), missing=7))
+    monkeypatch.setattr(feed, "open_data", lambda *args, **options: dataclasses.replace(open_data(*args), missing=7))
     table = tubelet.evaluate(Brightness(), tmp_path / "data", on_bad="skip", **options)
     assert {name: table.summary[name] for name in ("samples", "bad", "missing", "top1", "audit as is")} == {
         "samples": 5, "bad": 1, "missing": 7, "top1": 1, "audit as is": 1,
@@ -172,10 +170,9 @@ def test_bad_and_missing_samples_are_counted(data, tmp_path, monkeypatch, worker
     assert list(report["bad"]) == [str(tmp_path / "data" / "val" / "light" / "1.mp4")]
     with pytest.raises(ValueError, match="on_bad substitute is for training"):
         tubelet.evaluate(Brightness(), tmp_path / "data", on_bad="substitute", **options)
-    monkeypatch.setattr(module, "open_data", lambda path: VideoData(CLASSES, {"val": []}, task="detect"))
-    with pytest.raises(ValueError, match="a data set of the task detect; evaluate measures classify"):
-        tubelet.evaluate(Brightness(), tmp_path / "data", **options)
-    monkeypatch.setattr(module, "open_data", lambda path: VideoData(CLASSES, {"val": []}, missing=9))
+    with pytest.raises(ValueError, match="task 'detect'; evaluate measures classify"):
+        tubelet.evaluate(Brightness(), tmp_path / "data", task="detect", **options)
+    monkeypatch.setattr(feed, "open_data", lambda *_, **__: VideoData(CLASSES, {"val": []}, missing=9))
     with pytest.raises(ValueError, match="no part 'val'; it has no samples at all"):
         tubelet.evaluate(Brightness(), tmp_path / "data", **options)
 
@@ -185,3 +182,63 @@ def test_a_network_that_answers_no_number_is_not_measured(data, tmp_path):
     model.scale.data.fill_(torch.nan)
     with pytest.raises(ValueError, match=r"dark/0\.mp4: the network answers nan"):
         tubelet.evaluate(model, data, views=1, crops=1, workers=0, out=tmp_path)
+
+
+@pytest.fixture
+def ucf(tmp_path):
+    """UCF101's lists: what is measured in one fold is trained on in the other."""
+    lists = tmp_path / "ucf" / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    (lists / "classInd.txt").write_text("1 dark\n2 light\n")
+    names = {}
+    for number, (name, level) in enumerate((("dark", 20), ("light", 220)), start=1):
+        for group in (1, 2, 3):
+            names[name, group] = f"{name}/v_{name}_g0{group}_c01.avi {number}"
+            (tmp_path / "ucf" / name).mkdir(exist_ok=True)
+            write_video(tmp_path / "ucf" / name / f"v_{name}_g0{group}_c01.mp4", flat(level), 25.0)
+    for fold, tested in (("1", (1,)), ("2", (2, 3))):
+        for part, is_in in (("train", lambda g, t=tested: g not in t), ("test", lambda g, t=tested: g in t)):
+            rows = [text for (_, group), text in names.items() if is_in(group)]
+            (lists / f"{part}list0{fold}.txt").write_text("\n".join(rows))
+    return tmp_path / "ucf"
+
+
+def test_a_run_is_measured_on_its_own_fold(ucf, tmp_path, capsys):
+    options = {"views": 1, "crops": 1, "workers": 0, "audit": False}
+    small = {"num_frames": 4, "frame_stride": 1, "crop": 16, "resize": "none"}
+    run = tubelet.train(ucf, fold=2, model="tiny_2d", epochs=1, workers=0, out=tmp_path / "run", **small)
+    assert json.loads((run.out / "run.json").read_text())["fold"] == 2
+
+    def measured(model, data=ucf, **more):
+        table = tubelet.evaluate(model, data, out=tmp_path / "out", **options, **more)
+        report = json.loads((tmp_path / "out" / "evaluate.json").read_text())
+        assert report["task"] == "classify"
+        return report["fold"], table.summary["samples"]
+
+    assert measured(run.out) == (2, 4) == measured(run.out / "model.safetensors")
+    assert measured(run.out, fold=1) == (1, 2)
+    assert measured(run.load()) == (None, 2)  # a network in memory is of no run: the first fold
+    copy = shutil.copytree(ucf, tmp_path / "copy")
+    assert measured(run.out, copy) == (None, 2)
+    assert "trained on fold 2" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"no fold 3; there is 1, 2"):
+        measured(run.out, fold=3)
+
+
+def test_videos_too_short_for_a_clip_are_not_to_be_skipped(data, tmp_path):
+    model = Brightness()
+    model.spec = dataclasses.replace(model.spec, num_frames=9)
+    with pytest.raises(ValueError, match=r"no video of val gives a clip \(6 of 6 looked at\).*num_frames") as caught:
+        tubelet.evaluate(model, data, workers=0, out=tmp_path)
+    assert "on_bad" not in str(caught.value)
+
+
+def test_a_video_cut_short_is_told_in_one_line(data, tmp_path, capfd):
+    shutil.copytree(data, tmp_path / "data")
+    cut = tmp_path / "data" / "val" / "rising" / "0.mp4"
+    noise = torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8)
+    write_video(cut, noise, 25.0)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    tubelet.evaluate(Brightness(), tmp_path / "data", views=1, crops=1, workers=1, out=tmp_path / "out")
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if "cut short" in line)
+    assert line.startswith(f"{cut}: ")

@@ -18,8 +18,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first; `?*` is every other module of a package. A module imports from lower lines alone, so a family of
 # `models` imports no other family.
 LAYERS = (
-    "machine spec boxes losses optim protocols terminal plot pickles convert.layout processes "
-    "data.headers data.indexes data.sample data.sampling data.transforms data.mixing data.fingerprint "
+    "machine spec boxes losses optim protocols terminal plot pickles launch convert.layout processes "
+    "data.headers data.indexes data.sample data.sampling data.transforms data.mixing data.fingerprint data.order "
     "data.layouts.text",
     "data.packets frames",
     "data.container metrics",
@@ -27,11 +27,12 @@ LAYERS = (
     "data.layouts.splits",
     "convert.?* data.video data.camera data.layouts.opposites data.layouts.places",
     "data.layouts.activitynet data.layouts.ava data.layouts.charades data.layouts.folders data.layouts.framewise "
-    "data.layouts.lists data.layouts.something data.layouts.ucf",
+    "data.layouts.kinetics data.layouts.lists data.layouts.something data.layouts.ucf",
     "data.layouts.?*",
     "data.layouts",
-    "heads preset convert data.datasets data.loader data.motion data.listing examine regularize",
-    "weights recipe",
+    "heads preset convert data.datasets data.loader data.motion data.listing examine regularize speed checkpoints",
+    "weights recipe feed tasks",
+    "fit",
     "models.?*",
     "models",
     "stream compare",

@@ -4,6 +4,7 @@ import importlib
 import os
 import signal
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from tubelet.data.layouts import open_data
 from tubelet.data.video import Video, VideoError, write_video
-from tubelet.prepare import new_places, new_size, prepare, videos_in
+from tubelet.prepare import Prepared, new_places, new_size, prepare, videos_in
 
 av = pytest.importorskip("av")
 
@@ -361,7 +362,7 @@ def test_mistakes_are_told_before_the_work(tmp_path):
     with pytest.raises(ValueError, match="nothing: no videos"):
         prepare(tmp_path / "nothing", tmp_path / "out")
     (tmp_path / "nothing" / "a.mp4").touch()
-    with pytest.raises(ValueError, match=r"none of its 1 videos can be read, first .*a.mp4: the file is empty"):
+    with pytest.raises(ValueError, match=r"none of 1 video can be read, first .*a.mp4: the file is empty"):
         prepare(tmp_path / "nothing", tmp_path / "out")
 
 
@@ -373,6 +374,25 @@ def test_other_files_are_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match="own: holds other files"):
         prepare(tmp_path / "in", tmp_path / "own")
     assert (tmp_path / "own" / "a.mp4").read_text() == "precious"
+
+
+def test_where_nothing_is_won_the_sources_are_advised(tmp_path):
+    made = Prepared(tmp_path, 2, 0, 1, 1, clips_per_s=(100.0, 70.0))
+    assert "100 before, 70 after; no faster (0.7 times as fast): " in str(made)
+    assert "train on the videos as they are" in str(made)
+    assert str(replace(made, clips_per_s=(100.0, 320.0))).endswith("100 before, 320 after; 3.2 times as fast")
+    assert str(replace(made, videos=1)).startswith("1 video prepared; ")
+
+
+def test_animated_webp_is_prepared_and_a_still_one_is_not(tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    first, *rest = [pillow.fromarray(painted(i)) for i in range(20)]
+    (tmp_path / "in").mkdir()
+    first.save(tmp_path / "in" / "a.webp", save_all=True, append_images=rest, duration=40, lossless=True)
+    first.save(tmp_path / "in" / "still.webp")
+    prepare(tmp_path / "in", tmp_path / "out", workers=1)
+    assert videos_in(tmp_path / "out") == [tmp_path / "out" / "a.mp4"]
+    assert indices(tmp_path / "out" / "a.mp4") == list(range(20))
 
 
 def test_what_was_won_is_told(tmp_path, monkeypatch):

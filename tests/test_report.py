@@ -107,6 +107,12 @@ def test_tables_align_numbers_and_allow_gaps(tmp_path):
     assert [cell.get("class") for cell in page.all("td")] == [None, "number", "number", None, "number"] * 2
 
 
+def test_what_is_no_number_is_a_dash(tmp_path):
+    rows = [{"recall": 0.5}, {"recall": float("nan")}]
+    page = Page(write_report(tmp_path / "r.html", "Run", [Section("a", table=rows)]))
+    assert page.cells == [["recall"], ["0.5"], ["-"]]
+
+
 def test_flat_and_detailed_pictures_take_the_whole_width(tmp_path, picture):
     flat, detailed = tmp_path / "flat.png", tmp_path / "detailed.png"
     Image.new("1", (300, 60)).save(flat)

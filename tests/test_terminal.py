@@ -98,3 +98,7 @@ def test_log_lines_come_once(capsys, monkeypatch):
     terminal.log_to_terminal()
     logger.info("a new head")
     assert capsys.readouterr().err == "a new head\n"
+
+
+def test_a_number_of_things():
+    assert [terminal.counted(n, "video") for n in (0, 1, 2000)] == ["0 videos", "1 video", "2,000 videos"]

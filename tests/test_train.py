@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import tubelet
-from tubelet import weights
+from tubelet import feed, weights
 from tubelet.data import motion
 from tubelet.data.sample import Sample, VideoData
 from tubelet.data.video import write_video
@@ -271,12 +272,79 @@ def test_bad_videos_have_substitutes(damaged, tmp_path):
         tubelet.train(damaged, on_bad="ignore")
 
 
-def test_other_tasks_are_refused(clips, monkeypatch):
-    samples = [Sample(clips / "left" / "00.mp4", (0, 1))]
-    data = VideoData(("a", "b"), {"train": samples, "val": samples}, task="multilabel")
-    monkeypatch.setattr(sys.modules["tubelet.train"], "open_data", lambda path: data)
-    with pytest.raises(ValueError, match="a data set of the task multilabel; train learns classify"):
-        tubelet.train(clips)
-    del data.splits["val"]
-    with pytest.raises(ValueError, match="no part 'val'; it has train"):
+def test_a_run_is_not_written_among_the_videos(clips, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(clips)
+    before = sorted(clips.rglob("*"))
+    for out in (clips, clips / "left" / "run", tmp_path / "link" / "run"):
+        with pytest.raises(ValueError, match="is, or lies in, the folder of the videos"):
+            tubelet.train(clips, model="tiny_2d", num_frames=4, out=out)
+    monkeypatch.chdir(clips)  # where the default, runs/, lies among them, too
+    with pytest.raises(ValueError, match=r"runs: is, or lies in, the folder of the videos \(\.\)"):
+        tubelet.train(".", model="tiny_2d", num_frames=4)
+    assert sorted(clips.rglob("*")) == before
+
+
+def test_a_run_that_failed_before_its_first_epoch_can_be_mended(clips, tmp_path):
+    options = {"model": "tiny_2d", "crop": 32, "epochs": 1, "workers": 0, "out": tmp_path / "run"}
+    for _ in range(2):  # a second start fails as the first one did, and not because of it
+        with pytest.raises(ValueError, match=r"no video of train gives a clip .*num_frames"):
+            tubelet.train(clips, num_frames=13, frame_stride=1, **options)
+    run = tubelet.train(clips, num_frames=4, frame_stride=1, resume=True, **options)
+    assert len(run.history) == 1 and run.load().spec.num_frames == 4
+    assert json.loads((run.out / "run.json").read_text())["num_frames"] == 4
+
+
+def test_ctrl_c_in_the_first_epoch_says_that_nothing_is_saved(damaged, tmp_path):
+    options = {"batch_size": 4, "epochs": 1, "workers": 0, "on_bad": "skip", "out": tmp_path / "run"}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        tubelet.train(damaged, model=Own(stop=1), **options)
+    assert str(caught.value) == (
+        "interrupted in epoch 1: nothing is saved; begin again with: "
+        f"tubelet train --config {tmp_path / 'run' / 'run.json'} --resume"
+    )
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert len(tubelet.train(damaged, model=Own(), resume=True, **options).history) == 1
+
+
+def test_ctrl_c_before_a_resumed_run_goes_on_counts_what_is_done(clips, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise SystemExit(1)  # what Lightning makes of Ctrl-C
+
+    options = {"batch_size": 4, "epochs": 2, "workers": 0, "out": tmp_path / "run"}
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted after 1 of 2 epochs; go on with: tubelet train"):
+        tubelet.train(clips, model=Own(stop=4), **options)
+    monkeypatch.setattr("lightning.pytorch.Trainer.fit", stopped)
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted after 1 of 2 epochs; go on with: tubelet train"):
+        tubelet.train(clips, model=Own(), resume=True, **options)
+
+
+def test_the_command_that_goes_on_does(whole, clips, tmp_path):
+    """Of an older run, which has no fold, too."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    arguments = json.loads(path.read_text())
+    assert arguments.pop("fold") is None
+    path.write_text(json.dumps({**arguments, "out": str(path.parent)}))
+    with pytest.raises(ValueError, match="holds a run; go on with it") as caught:
+        tubelet.train(clips, model="tiny_3d", out=path.parent)
+    (told,) = re.findall(r"\(tubelet (.*)\)", str(caught.value))
+    status, _, err = finished(*told.split(), cwd=tmp_path)
+    assert status == 0 and "all 8 epochs are done already" in err
+
+
+def test_a_video_cut_short_is_told_once(clips, tmp_path, capfd):
+    shutil.copytree(clips, tmp_path / "clips")
+    cut = tmp_path / "clips" / "left" / "00.mp4"
+    write_video(cut, torch.randint(0, 256, (60, 3, 64, 64), dtype=torch.uint8), 25.0)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    tubelet.train(tmp_path / "clips", model=Own(), epochs=3, batch_size=4, workers=2, out=tmp_path / "run")
+    err = capfd.readouterr().err
+    assert err.count("cut short") == 1 and f"\n{cut}: the file is damaged or cut short" in err
+    assert "Warning" not in err and ".py" not in err
+
+
+def test_parts_without_samples_are_not_offered(clips, monkeypatch):
+    data = VideoData(("a", "b"), {"train": [Sample(clips / "left" / "00.mp4", 0)], "test": []})
+    monkeypatch.setattr(feed, "open_data", lambda *_, **__: data)
+    with pytest.raises(ValueError, match=r"no part 'val'; it has train$"):
         tubelet.train(clips)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import json
 import os
 import re
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from . import doctor, terminal
+from .data.augment import RECIPES
+from .data.camera import is_live
 from .data.loader import reason
+from .data.pictures import is_frames
 from .evaluate import evaluate
 from .models import MODELS, models
 from .predict import Prediction, predict
@@ -23,6 +30,18 @@ from .train import train
 from .weights import CATALOGUE
 
 _WRITERS = {".json": Prediction.to_json, ".csv": Prediction.to_csv, ".mp4": Prediction.to_video}
+_FIXES = {
+    errno.EEXIST: "a file is in the way; move it, or give another path",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; give another path",
+    errno.EISDIR: "a folder, and a file is wanted; give another path",
+    errno.ENOENT: "no such file or folder; see whether the path is right",
+    errno.EACCES: "no permission; give another path, or change its rights (chmod, chown)",
+    errno.EPERM: "no permission; give another path, or change its rights (chmod, chown)",
+    errno.EROFS: "this disk can only be read; give another path",
+    errno.ENOSPC: "the disk is full; make room, or give a path on another one",
+    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
+}
+_TAKES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,22 +53,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from jsonargparse import ArgumentError
 
     terminal.log_to_terminal()
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         parser = _parser()
-        parsed = parser.parse_args(_spelled_out(sys.argv[1:] if arguments is None else arguments) or ["--help"])
-        chosen = parser.instantiate(parsed)
+        try:
+            chosen = parser.instantiate(parser.parse_args(_spelled_out(arguments) or ["--help"]))
+        except ArgumentError as error:
+            return _fail(_told(str(error), *_command(parser, arguments)), 2)
         name, values = chosen.subcommand, chosen[chosen.subcommand]
         if "subcommand" in values:  # a command with commands of its own
             name, values = f"{name} {values.subcommand}", values[values.subcommand]
         values = vars(values)
         values.pop("config", None)
         return _COMMANDS[name](values) or 0
-    except ArgumentError as error:
-        return _fail(_told(str(error)), 2)
     except BrokenPipeError:  # whoever read the answer has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, ImportError) as error:
+    except OSError as error:
+        fix = _FIXES.get(error.errno or 0) if error.filename else None
+        return _fail(f"{error.filename}: {fix}" if fix else reason(error), 2)
+    except (ValueError, ImportError) as error:
         return _fail(reason(error), 2)
     except KeyboardInterrupt as stop:
         return _fail(str(stop) or "interrupted", 130)
@@ -60,12 +83,60 @@ def _fail(line: str, status: int) -> int:
     return status
 
 
-def _told(error: str) -> str:
-    """The parser's error in one line; of its long ones, the argument and its value."""
-    wrong = re.search(r'^Parser key "([\w.]+)":.*?(?:value: |Got value: )(\S.*)$', error, re.DOTALL)
-    if wrong:
-        return f"--{wrong[1]} {wrong[2]}: not what it takes; see --help"
-    return " ".join(error.split())
+def _command(parser: Any, arguments: Sequence[str]) -> tuple[str, Any]:
+    """The command that arguments begin with, such as `tubelet doctor data`, and its parser."""
+    name = "tubelet"
+    for argument in arguments:
+        commands = parser._subcommands_action.choices if parser._subcommands_action else {}
+        if argument not in commands:
+            break
+        name, parser = f"{name} {argument}", commands[argument]
+    return name, parser
+
+
+def _told(error: str, command: str, parser: Any) -> str:
+    """The parser's error in one line: the argument, its value, and what is accepted."""
+    actions = {action.dest: action for action in parser._actions}
+    options = [option for action in parser._actions for option in action.option_strings]
+    if wrong := re.search(r'^Parser key "([\w.]+)":.*?(?:value: |Got value: )(\S.*)$', error, re.DOTALL):
+        name, value = wrong.groups()
+        takes = _takes(actions[name]._typehint) if name in actions else ""
+        return f"--{name} {value}: `{command}` takes {takes or 'something else; see its --help'}"
+    if wrong := re.match(r"unrecognized arguments: (.*)", error, re.DOTALL):
+        names = wrong[1].split()
+        name = next((name for name in names if name.startswith("-")), names[0]).partition("=")[0]
+        if name.startswith("-"):
+            return f"{name}: `{command}` has no such option; {_near(name, options, f'`{command} --help` lists them')}"
+        places = [dest for dest, action in actions.items() if not action.option_strings]
+        return f"{name}: one argument too many; `{command}` takes {', '.join(places).upper() or 'options only'}"
+    if wrong := re.match(r"Subcommand .* does not accept option '(.*)'", error):
+        names = [option.lstrip("-") for option in options]
+        return f"{wrong[1]}: no argument of `{command}`; {_near(wrong[1], names, f'`{command} --help` lists them')}"
+    if wrong := re.match(r"argument subcommand: invalid choice: '(.*?)' \(choose from (.*)\)", error, re.DOTALL):
+        known = re.findall(r"[\w-]+", wrong[2])
+        return f"{wrong[1]}: `{command}` has no such command; {_near(wrong[1], known, 'there is ' + ', '.join(known))}"
+    if wrong := re.match(r"the following arguments are required: (.*)", error):
+        names = [name.rpartition(".")[2].upper() for name in wrong[1].split(", ")]
+        return f"`{command}` also wants {', '.join(names)}; see `{command} --help`"
+    if wrong := re.match(r"argument (--\S+): expected one argument", error):
+        return f"{wrong[1]}: it wants a value; see `{command} --help`"
+    return " ".join(re.sub(r'^Parser key "([\w.]+)":', r"--\1:", error).split())
+
+
+def _near(name: str, known: Iterable[str], otherwise: str) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def _takes(hint: Any) -> str:
+    """The values of a type in words, as they are typed; "" for one that has none."""
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, get_args(hint)))
+    if get_origin(hint) is tuple:  # a pair of whole numbers is a size, see `_spelled_out`
+        return "HEIGHTxWIDTH" if set(get_args(hint)) == {int} else "[NUMBER,NUMBER]"
+    if get_args(hint):
+        return " or ".join(filter(None, map(_takes, get_args(hint))))
+    return _TAKES.get(hint, "")
 
 
 def _parser() -> Any:
@@ -93,7 +164,10 @@ def _parser() -> Any:
     run = {"help": "file of weights, folder of a run, or tag of the catalogue (default: the newest run in runs/)"}
     source = {"help": "a video or a folder of them"}
     out = {"help": "windows to FILE.json or FILE.csv, the annotated video to FILE.mp4, or all into a FOLDER"}
-    commands.add_subcommand("train", command(train, {"--model": network}, set()), help="train a network on videos")
+    of_train = command(train, {"--model": network}, set())
+    augment = next(action for action in of_train._actions if action.dest == "augment")
+    augment.metavar, augment.help = "RECIPE", f"{', '.join(RECIPES)}, or a file of the values of the next ones"
+    commands.add_subcommand("train", of_train, help="train a network on videos")
     commands.add_subcommand("evaluate", command(evaluate, {"--model": run}, set()), help="measure a network on videos")
     commands.add_subcommand(
         "predict",
@@ -113,9 +187,14 @@ def _parser() -> Any:
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
-    """Arguments as jsonargparse wants them: `--resume` or `--full` alone is true, a size 56x72 is [56,72]."""
+    """Arguments as jsonargparse wants them.
+
+    `--resume` or `--full` alone is true, a size 56x72 is [56,72], and `--augment NAME` is all fields of a recipe.
+    """
     spelled = []
     for i, argument in enumerate(arguments):
+        if (name := argument.removeprefix("--augment=")) != argument or (i and arguments[i - 1] == "--augment"):
+            argument = argument.removesuffix(name) + _recipe(name)
         if argument in ("--resume", "--full") and "".join(arguments[i + 1 : i + 2]) not in ("true", "false"):
             argument = f"{argument}=true"
         elif (size := re.fullmatch(r"(--(?:crop|resize)=)?(\d+)x(\d+)", argument)) and (
@@ -124,6 +203,16 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
             argument = f"{size[1] or ''}[{size[2]},{size[3]}]"
         spelled.append(argument)
     return spelled
+
+
+def _recipe(name: str) -> str:
+    if name in RECIPES:
+        return json.dumps(asdict(RECIPES[name]))
+    if name.startswith("{") or Path(name).is_file():
+        return name
+    raise ValueError(
+        f"--augment {name}: no such recipe; there is {', '.join(RECIPES)}, or set its fields, as --augment.flip true"
+    )
 
 
 def _newest_run() -> str:
@@ -138,7 +227,11 @@ def _newest_run() -> str:
 
 
 def _train(values: dict[str, Any]) -> None:
-    print(train(**values))
+    try:
+        print(train(**values))
+    except KeyboardInterrupt as stop:
+        before = "interrupted before the training began: nothing new is saved; the same command starts it again"
+        raise KeyboardInterrupt(str(stop) or before) from None
 
 
 def _evaluate(values: dict[str, Any]) -> None:
@@ -148,19 +241,36 @@ def _evaluate(values: dict[str, Any]) -> None:
 def _predict(values: dict[str, Any]) -> None:
     asked, source = values.pop("out"), values.pop("source")
     out = Path(asked) if asked else None
-    if out is not None and out.suffix and out.suffix not in _WRITERS:
-        raise ValueError(f"{out}: ends in {out.suffix}; give a folder or a file ending in {', '.join(_WRITERS)}")
-    if out is not None and out.suffix == ".mp4" and Path(source).is_dir():
-        raise ValueError(f"{out}: one file for a folder of videos; give a folder as --out")
     if out is not None:  # before the work, so that it is not done in vain
-        (out.parent if out.suffix else out).mkdir(parents=True, exist_ok=True)
-    prediction = predict(values.pop("model") or _newest_run(), source, **values)
+        _check_out(out, source)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: terminal.say(str(message))  # without a line of our code
+        prediction = predict(values.pop("model") or _newest_run(), source, **values)
     print(prediction.top())
     if out is not None:
         for path in _write(prediction, out):
             terminal.say(f"wrote {path}")
     if prediction.failed:
-        raise ValueError(f"{len(prediction.failed)} videos were left out, see above")
+        raise ValueError(f"{terminal.counted(len(prediction.failed), 'video')} left out, see above")
+
+
+def _check_out(out: Path, source: str) -> None:
+    """Raise ValueError or OSError where the prediction of `source` could not be written; its folder is made."""
+    if out.suffix and out.suffix not in _WRITERS:
+        raise ValueError(f"{out}: ends in {out.suffix}; give a folder or a file ending in {', '.join(_WRITERS)}")
+    if out.suffix and out.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "", str(out))
+    if out.exists() and not out.is_dir() and Path(source).exists() and out.samefile(source):
+        raise ValueError(f"{out}: is the video itself; give another path as --out")
+    if out.suffix == ".mp4" and Path(source).is_dir() and not is_frames(Path(source)):
+        raise ValueError(f"{out}: one file for a folder of videos; give a folder as --out")
+    if out.suffix == ".mp4" and is_live(source):
+        raise ValueError(f"{out}: what was seen live is not kept; give a .json or a .csv as --out")
+    folder = out.parent if out.suffix else out
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder, out):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, "", str(place))
 
 
 def _write(prediction: Prediction, out: Path) -> list[Path]:
@@ -168,7 +278,8 @@ def _write(prediction: Prediction, out: Path) -> list[Path]:
     if out.suffix:
         return [_WRITERS[out.suffix](prediction, out)]
     written = [prediction.to_json(out / "windows.json"), prediction.to_csv(out / "windows.csv")]
-    for number, part in enumerate(prediction.videos(), start=1):
+    on_disk = [part for part in prediction.videos() if Path(part.sources[0]).exists()]  # what was live is not
+    for number, part in enumerate(on_disk, start=1):
         path = out / f"{Path(part.sources[0]).stem}_seen.mp4"
         if path in written:  # two folders may hold videos of one name
             path = path.with_stem(f"{path.stem}_{number}")
@@ -180,7 +291,7 @@ def _prepare(values: dict[str, Any]) -> None:
     prepared = prepare(**values)
     print(prepared)
     if prepared.failed:
-        raise ValueError(f"{len(prepared.failed)} videos were left out, see above")
+        raise ValueError(f"{terminal.counted(len(prepared.failed), 'video')} left out, see above")
 
 
 def _doctor_data(values: dict[str, Any]) -> int:

@@ -21,15 +21,16 @@ import torch
 
 from .data import fingerprint, motion, sampling
 from .data.layouts import open_data
+from .data.layouts.recognise import recognise
 from .data.layouts.splits import labels_of
 from .data.listing import write_list
 from .data.sample import Sample, Task, VideoData, shared_groups
 from .data.video import VideoError
 from .examine import Seen, contents, examine
 from .models import MODELS, ready
-from .prepare import clip_rate, megabytes, reencode, videos_in
+from .prepare import clip_rate, faster, megabytes, reencode, videos_in
 from .spec import ClipSpec
-from .terminal import Table, progress
+from .terminal import Table, counted, progress
 
 __all__ = ["Diagnosis", "Finding", "data"]
 
@@ -48,7 +49,7 @@ class Kind(NamedTuple):
     """What a finding about videos says.
 
     Attributes:
-        text: said of `n` of them.
+        text: said of how many there are: `videos`, `samples` or `groups`, each with its number.
         fix: what to do about it; may be empty.
         is_problem: it breaks a training or falsifies its figures; else it is good to know.
         is_left_out: a clean list does without these.
@@ -63,26 +64,24 @@ class Kind(NamedTuple):
 _GET = "get them again, or train on the clean list (--out clean.csv)"
 _CLEAN = "train on the clean list (--out clean.csv), which has none of these"
 KINDS = {
-    "unreadable": Kind("{n} videos cannot be read", _GET),
-    "damaged": Kind("{n} videos have frames that cannot be decoded", _GET),
-    "cut short": Kind("{n} videos break off; what is there can be used", "get them again", is_left_out=False),
-    "outside": Kind("{n} samples lie, or end, where their video has no frames", "correct their start and end"),
-    "too short": Kind("{n} samples have fewer frames than a clip", "lower --num_frames, or train with --short loop"),
-    "blank": Kind("{n} videos show one colour and nothing else", _CLEAN),
-    "copy across splits": Kind("{n} videos are in another split, too, byte by byte", _CLEAN),
-    "near copy across splits": Kind(
-        "{n} videos are in another split, too, re-encoded, resized or trimmed a little", _CLEAN
-    ),
-    "copy of another class": Kind("{n} videos are there twice, with different classes", "keep the one that is right"),
+    "unreadable": Kind("{videos} that cannot be read", _GET),
+    "damaged": Kind("{videos} with frames that cannot be decoded", _GET),
+    "cut short": Kind("{videos} breaking off; what is there can be used", "get them again", is_left_out=False),
+    "outside": Kind("{samples} lying, or ending, where the video has no frames", "correct their start and end"),
+    "too short": Kind("{samples} with fewer frames than a clip", "lower --num_frames, or train with --short loop"),
+    "blank": Kind("{videos} of one colour and nothing else", _CLEAN),
+    "copy across splits": Kind("{videos} in another split, too, byte by byte", _CLEAN),
+    "near copy across splits": Kind("{videos} in another split, too, re-encoded, resized or trimmed a little", _CLEAN),
+    "copy of another class": Kind("{videos} there twice, with different classes", "keep the one that is right"),
     "shared group": Kind(
-        "{n} groups (of one source or person) are in several splits, so scores will be too good",
+        "{groups} (of one source or person) in several splits, so scores will be too good",
         "keep each in one split: a column `group` in a list without splits does",
         is_left_out=False,
     ),
-    "copy": Kind("{n} videos are there twice, byte by byte", "keep one of them", False, False),
-    "near copy": Kind("{n} videos are re-encoded, resized or trimmed copies of others", "", False, False),
-    "still": Kind("{n} videos do not move", "see whether they should", False, False),
-    "unsteady": Kind("{n} videos have a varying frame rate; frame_stride counts their frames", "", False, False),
+    "copy": Kind("{videos} there twice, byte by byte", "keep one of them", False, False),
+    "near copy": Kind("{videos} re-encoded, resized or trimmed out of others", "", False, False),
+    "still": Kind("{videos} without motion", "see whether there should be none", False, False),
+    "unsteady": Kind("{videos} of a varying frame rate; frame_stride counts their frames", "", False, False),
 }
 
 
@@ -134,7 +133,7 @@ class Diagnosis:
         path: of the data set.
         contents: the data set; None for a folder that is none.
         findings: the problems first.
-        classes: a row for each class with its number of samples in each split, the rarest first.
+        classes: a row for each class with its number of samples in each split, in the order of the data set.
         figures: of the data set as a whole.
         videos: what each video shows, of those that can be read.
         left_out: samples and videos that a clean list does without, with the reason.
@@ -156,11 +155,11 @@ class Diagnosis:
     def __str__(self) -> str:
         problems = [str(finding) for finding in self.findings if finding.is_problem]
         others = [str(finding) for finding in self.findings if not finding.is_problem]
-        parts = [f"{len(problems)} problems" if problems else "no problems", *problems]
+        parts = [counted(len(problems), "problem") if problems else "no problems", *problems]
         parts += ["good to know", *others] if others else []
         if self.classes:
             title = f"{len(self.classes)} classes" + ", the rarest" * (len(self.classes) > _CLASSES_SHOWN)
-            parts += ["", str(Table(self.classes[:_CLASSES_SHOWN], title=title))]
+            parts += ["", str(Table(_rarest(self.classes), title=title))]
         return "\n".join([*parts, "", *(f"{name}: {value}" for name, value in self.figures.items())])
 
     def clean(self) -> VideoData:
@@ -281,9 +280,18 @@ def _open(path: Path, task: Task | None, fold: int | None) -> tuple[VideoData | 
         if not path.is_dir() or not (videos := videos_in(path)):
             raise
         reason = str(error).removeprefix(f"{path}: ")
-        return None, {"": [Sample(video, 0) for video in videos]}, [Finding("no data set", reason)]
-    missing = Finding("missing", f"{found.missing:,} videos that the lists name are not there", _GET, is_problem=True)
+        nothing = Finding("no data set", reason, is_problem=_names_classes(path))
+        return None, {"": [Sample(video, 0) for video in videos]}, [nothing]
+    missing = Finding("missing", f"{counted(found.missing, 'video')} of the lists not there", _GET, is_problem=True)
     return found, found.splits, [missing] if found.missing else []
+
+
+def _names_classes(path: Path) -> bool:
+    """Whether a folder has lists or class folders, so that it is meant for a data set, and not videos alone."""
+    try:
+        return bool(recognise(path, None, None).rows)
+    except ValueError:
+        return True
 
 
 def _of_videos(videos: Mapping[Path, Seen]) -> Iterator[Mark]:
@@ -409,23 +417,33 @@ def _findings(marks: Sequence[Mark]) -> list[Finding]:
     for mark in marks:
         by_kind[mark.kind].append(mark)
     return [
-        Finding(name, kind.text.format(n=len(by_kind[name])), kind.fix, kind.is_problem, by_kind[name])
+        Finding(name, kind.text.format(**_numbers(len(by_kind[name]))), kind.fix, kind.is_problem, by_kind[name])
         for name, kind in KINDS.items()
         if name in by_kind
     ]
 
 
+def _numbers(n: int) -> dict[str, str]:
+    return {f"{noun}s": counted(n, noun) for noun in ("video", "sample", "group")}
+
+
 def _class_counts(found: VideoData) -> list[dict[str, object]]:
-    """Samples of each class in each split, the class with the fewest first."""
+    """Samples of each class in each split."""
     counts = {
         split: Counter(name for sample in samples for name in labels_of(sample, found.task))
         for split, samples in found.splits.items()
     }
-    rows: list[dict[str, object]] = [
+    return [
         {"class": name, **{split: count[index] for split, count in counts.items()}}
         for index, name in enumerate(found.classes)
     ]
-    return sorted(rows, key=lambda row: sum(n for n in row.values() if isinstance(n, int)))
+
+
+def _rarest(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    """The `_CLASSES_SHOWN` classes with the fewest samples, in the order of the data set."""
+    totals = [sum(n for n in row.values() if isinstance(n, int)) for row in rows]
+    chosen = sorted(range(len(rows)), key=totals.__getitem__)[:_CLASSES_SHOWN]
+    return [rows[i] for i in sorted(chosen)]
 
 
 def _of_classes(found: VideoData) -> Iterator[Finding]:
@@ -438,11 +456,11 @@ def _of_classes(found: VideoData) -> Iterator[Finding]:
     counts = _class_counts(found)
     for split in found.splits:
         if lacking := [str(row["class"]) for row in counts if not row[split]]:
-            text = f"{len(lacking)} of {len(counts)} classes are not in {split}: {', '.join(lacking[:5])}"
+            text = f"{len(lacking)} of {len(counts)} classes without samples in {split}: {', '.join(lacking[:5])}"
             yield Finding("lacking classes", text, "add samples of them there", is_problem=split == "train")
     trained = sorted(int(str(row["train"])) for row in counts if row.get("train"))
     if trained and trained[-1] >= _RARE * trained[0]:
-        text = f"the rarest class has {trained[0]} samples to train on, the most frequent {trained[-1]}"
+        text = f"{counted(trained[0], 'sample')} of the rarest class to train on, {trained[-1]} of the most frequent"
         yield Finding("imbalance", text, "draw the classes equally often, and read the accuracy of each class")
 
 
@@ -506,5 +524,5 @@ def _speeds(videos: Mapping[Path, Seen], spec: ClipSpec) -> dict[str, str]:
                     made[path] = target
         if told and made:
             gain = clip_rate(list(made.values()), spec) / clip_rate(list(made), spec)
-            told["reading after `tubelet prepare`"] = f"{gain:.1f} times as fast"
+            told["reading after `tubelet prepare`"] = faster(gain)
     return told

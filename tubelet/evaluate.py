@@ -14,13 +14,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from . import heads, metrics, plot, terminal
-from .data import motion, transforms
+from . import feed, heads, metrics, plot, terminal
+from .data import transforms
 from .data.datasets import ViewClips
-from .data.layouts import open_data
 from .data.loader import Batches, loader
 from .data.sample import VideoData
-from .data.sampling import SHORT, Short
+from .data.sampling import SHORTS, Short
 from .models import classifier, unnamed
 from .spec import ClipSpec, at_least_one
 from .terminal import Table
@@ -30,6 +29,8 @@ def evaluate(
     model: str | os.PathLike | nn.Module,
     data: str | os.PathLike,
     *,
+    task: Literal["classify"] = "classify",
+    fold: int | None = None,
     split: str = "val",
     views: int = 10,
     crops: int = 3,
@@ -46,6 +47,8 @@ def evaluate(
     Args:
         model: a file of weights, the folder of a run, or a network with a `spec`.
         data: as in `train`.
+        task: as in `train`.
+        fold: as in `train`; by default that of the run whose model it is, where it was trained on this data.
         split: part of the data: train, val or test.
         views: clips spread over the length of each video.
         crops: crops of each, spread over its longer side.
@@ -69,23 +72,31 @@ def evaluate(
             the message says what would.
     """
     at_least_one(views=views, crops=crops, batch_size=batch_size)
-    if short not in (known := ("error", *SHORT)):
-        raise ValueError(f"short {short!r}; there is {', '.join(known)}")
+    if short not in SHORTS:
+        raise ValueError(f"short {short!r}; there is {', '.join(SHORTS)}")
+    if task != "classify":
+        raise ValueError(f"task {task!r}; evaluate measures classify")
     network, spec = classifier(model, classes)
     if not spec.classes:
         raise ValueError(unnamed(model, network))
-    folder = Path(out) if out is not None else _beside(model) / "evaluate"
-    found = _data(spec, data, split)
+    folder = Path(out) if out is not None else (_beside(model) or Path("runs")) / "evaluate"
+    fold = _fold_of_run(model, data) if fold is None else fold
+    found = _in_order_of(spec, feed.open_parts(data, (split,), task, fold), data, split)
     samples = found.splits[split]
     names = spec.classes
     folder.mkdir(parents=True, exist_ok=True)
     measures = metrics.classification(len(names))
-    with (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
+    said: set[str] = set()
+    with (
+        feed.explained(found, (split,), spec, short),
+        (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["sample", "target", "view", "crop", *names])
-        batches = loader(ViewClips(found, split, spec, views, crops, short), 1, workers=workers, on_bad=on_bad)
+        clips = feed.Noted(ViewClips(found, split, spec, views, crops, short))
+        batches = loader(clips, 1, workers=workers, on_bad=on_bad)
         seen = 0
-        for index, target, scores in _scores(network, spec, batches, batch_size, "evaluating"):
+        for index, target, scores in _scores(network, spec, batches, batch_size, "evaluating", said):
             for i, row in enumerate(scores.tolist()):
                 values = [f"{value:.6g}" for value in row]
                 writer.writerow([samples[index].name, names[target], i // crops, i % crops, *values])
@@ -98,35 +109,45 @@ def evaluate(
     counts = {"samples": seen, "bad": len(samples) - seen, "missing": found.missing}
     summary |= {**counts, "views": views, "crops": crops}
     if audit:
-        altered = _Altered(ViewClips(found, split, spec, 1, 1, short))
-        summary |= _audit(network, spec, loader(altered, 1, workers=workers, on_bad=on_bad), batch_size)
+        altered = feed.Noted(_Altered(ViewClips(found, split, spec, 1, 1, short)))
+        summary |= _audit(network, spec, loader(altered, 1, workers=workers, on_bad=on_bad), batch_size, said)
     table = Table(_rows(confusion, names), summary, f"{split} of {data}")
     table.to_csv(folder / "classes.csv")
     plot.confusion(confusion, names, folder / "confusion.png")
     if audit:
         accuracies = {name.removeprefix("audit "): value for name, value in summary.items() if "audit" in name}
         plot.audit(accuracies, 1 / len(names), folder / "audit.png")
-    report = {"data": str(data), "split": split, "classes": names, "summary": summary, "bad": batches.bad}
-    report["confusion"] = confusion.tolist()
+    report = {"data": str(data), "task": task, "fold": fold, "split": split, "classes": names, "summary": summary}
+    report |= {"bad": batches.bad, "confusion": confusion.tolist()}
     (folder / "evaluate.json").write_text(json.dumps(report, indent=2) + "\n")
     return table
 
 
-def _beside(model: str | os.PathLike | nn.Module) -> Path:
-    """The folder that a model's weights are in; `runs` for a network in memory or from the catalogue."""
+def _beside(model: str | os.PathLike | nn.Module) -> Path | None:
+    """The folder that a model's weights are in; None for a network in memory or from the catalogue."""
     if isinstance(model, nn.Module) or not Path(model).exists():
-        return Path("runs")
+        return None
     return Path(model) if Path(model).is_dir() else Path(model).parent
 
 
-def _data(spec: ClipSpec, data: str | os.PathLike, split: str) -> VideoData:
+def _fold_of_run(model: str | os.PathLike | nn.Module, data: str | os.PathLike) -> int | None:
+    """The fold that a run was trained on, if on this data: in another, videos of its training would be measured."""
+    folder = _beside(model)
+    if folder is None or not (folder / "run.json").is_file():
+        return None
+    run = json.loads((folder / "run.json").read_text())
+    fold = run.get("fold")
+    if Path(run.get("data", "")).resolve() == Path(data).resolve():
+        return fold
+    if fold is not None:
+        terminal.say(
+            f"{folder}: trained on fold {fold} of {run['data']}; give --fold {fold} if {data} is the same data"
+        )
+    return None
+
+
+def _in_order_of(spec: ClipSpec, found: VideoData, data: str | os.PathLike, split: str) -> VideoData:
     """The data set, with the targets of a split in the order of the model's own classes."""
-    found = open_data(motion.motion() if str(data) == "motion" else data)
-    if found.task != "classify":
-        raise ValueError(f"{data}: a data set of the task {found.task}; evaluate measures classify, one class a clip")
-    if not found.splits.get(split):
-        parts = ", ".join(sorted(part for part, samples in found.splits.items() if samples))
-        raise ValueError(f"{data}: no part {split!r}; it has {parts or 'no samples at all'}")
     places = {name: i for i, name in enumerate(spec.classes)}
     if unknown := [name for name in found.classes if name not in places]:
         raise ValueError(
@@ -141,11 +162,15 @@ def _data(spec: ClipSpec, data: str | os.PathLike, split: str) -> VideoData:
 
 @torch.no_grad()
 def _scores(
-    network: nn.Module, spec: ClipSpec, batches: Batches, batch_size: int, what: str
+    network: nn.Module, spec: ClipSpec, batches: Batches, batch_size: int, what: str, said: set[str]
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Index, target and softmax scores (V, K) of each sample, from batches of one (clips (V, C, T, H, W), ...)."""
+    """Index, target and softmax scores (V, K) of each sample, from batches of one (clips (V, C, T, H, W), ...).
+
+    Notes on files that are not in `said` are printed, and added.
+    """
     with closing(batches), batches.watched():
-        for views, target, index in terminal.progress(batches, what):
+        for views, target, index, notes in terminal.progress(batches, what):
+            feed.say_once(notes, said)
             logits = [network(transforms.prepare(part, spec, network)) for part in views[0].split(batch_size)]
             try:
                 scores = heads.scores(torch.cat(logits), spec.classes)
@@ -177,10 +202,10 @@ class _Altered(torch.utils.data.Dataset):
         return torch.stack([clip, clip.flip(1), clip[:, order], middle]), target, index
 
 
-def _audit(network: nn.Module, spec: ClipSpec, batches: Batches, batch_size: int) -> dict[str, float]:
+def _audit(network: nn.Module, spec: ClipSpec, batches: Batches, batch_size: int, said: set[str]) -> dict[str, float]:
     """Accuracy of each way of altering time: `{"audit reversed": 0.1, ...}`."""
     right, samples = torch.zeros(len(_Altered.WAYS)), 0
-    for _, target, scores in _scores(network, spec, batches, batch_size, "motion audit"):
+    for _, target, scores in _scores(network, spec, batches, batch_size, "motion audit", said):
         right += scores.argmax(1) == target
         samples += 1
     return {f"audit {way}": value / samples for way, value in zip(_Altered.WAYS, right.tolist(), strict=True)}

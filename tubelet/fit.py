@@ -336,9 +336,7 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
         if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not asked:
-            terminal.say(
-                "stopping after this step; Ctrl-C again stops at once and loses what is newer than a checkpoint"
-            )
+            terminal.say("stopping after this step; Ctrl-C again stops at once, at the last checkpoint")
         asked = True
 
     if threading.current_thread() is not threading.main_thread():

@@ -21,6 +21,7 @@ from . import heads, plot, terminal
 from .data import sampling, transforms
 from .data.camera import Camera, is_live
 from .data.layouts import SUFFIXES
+from .data.layouts.places import videos_among
 from .data.pictures import is_frames
 from .data.sampling import Short
 from .data.video import Video, VideoError, write_video
@@ -226,8 +227,7 @@ def _videos(source: Path) -> list[Path]:
         frames = [Path(name, folder) for folder in folders if is_frames(Path(name, folder))]
         folders[:] = sorted(folder for folder in folders if Path(name, folder) not in frames)
         videos += frames
-        shown = (Path(name, file) for file in files if not file.startswith("."))  # as `._a.mp4` of macOS
-        videos += [file for file in shown if file.suffix.lower() in SUFFIXES]
+        videos += [Path(name, file) for file in videos_among(Path(name), files)]
     if not videos:
         raise ValueError(f"{source}: no videos ({' '.join(sorted(SUFFIXES))}) and no folders of frames")
     return sorted(videos)

@@ -26,6 +26,7 @@ from .data import motion
 from .data.augment import Augment
 from .data.datasets import TrainClips
 from .data.layouts import SUFFIXES, open_data
+from .data.layouts.places import videos_among
 from .data.listing import difference, whole, write_list
 from .data.pictures import is_frames
 from .data.sample import Sample, VideoData
@@ -34,7 +35,7 @@ from .data.video import Video, VideoError, write_video
 from .examine import footprint
 from .processes import Failed, alive, each
 from .spec import ClipSpec, at_least_one
-from .terminal import progress
+from .terminal import counted, progress
 
 __all__ = ["Prepared", "prepare", "reencode"]
 
@@ -49,6 +50,7 @@ _TIME_TOLERANCE_S = 1e-3
 _STEADY_S = 1e-5  # by which the frames of a steady rate are off their times
 _TRIED = 3  # videos on which reading is timed
 _TIMED_S = 0.5
+_GAIN = 1.1  # times as fast: less is none
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAMED = re.compile(rf"({'|'.join(map(re.escape, sorted(SUFFIXES)))})\b", re.IGNORECASE)
 
@@ -81,13 +83,13 @@ class Prepared:
 
     def __str__(self) -> str:
         made = f", {self.kept} of them by an earlier run" if self.kept else ""
-        lines = [f"{self.videos} videos prepared{made}; sound is not kept"]
+        lines = [f"{counted(self.videos, 'video')} prepared{made}; sound is not kept"]
         lines.append(f"size: {megabytes(self.bytes_before)} before, {megabytes(self.bytes_after)} after")
         if self.clips_per_s is not None:
             before, after = self.clips_per_s
             lines.append(
-                f"random training clips a second and core: {before:.3g} before, {after:.3g} after, "
-                f"{after / before:.1f} times as many"
+                f"random training clips a second and core: {before:.3g} before, {after:.3g} after; "
+                f"{faster(after / before)}"
             )
         lines += [f"cut short: {reason}" for reason in self.cut_short]
         lines += [f"left out: {reason}" for reason in self.failed]
@@ -141,7 +143,7 @@ def prepare(
     ready = {path: out / place for path, place in places.items() if path not in failed}
     if not ready:
         raise ValueError(
-            f"{source}: none of its {len(sources)} videos can be read, first {next(iter(failed.values()))}"
+            f"{source}: none of {counted(len(sources), 'video')} can be read, first {next(iter(failed.values()))}"
         )
     read_as, notes = _carry_over(source, out, found, ready) if found else (out, [f"no data set to train on: {why_not}"])
     rows = [ledger[str(places[path])] for path in ready]
@@ -232,7 +234,7 @@ def videos_in(folder: Path) -> list[Path]:
     """
     found: list[Path] = []
     for here, _, files in _walk(folder):
-        paths = [here / name for name in files if Path(name).suffix.lower() in SUFFIXES]
+        paths = [here / name for name in videos_among(here, files)]
         found += paths or ([here] if is_frames(here) else [])
     # a folder of flow holds folders of frames
     return sorted(path for path in found if set(found).isdisjoint(path.parents))
@@ -254,6 +256,16 @@ def clip_rate(paths: Sequence[Path], spec: ClipSpec | None = None) -> float:
             clips[rounds, index]
         rounds += 1
     return rounds * len(paths) / (time.process_time() - start)
+
+
+def faster(gain: float) -> str:
+    """How many times as fast prepared videos are read, and, where that is no gain, what follows from it."""
+    if gain >= _GAIN:
+        return f"{gain:.1f} times as fast"
+    return (
+        f"no faster ({gain:.1f} times as fast): small pictures and near keyframes already; "
+        "train on the videos as they are, or give a smaller --short_side"
+    )
 
 
 def megabytes(size: int) -> str:

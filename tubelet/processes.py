@@ -21,6 +21,8 @@ from .spec import at_least_one
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+CAN_FORK = sys.platform == "linux"  # macOS could, and its libraries crash
+
 _END = object()
 _limit_s: float | None = None  # of the item at hand; None outside of a worker
 
@@ -66,7 +68,7 @@ def each(
     """
     workers = cores() if workers is None else workers
     at_least_one(workers=workers)
-    return _forked(function, items, workers, time_limit_s) if sys.platform == "linux" else _here(function, items)
+    return _forked(function, items, workers, time_limit_s) if CAN_FORK else _here(function, items)
 
 
 def alive() -> None:

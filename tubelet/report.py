@@ -125,9 +125,9 @@ def _words(column: Sequence[object]) -> list[str]:
 def _numbers(column: Sequence[Any]) -> list[str]:
     """Return a column of numbers with its decimal points in line: four digits of a float, all of an integer.
 
-    A column with values below 0.0001 keeps their exponents instead.
+    A column with values below 0.0001 keeps their exponents instead. What is no number at all is a dash.
     """
     floats = [f"{value:.4g}" for value in column if isinstance(value, float) and math.isfinite(value)]
     decimals = max((len(text.partition(".")[2]) for text in floats if "e" not in text), default=0)
     pattern = ".4g" if any("e-" in text for text in floats) else f",.{decimals}f"
-    return ["" if value is None else format(value, pattern) for value in column]
+    return ["" if value is None else "-" if math.isnan(value) else format(value, pattern) for value in column]

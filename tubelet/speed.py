@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
 
 from .blocks import Triple, triple
 from .terminal import Table
@@ -98,7 +99,9 @@ class Choices:
         """What `state` gave, from json or not."""
         routes = {}
         for each in state:
-            layer = {key: tuple(value) if isinstance(value, list) else value for key, value in each["layer"].items()}
+            layer: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in each["layer"].items()
+            }
             routes[Layer(**layer)] = Route(**each["route"])
         return cls(routes)
 
@@ -106,7 +109,7 @@ class Choices:
         return str(Table(list(self.rows), title=f"convolutions of a step of {self.clips} clips, milliseconds"))
 
 
-def choose(model: nn.Module, *inputs: Tensor, dtype: torch.dtype = torch.float32, seconds: float = 8.0) -> Choices:
+def choose(model: nn.Module, *inputs: Tensor, dtype: torch.dtype = torch.float32, seconds: float = 5.0) -> Choices:
     """Time the ways to each convolution of a network and choose the fastest.
 
     On a GPU the choice is between torch's own two layouts; on a CPU without oneDNN, or in another precision, all is
@@ -146,7 +149,7 @@ def choose(model: nn.Module, *inputs: Tensor, dtype: torch.dtype = torch.float32
 
 @contextmanager
 def applied(choices: Choices) -> Iterator[None]:
-    """While it lasts, convolutions of this thread whose layer is among the choices take their route.
+    """While it lasts, convolutions of this process whose layer is among the choices take their route.
 
     The whole step belongs inside, backward included. Networks, their weights and copies of them are not touched.
     Gradients of gradients are an error.
@@ -154,19 +157,24 @@ def applied(choices: Choices) -> Iterator[None]:
     if not choices.routes:
         yield
         return
-    with _Routed(choices.routes):
+    with _instead(conv3d=partial(_conv3d, choices.routes), batch_norm=_batch_norm):
         yield
 
 
-class _Routed(TorchFunctionMode):
-    def __init__(self, routes: Mapping[Layer, Route]) -> None:
-        super().__init__()
-        self.routes = routes
+@contextmanager
+def _instead(**functions: Callable[..., Tensor]) -> Iterator[None]:
+    """Other functions under these names of `torch.nn.functional`, where torch's modules look them up at each call.
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is torch.conv3d:
-            return _conv3d(self.routes, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    A TorchFunctionMode would not do: it ends at `backward`, in which checkpointed stages run again.
+    """
+    before = {name: getattr(F, name) for name in functions}
+    try:
+        for name, function in functions.items():
+            setattr(F, name, function)
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(F, name, function)
 
 
 def _conv3d(
@@ -183,9 +191,9 @@ def _conv3d(
     layer = _layer(input, weight, stride, padding, dilation, groups)
     route = routes.get(layer) if layer and input.numel() else None
     kind = input.device.type
-    if route is not None and kind == "cpu" and torch.is_autocast_enabled(kind):
+    if route and kind == "cpu" and torch.is_autocast_enabled(kind):
         input, weight = (each.to(torch.get_autocast_dtype(kind)) for each in (input, weight))
-    if layer is None or route is None or (kind == "cpu" and not input.dtype == weight.dtype in FAST_DTYPES):
+    if not route or (kind == "cpu" and not input.dtype == weight.dtype in FAST_DTYPES):
         return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
     if kind != "cpu":
         input, weight = (each.contiguous(memory_format=LAST) for each in (input, weight))
@@ -198,12 +206,12 @@ def _layer(x: Tensor, w: Tensor, stride: Any, padding: Any, dilation: Any, group
     """None for what is no batch of clips, or padded by name."""
     if x.ndim != 5 or isinstance(padding, str):
         return None
-    of_kernel = (triple(w.shape[2:]), *(_of_three(each) for each in (stride, padding, dilation)))
-    return Layer(x.shape[1], triple(x.shape[2:]), w.shape[0], *of_kernel, groups)
+    stride, padding, dilation = (_of_three(each) for each in (stride, padding, dilation))
+    return Layer(x.shape[1], triple(x.shape[2:]), w.shape[0], triple(w.shape[2:]), stride, padding, dilation, groups)
 
 
 def _of_three(value: Any) -> Triple:
-    return triple(value if isinstance(value, int) or len(value) == 3 else value[0])
+    return triple(value if isinstance(value, int) or len(value) == 3 else int(value[0]))
 
 
 class _Convolution(torch.autograd.Function):
@@ -236,7 +244,7 @@ def _frames(x: Tensor) -> Tensor:
 
 def _backward(axes: slice, wanted: int, layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
     """torch's gradient of the input (wanted 0) or the weight (1) of a convolution over these axes of (t, h, w)."""
-    stride, padding, dilation = (each[axes] for each in (layer.stride, layer.padding, layer.dilation))
+    stride, padding, dilation = (list(each)[axes] for each in (layer.stride, layer.padding, layer.dilation))
     mask, zeros = [wanted == 0, wanted == 1, False], [0] * len(stride)
     backward = torch.ops.aten.convolution_backward
     return backward(g, x, w, None, stride, padding, dilation, False, zeros, layer.groups, mask)[wanted]
@@ -263,7 +271,7 @@ def _plain_weight(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
 
 def _frames_input(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
     grad = _backward(SPACE, 0, layer, _frames(x), w[:, :, 0], _frames(g))
-    return grad.unflatten(0, (len(x), -1)).transpose(1, 2)
+    return grad.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
 
 
 def _frames_weight(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
@@ -280,13 +288,13 @@ def _times_weight(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
 
 def _flipped_input(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
     """A forward convolution of the gradient, spread by the stride, with the kernel turned round."""
-    sizes = zip(x.shape[2:], w.shape[2:], layer.padding, layer.dilation, strict=True)
-    padding, spread = zip(*((d * (k - 1) - p, n - d * (k - 1) + 2 * p) for n, k, p, d in sizes), strict=True)
+    reach = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
+    padding = [r - p for r, p in zip(reach, layer.padding, strict=True)]
     if layer.stride != (1, 1, 1):
-        t, h, w_ = layer.stride
-        far = g.new_zeros((*g.shape[:2], *spread)).contiguous(memory_format=LAST)
-        far[:, :, ::t, ::h, ::w_] = g
-        g = far
+        size = [n - r + 2 * p for n, r, p in zip(layer.size, reach, layer.padding, strict=True)]
+        spread = torch.empty(*g.shape[:2], *size, dtype=g.dtype, memory_format=LAST).zero_()
+        spread[:, :, :: layer.stride[0], :: layer.stride[1], :: layer.stride[2]] = g
+        g = spread
     turned = w.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3, 4)
     return torch.mkldnn_convolution(g, turned, None, padding, (1, 1, 1), layer.dilation, layer.groups)
 
@@ -321,6 +329,72 @@ def _matmul_weight(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
             positions, wanted = (each.flatten(1) for each in (clip[:, of_input], gradient[:, of_output]))
             grad[tap].addmm_(wanted, positions.t())
     return grad.permute(1, 2, 0)[..., None, None]
+
+
+# In this layout torch's own batch norm adds up a whole map, one number after the other, and loses two digits of seven
+# (in its usual layout it does not). Sums of some frames at a time, put together, keep them and take no longer.
+POSITIONS = 4096
+BATCH_NORM = F.batch_norm
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.batch_norm`, more exactly where it trains on a float32 batch (B, C, T, H, W) in channels-last layout."""
+    is_last = input.ndim == 5 and input.is_contiguous(memory_format=LAST) and not input.is_contiguous()
+    is_single = input.device.type == "cpu" and input.dtype == torch.float32
+    if not (training and is_last and is_single and weight is not None):
+        return BATCH_NORM(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    output, mean, var = _BatchNorm.apply(input, weight, bias, eps)
+    if running_mean is not None and running_var is not None:
+        count = input.numel() // input.shape[1]
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(var * (count / (count - 1)), momentum)
+    return output
+
+
+def _parts(x: Tensor) -> tuple[Tensor, ...]:
+    """(B, C, T, H, W) -> some frames (n, C, H, W) each."""
+    return _frames(x).split(max(1, POSITIONS // (x.shape[3] * x.shape[4])))
+
+
+class _BatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        parts = _parts(x)
+        shares = x.new_tensor([[part.shape[0] for part in parts]]) / (x.shape[0] * x.shape[2])
+        measured = [torch.ops.aten.batch_norm_update_stats(part, None, None, 0.0) for part in parts]
+        means, variances = (torch.stack(each) for each in zip(*measured, strict=True))
+        mean = (shares @ means)[0]
+        var = (shares @ (variances + (means - mean).square()))[0]
+        ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt())
+        ctx.mark_non_differentiable(mean, var)
+        return torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0], mean, var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale = ctx.saved_tensors
+        g = g.contiguous(memory_format=LAST)
+        backward, mask = torch.ops.aten.native_batch_norm_backward, [False, True, True]
+        sums = [
+            backward(of_g, of_x, weight, None, None, mean, scale, True, 0.0, mask)[1:]
+            for of_x, of_g in zip(_parts(x), _parts(g), strict=True)
+        ]
+        grad_weight, grad_bias = (torch.stack(each).sum(0) for each in zip(*sums, strict=True))
+        count = x.numel() // x.shape[1]
+        of_g = weight * scale
+        of_x = -of_g * scale * grad_weight / count
+        rest = -of_g * grad_bias / count - of_x * mean
+        of_g, of_x, rest = (each.view(-1, 1, 1, 1) for each in (of_g, of_x, rest))
+        return torch.addcmul(rest, g, of_g).addcmul_(x, of_x), grad_weight, grad_bias, None
 
 
 OUTPUT: dict[str, Callable[[Layer, Tensor, Tensor], Tensor]] = {"plain": _plain, "onednn": _onednn}
@@ -361,16 +435,23 @@ def _layers(model: nn.Module, inputs: tuple[Tensor, ...]) -> Counter[Layer]:
     """The convolutions that one pass of the network makes, and how often, without running it."""
     found: Counter[Layer] = Counter()
 
-    class Found(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-            if func is torch.conv3d:
-                x, w, _, *rest = args
-                layer = _layer(x, w, *rest)
-                found.update([layer] if layer else [])
-            return func(*args, **(kwargs or {}))
+    def noted(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        layer = _layer(input, weight, stride, padding, dilation, groups)
+        found.update([layer] if layer else [])
+        return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
 
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad(), Found():
-        model(*(fake.from_tensor(each) for each in inputs))
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad(), _instead(conv3d=noted):
+        state: dict[str, Tensor] = {}
+        state |= {name: fake.from_tensor(value) for name, value in (*model.named_parameters(), *model.named_buffers())}
+        torch.func.functional_call(model, state, tuple(fake.from_tensor(each) for each in inputs))
     return found
 
 
@@ -385,19 +466,27 @@ def _timed(
     layer: Layer, ways: tuple[list[str], list[str], list[str]], clips: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[float, float, Route]:
     """Milliseconds of torch's own step of a layer and of the fastest route, and that route."""
-    x = torch.randn(clips, layer.in_channels, *layer.size, dtype=dtype, device=device)
-    shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
-    w = torch.randn(shape, dtype=dtype, device=device)
-    g = torch.randn(clips, layer.out_channels, *layer.output_size, dtype=dtype, device=device)
-    plain = _milliseconds(lambda: _plain(layer, x, w), device)
-    for wanted in (_plain_input, _plain_weight):
-        plain += _milliseconds(lambda wanted=wanted: wanted(layer, x, w, g), device)
+    made = partial(torch.randn, dtype=dtype, device=device)
+    x = made(clips, layer.in_channels, *layer.size)
+    w = made(layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
+    g = made(clips, layer.out_channels, *layer.output_size)
+    plain = sum(
+        _milliseconds(call, device)
+        for call in (
+            partial(_plain, layer, x, w),
+            partial(_plain_input, layer, x, w, g),
+            partial(_plain_weight, layer, x, w, g),
+        )
+    )
     x, w, g = (each.contiguous(memory_format=LAST) for each in (x, w, g))
     best, taken = 0.0, []
-    for known, names, inputs in zip((OUTPUT, GRAD_INPUT, GRAD_WEIGHT), ways, ((), (g,), (g,)), strict=True):
-        times = {
-            name: _milliseconds(lambda way=known[name], more=inputs: way(layer, x, w, *more), device) for name in names
-        }
+    parts: tuple[tuple[Mapping[str, Callable[..., Tensor]], tuple[Tensor, ...]], ...] = (
+        (OUTPUT, (x, w)),
+        (GRAD_INPUT, (x, w, g)),
+        (GRAD_WEIGHT, (x, w, g)),
+    )
+    for (known, tensors), names in zip(parts, ways, strict=True):
+        times = {name: _milliseconds(partial(known[name], layer, *tensors), device) for name in names}
         taken.append(min(times, key=times.__getitem__))
         best += times[taken[-1]]
     return plain, best, Route(*taken)

@@ -134,3 +134,8 @@ class Table:
 def show(value: object) -> str:
     """A value as a table shows it: floats to four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def counted(n: int, noun: str) -> str:
+    """How many there are of something, such as `1 video` or `2,000 videos`."""
+    return f"{n:,} {noun}" + "s" * (n != 1)

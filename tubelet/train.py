@@ -22,13 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import metrics, plot, terminal
+from . import feed, metrics, plot, terminal
 from . import weights as files
-from .data import datasets, motion, transforms
+from .data import datasets, transforms
 from .data.augment import Augment
-from .data.layouts import open_data
-from .data.loader import ON_BAD, EpochOrder, OnBad, loader
-from .data.sampling import SHORT, Short
+from .data.loader import ON_BAD, OnBad, loader
+from .data.order import EpochOrder
+from .data.sampling import SHORTS, Short
 from .machine import needs
 from .models import create, load, ready
 from .spec import ClipSpec, at_least_one
@@ -73,6 +73,7 @@ def train(
     *,
     model: str | nn.Module = "r2plus1d_18",
     task: Literal["classify"] = "classify",
+    fold: int | None = None,
     weights: str | os.PathLike | None = None,
     epochs: int = 30,
     batch_size: int = 16,
@@ -98,7 +99,8 @@ def train(
     Args:
         data: a folder with a folder of videos for each class, a list of `path label`, or `motion` (built in).
         model: name of a network, or any nn.Module from (B, C, T, H, W) to logits (B, K) with a `spec`.
-        task: one answer a clip.
+        task: one answer a clip; data that can be read in several ways is read so.
+        fold: official fold of UCF101 or HMDB51; by default the first.
         weights: a tag of the catalogue or a checkpoint to start from; the head is new where classes differ.
         epochs: passes over the training part.
         batch_size: clips a step.
@@ -111,7 +113,8 @@ def train(
         fps: rate to which videos are brought, or none for their own.
         resize: short side, or height and width (128x171), before the crop; none keeps the size.
         crop: height and width of a clip (112x112); none keeps the size.
-        augment: random changes to training clips.
+        augment: random changes to training clips: an `Augment`, such as those of `tubelet.data.augment.RECIPES`, whose
+            names (plain, kinetics, strong) the command line takes.
         short: videos with fewer frames than a clip: error, loop (from the start again) or hold (the last frame).
         on_bad: what a video does that cannot be read: raise ends the run (resume it with another choice), skip leaves
             it out, substitute takes another one; the last two count and name it. Validation leaves it out.
@@ -134,12 +137,8 @@ def train(
         raise ValueError(
             f"weights {weights} with a network in memory: load them into it, or give the name of a network"
         )
-    found = open_data(motion.motion() if str(data) == "motion" else data)
-    for part in ("train", "val"):
-        if not found.splits.get(part):
-            raise ValueError(f"{data}: no part {part!r}; it has {', '.join(sorted(found.splits))}")
-    if found.task != "classify":
-        raise ValueError(f"{data}: a data set of the task {found.task}; train learns classify, one class a clip")
+    _check_apart(data, out)
+    found = feed.open_parts(data, ("train", "val"), task, fold)
 
     torch.manual_seed(seed)
     name = model if isinstance(model, str) else type(model).__name__
@@ -157,17 +156,26 @@ def train(
     train_clips = datasets.TrainClips(found, "train", spec, augment, short, seed)
     val_clips = datasets.ViewClips(found, "val", spec, 1, 1, short)
     order = EpochOrder(len(train_clips), seed)
-    train_loader = loader(train_clips, batch_size, order=order, workers=workers, on_bad=on_bad)
-    val_loader = loader(val_clips, batch_size, workers=workers, on_bad="raise" if on_bad == "raise" else "skip")
+    train_loader = loader(feed.Noted(train_clips), batch_size, order=order, workers=workers, on_bad=on_bad)
+    val_loader = loader(
+        feed.Noted(val_clips), batch_size, workers=workers, on_bad="raise" if on_bad == "raise" else "skip"
+    )
     size = "x".join(map(str, spec.crop)) if spec.crop else "full size"
     terminal.say(
-        f"{name} on {len(train_clips)} clips of {len(found.classes)} classes, {len(val_clips)} to validate; "
-        f"{spec.num_frames} frames, stride {spec.frame_stride}, {size}; {optimizer}, lr {rate:.2g}, batch {batch_size}"
+        f"{name} on {terminal.counted(len(train_clips), 'clip')} of {len(found.classes)} classes, {len(val_clips)} to "
+        f"validate; {terminal.counted(spec.num_frames, 'frame')}, stride {spec.frame_stride}, {size}; {optimizer}, "
+        f"lr {rate:.2g}, batch {batch_size}"
     )
     kept = _kept_class()(folder, epochs)
     module = _task_class()(network.train(), optimizer, rate, decay, label_smoothing, seed)
     try:
-        with closing(train_loader), closing(val_loader), train_loader.watched(), val_loader.watched():
+        with (
+            closing(train_loader),
+            closing(val_loader),
+            train_loader.watched(),
+            val_loader.watched(),
+            feed.explained(found, ("train", "val"), spec, short),
+        ):
             _fit(module, kept, train_loader, val_loader, epochs, folder, resume)
     finally:
         bad = {**train_loader.bad, **val_loader.bad}
@@ -188,7 +196,7 @@ def _check(
     choices = {
         "task": (task, ("classify",)),
         "optimizer": (optimizer, LEARNING_RATE),
-        "short": (short, ("error", *SHORT)),
+        "short": (short, SHORTS),
         "on_bad": (on_bad, ON_BAD),
     }
     for name, (value, known) in choices.items():
@@ -227,6 +235,13 @@ def _spec(
     return replace(spec, classes=classes, **changes)
 
 
+def _check_apart(data: str | os.PathLike, out: str | os.PathLike | None) -> None:
+    """Raise ValueError where the run would be written into the folder of the videos."""
+    root, folder = Path(data), Path("runs" if out is None else out)
+    if str(data) != "motion" and root.is_dir() and root.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise ValueError(f"{folder}: is, or lies in, the folder of the videos ({root}); give one elsewhere as out")
+
+
 def _folder(out: str | os.PathLike | None, name: str, resume: bool) -> Path:
     """Folder of the run: the one given, else a new `runs/NAME`, numbered where there is one; to resume, the last."""
     if out is not None:
@@ -241,12 +256,18 @@ def _folder(out: str | os.PathLike | None, name: str, resume: bool) -> Path:
     if resume and not (folder / "run.json").exists():
         raise ValueError(f"{folder}: no run to resume (no run.json); start it without resume")
     if not resume and (folder / "last.ckpt").exists():
-        raise ValueError(f"{folder}: holds a run; resume it, or give another folder as out")
+        raise ValueError(
+            f"{folder}: holds a run; go on with it (tubelet train --config {folder / 'run.json'} --resume), or give "
+            "another folder as out"
+        )
     return folder
 
 
 def _write_arguments(folder: Path, arguments: dict[str, Any], name: str, resume: bool) -> None:
-    """Write `run.json`, from which `tubelet train --config` replays the run; a resumed run must ask for the same."""
+    """Write `run.json`, from which `tubelet train --config` replays the run.
+
+    A resumed run must ask for the same, once an epoch is done; one that failed before may be mended.
+    """
     plain = {
         key: value if value is None or isinstance(value, int | float | str | tuple) else
         vars(value) if isinstance(value, Augment) else name if key == "model" else str(value)
@@ -254,14 +275,14 @@ def _write_arguments(folder: Path, arguments: dict[str, Any], name: str, resume:
     }  # fmt: skip
     plain = json.loads(json.dumps(plain))
     path = folder / "run.json"
-    if resume:
+    if resume and (folder / "last.ckpt").exists():
         before = json.loads(path.read_text())
         free = {"workers", "out", "on_bad"}
         for key in plain.keys() - free:
-            if before[key] != plain[key]:
+            if before.get(key) != plain[key]:
                 raise ValueError(
-                    f"{folder}: was trained with {key} {before[key]!r}, now {plain[key]!r}; resume it with the same: "
-                    f"tubelet train --config {path} --resume"
+                    f"{folder}: was trained with {key} {before.get(key)!r}, now {plain[key]!r}; resume it with the "
+                    f"same (tubelet train --config {path} --resume), or give another folder as out"
                 )
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -298,16 +319,17 @@ def _fit(task: Any, kept: Any, train_loader: Any, val_loader: Any, epochs: int, 
             default_root_dir=folder,
         )
         handler = signal.getsignal(signal.SIGINT)
+        before = _epochs_of(last) if goes_on else 0
         try:
-            if goes_on and _epochs_of(last) >= epochs:
+            if before >= epochs:
                 terminal.say(f"all {epochs} epochs are done already")
             trainer.fit(task, train_loader, val_loader, ckpt_path=last if goes_on else None)
         except SystemExit:  # what Lightning makes of Ctrl-C
             signal.signal(signal.SIGINT, handler)
-            done = len(kept.history)
+            done = max(before, len(kept.history))  # which is empty until the checkpoint is read
+            how_far = f"after {done} of {epochs} epochs; go on" if done else "in epoch 1: nothing is saved; begin again"
             raise KeyboardInterrupt(
-                f"interrupted after {done} of {epochs} epochs; go on with: "
-                f"tubelet train --config {folder / 'run.json'} --resume"
+                f"interrupted {how_far} with: tubelet train --config {folder / 'run.json'} --resume"
             ) from None
 
 
@@ -353,20 +375,23 @@ def _task_class() -> type:
             self.optimizer, self.lr, self.weight_decay = optimizer, lr, weight_decay
             self.label_smoothing, self.seed = label_smoothing, seed
             self.measures = metrics.classification(len(self.spec.classes))
+            self.said: set[str] = set()
 
         def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
             # so that dropout of a step depends on nothing that happened before it, an interruption least of all
             torch.manual_seed(hash((self.seed, self.global_step)) & (2**63 - 1))
 
-        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
-            clips, targets = batch
+        def training_step(self, batch: list[Any], _: int) -> Tensor:
+            clips, targets, notes = batch
+            feed.say_once(notes, self.said)
             logits = self.model(transforms.normalize(clips, self.spec.mean, self.spec.std))
             loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
             self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(targets))
             return loss
 
-        def validation_step(self, batch: list[Tensor], _: int) -> None:
-            clips, targets = batch[:2]
+        def validation_step(self, batch: list[Any], _: int) -> None:
+            clips, targets, _index, notes = batch
+            feed.say_once(notes, self.said)
             logits = self.model(transforms.normalize(clips[:, 0], self.spec.mean, self.spec.std))
             loss = F.cross_entropy(logits, targets)
             self.log("val_loss", loss, on_epoch=True, batch_size=len(targets))

@@ -303,6 +303,10 @@ def test_which_folders_are_frames(tmp_path):
     assert not is_frames(made("folders", *(f"{name}/{frame}" for name in ("a", "b") for frame in frames)))
     assert not is_frames(made("classes called u and v", "u/a.mp4", "v/b.mp4"))
     assert not is_frames(made("photos", "one.jpg", "two.jpg"))
+    made("animated", "1.webp", "2.webp")
+    for i in (1, 2):
+        gray(0).save(tmp_path / "animated" / f"{i}.webp", save_all=True, append_images=[gray(9)], duration=40)
+    assert not is_frames(tmp_path / "animated")
     assert not is_frames(tmp_path / "gone")
     assert not is_frames(tmp_path / "frames" / "img_00001.jpg")
 

@@ -431,6 +431,35 @@ def test_an_index_outside_the_video(long, indices, number):
             clip.frames([])
 
 
+OTHER_FORMS = {
+    r"frames 3; give a list of whole numbers, such as \[3\]": lambda clip: clip.frames(3),
+    r"frames \[1.5\]; give a list of whole": lambda clip: clip.frames([1.5]),
+    r"frames tensor\(2\); give a list of whole": lambda clip: clip.clips([torch.tensor(2)]),
+    r"times 1.0; give a list of seconds, such as \[1.0\]": lambda clip: clip.frames_at(1.0),
+    r"times None; give a list of seconds": lambda clip: clip.frames_at(None),
+    r"times \['a'\]; give a list of seconds": lambda clip: clip.frames_at(["a"]),
+    r"crop 50; give \(height, width\) in pixels": lambda clip: clip.frames([0], crop=50),
+    r"crop \(1, 2, 3\); give \(height, width\)": lambda clip: clip.frames([0], crop=(1, 2, 3)),
+    r"resize 'a'; give the short side in pixels, or": lambda clip: clip.frames([0], resize="a"),
+    r"resize 0.5; give the short side": lambda clip: clip.frames_at([0.0], resize=0.5),
+    r"box \(0, 0, 8\); give \(top, left, height, width\)": lambda clip: clip.clips([[0]], box=(0, 0, 8)),
+}
+
+
+@pytest.mark.parametrize("told", OTHER_FORMS)
+def test_arguments_of_another_form(long, told):
+    with Video(long) as clip, pytest.raises(TypeError, match=told):
+        OTHER_FORMS[told](clip)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://a.org/b.mp4", "https://a.org/b.mp4", "rtsp://camera/live", "s3://bucket/b.mp4"]
+)
+def test_an_address_is_no_file(address):
+    with pytest.raises(VideoError, match=f"^{address}: an address; download the file .*`tubelet predict`"):
+        Video(address)
+
+
 def write_audio(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
@@ -650,11 +679,22 @@ def test_an_interrupted_write_leaves_no_file(tmp_path):
     assert path.read_bytes() == b"before"
 
 
+def zeros(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.uint8)
+
+
 BAD_FRAMES = {
     "no frames to write": [],
     "needs even sides": [torch.zeros(3, 47, 96, dtype=torch.uint8)],
     r"frame 0 is torch.float32 \(3, 48, 96\)": [torch.zeros(3, 48, 96)],
-    r"frame 0 is torch.uint8 \(48, 96, 3\)": [torch.zeros(48, 96, 3, dtype=torch.uint8)],
+    r"frame 0 is torch.uint8 \(48, 96, 3\).*: picture.permute\(2, 0, 1\) puts": [zeros(48, 96, 3)],
+    r"tensor is torch.uint8 \(4, 48, 96, 3\).*: frames.permute\(0, 3, 1, 2\) puts": zeros(4, 48, 96, 3),
+    r"tensor is torch.uint8 \(3, 4, 48, 96\).*: clip.unbind\(1\) of a clip": zeros(3, 4, 48, 96),
+    r"frame 0 is torch.uint8 \(3, 4, 48, 96\).*: clip.unbind\(1\) of a clip": [zeros(3, 4, 48, 96)],
+    r"tensor is torch.uint8 \(3, 48, 96\).*: \[picture\] of one picture": zeros(3, 48, 96),
+    r"tensor is torch.uint8 \(48, 96, 3\).*: picture.permute\(2, 0, 1\) puts": zeros(48, 96, 3),
+    r"frame 0 is torch.uint8 \(1, 48, 96\); write \(3, H, W\) of torch.uint8$": [zeros(1, 48, 96)],
+    r"frame 0 is ndarray \(48, 96, 3\); write tensors": [np.zeros((48, 96, 3), np.uint8)],
     r"frame 1 is \(3, 48, 48\) where the first": [torch.zeros(3, 48, w, dtype=torch.uint8) for w in (96, 48)],
 }
 

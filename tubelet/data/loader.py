@@ -1,22 +1,19 @@
-"""Batches: the order of the samples, the processes that read them, files that cannot be read, and where an epoch was.
+"""Batches: the processes that read them, files that cannot be read, and where an epoch was.
 
-An order is a pure function of seed and epoch, and so is every clip of its key. A loader that goes on in the middle of
-an epoch therefore begins at a number: nothing is read again, nothing is stored but that number.
+The order of an epoch is a pure function of its number, and every clip is one of its key. A loader that goes on in the
+middle of an epoch therefore begins at a number: nothing is read again, nothing is stored but that number.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import shutil
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing.connection import wait
 from multiprocessing.sharedctypes import RawArray
@@ -27,20 +24,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from .steps import Part, deal
+from ..processes import CAN_FORK, cores
+from .order import EpochOrder, Key, Part, deal
 from .video import VideoError
 
 log = logging.getLogger("tubelet")
 
 OnBad = Literal["raise", "skip", "substitute"]
-Key = tuple[int, int, int]
 Read = tuple[list, dict[str, str]]  # items, and why samples have none
 
 ON_BAD = ("raise", "skip", "substitute")
 SUBSTITUTES = 10  # tries before a data set counts as broken
 POLL_S = 5.0  # how long a worker may be dead before it is seen where no signal tells (Windows, threads)
 NOTE_BYTES = 1024
-CAN_FORK = sys.platform == "linux"  # macOS could, and its libraries crash
 
 
 class Readable(Protocol):
@@ -57,68 +53,6 @@ class Readable(Protocol):
 
     def name(self, key: Any) -> str:
         """The sample's name, for errors."""
-
-
-@dataclass(frozen=True)
-class EpochOrder:
-    """The keys (epoch, index, draw) of each epoch in a random order, the same for the same seed and epoch.
-
-    Attributes:
-        num_samples: of the data set; an epoch visits as many videos.
-        seed: of the order.
-        clips_per_video: keys of one video that follow one another, so that it is opened once for all of them
-            (repeated augmentation, arXiv 1901.09335); `draw` counts the keys of a video in the epoch.
-        classes: class of each sample. Then each class is as likely: an epoch has as many videos of each, the rare
-            ones several times, the frequent ones in part, another part every epoch. None: each sample once.
-
-    Raises:
-        ValueError: a number is out of its range.
-    """
-
-    num_samples: int
-    seed: int
-    clips_per_video: int = 1
-    classes: Sequence[int] | None = None
-
-    def __post_init__(self) -> None:
-        if self.clips_per_video < 1:
-            raise ValueError(f"clips_per_video {self.clips_per_video} must be at least 1")
-        if self.classes is not None and len(self.classes) != self.num_samples:
-            raise ValueError(f"{len(self.classes)} classes for {self.num_samples} samples: give one for each")
-
-    def __len__(self) -> int:
-        return self.num_samples * self.clips_per_video
-
-    def keys(self, epoch: int) -> list[Key]:
-        """The keys of an epoch."""
-        generator = torch.Generator().manual_seed(hash((self.seed, epoch)) & (2**63 - 1))
-        if self.classes is None:
-            indices = torch.randperm(self.num_samples, generator=generator).tolist()
-        else:
-            indices = _balanced(self.classes, generator)
-        visits: Counter[int] = Counter()
-        keys = []
-        for index in indices:
-            first = visits[index] * self.clips_per_video
-            visits[index] += 1
-            keys += [(epoch, index, first + i) for i in range(self.clips_per_video)]
-        return keys
-
-
-def _balanced(classes: Sequence[int], generator: torch.Generator) -> list[int]:
-    """As many indices as samples, as many of each class, or one more of some."""
-    members: dict[int, list[int]] = {}
-    for index, name in enumerate(classes):
-        members.setdefault(name, []).append(index)
-    lucky = set(torch.randperm(len(members), generator=generator)[: len(classes) % len(members)].tolist())
-    chosen: list[int] = []
-    for number, indices in enumerate(members.values()):
-        left = len(classes) // len(members) + (number in lucky)
-        while left > 0:  # every video of the class once, before any comes again
-            order = torch.randperm(len(indices), generator=generator)[:left].tolist()
-            chosen += [indices[i] for i in order]
-            left -= len(order)
-    return [chosen[i] for i in torch.randperm(len(chosen), generator=generator).tolist()]
 
 
 def loader(
@@ -156,7 +90,7 @@ def loader(
     """
     if workers is None:
         # elsewhere a worker imports the caller's script anew, which runs a script without `if __name__` twice
-        workers = max(1, min(8, len(os.sched_getaffinity(0)) - 1)) if CAN_FORK else 0
+        workers = max(1, min(8, cores() - 1)) if CAN_FORK else 0
     if workers < 0:
         raise ValueError(f"workers {workers} must be at least 0")
     if on_bad not in ON_BAD:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .container import VideoError, decode_pictures
 
-__all__ = ["FPS", "Array", "Folder", "is_frames", "open_array"]
+__all__ = ["FPS", "Array", "Folder", "is_animated", "is_frames", "open_array"]
 
 FPS = 30.0  # of what has no times; frame lists of the field count in frames of 30 a second
 
@@ -34,9 +34,22 @@ def is_frames(folder: str | os.PathLike[str]) -> bool:
         return False
     listing = _list(Path(folder))
     if listing.sequences:
-        return sum(map(len, listing.sequences.values())) > listing.num_others
+        # of a folder of videos that are pictures by their names, one tells
+        webps = (numbered[0][1] for (_, suffix), numbered in listing.sequences.items() if suffix == "webp")
+        is_most = sum(map(len, listing.sequences.values())) > listing.num_others
+        return is_most and not any(is_animated(Path(folder, name)) for name in webps)
     flow = _flow(listing.folders)
     return bool(flow) and all(is_frames(Path(folder, name)) for name in flow)
+
+
+def is_animated(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a WebP of several pictures, which its first bytes tell."""
+    path = Path(path)
+    if path.suffix.lower() != ".webp" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(21)
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) == 21 and bool(head[20] & 2)
 
 
 class Folder:

@@ -67,6 +67,7 @@ SHORT: dict[str, Callable[[int, int], int]] = {
     "loop": lambda index, total: index % total,
     "hold": lambda index, total: min(index, total - 1),
 }
+SHORTS = ("error", *SHORT)
 
 
 def random_start(total: int, span: int, generator: torch.Generator) -> int:

@@ -1,27 +1,29 @@
 """Videos of any source: exact frames by index or by time, and writing."""
 
 import os
+import re
+import reprlib
 import uuid
 import warnings
 from bisect import bisect_right
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from fractions import Fraction
 from itertools import chain, islice, pairwise
 from math import floor, gcd
 from operator import index as as_int
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .container import File, VideoError, encode
-from .pictures import Array, Folder, open_array
+from .pictures import Array, Folder, is_animated, open_array
 from .transforms import check_crop, resize_shape
-from .webp import Webp, is_animated
+from .webp import Webp
 
 __all__ = ["Box", "Source", "Video", "VideoError", "write_video"]
 
@@ -34,6 +36,8 @@ _BATCH_BYTES = 2**22
 
 # Two frames are never this close: a time computed in floating point may fall short by a rounding error.
 _TIME_TOLERANCE_S = 1e-6
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 class Source(Protocol):
@@ -83,8 +87,8 @@ class Video:
         fps: frames a second, the average over the video.
 
     Raises:
-        VideoError: there is no such file, it is not a video with frames, the folder is no sequence of pictures, or the
-            array has another dtype or shape.
+        VideoError: there is no such file, it is not a video with frames, the folder is no sequence of pictures, the
+            array has another dtype or shape, or the source is an address.
         ValueError: `fps` is given for a file, which has times of its own, or is not above 0.
         ImportError: PyAV is not installed.
 
@@ -159,6 +163,7 @@ class Video:
 
         Raises:
             ValueError: no index, an index outside the video, or a box or a crop that does not fit in the frame.
+            TypeError: one index and no list, or an argument of another form.
             VideoError: a frame cannot be decoded, or the picture size changes.
         """
         return next(self.clips([indices], box=box, resize=resize, crop=crop))
@@ -184,9 +189,10 @@ class Video:
 
         Raises:
             ValueError: a time outside the video, and all of `frames`.
+            TypeError: one time and no list, and all of `frames`.
             VideoError: as in `frames`.
         """
-        times = torch.as_tensor(times_s, dtype=torch.float64)
+        times = _times(self.path, times_s)
         outside = ~((times >= -_TIME_TOLERANCE_S) & (times <= self.duration_s + _TIME_TOLERANCE_S))
         if outside.any():
             time_s = times[outside][0].item()
@@ -218,13 +224,18 @@ class Video:
             (3, T, H, W) uint8 as in `frames`, T of each clip its own.
 
         Raises:
-            ValueError: as in `frames`, before anything is decoded, except for a crop or a box that does not fit.
+            ValueError: as in `frames`, before anything is decoded, except for a crop that does not fit.
+            TypeError: as in `frames`, before anything is decoded.
             VideoError: as in `frames`.
         """
         source = self._opened()
+        _check_form("box", box, 4, "(top, left, height, width) in pixels")
+        _check_form("crop", crop, 2, "(height, width) in pixels")
+        if not isinstance(resize, int):
+            _check_form("resize", resize, 2, "the short side in pixels, or (height, width)")
         if box is not None:
             _check_box(source, box)
-        requests = [[as_int(i) for i in clip] for clip in clips]
+        requests = [_indices(self.path, clip) for clip in clips]
         for request in requests:
             self._check(request)
         passes = (_forward(source, group, box, resize, crop) for group in _forward_groups(requests))
@@ -250,6 +261,11 @@ class Video:
 def _source(source: str | os.PathLike[str] | np.ndarray | Tensor, fps: float | None) -> Source:
     if isinstance(source, np.ndarray | Tensor):
         return Array(source, fps)
+    if isinstance(source, str) and _ADDRESS.match(source):
+        raise VideoError(
+            f"{source}: an address; download the file and give its path, or, if it is live, give the address to "
+            "`tubelet predict` or `tubelet.data.camera.Camera`"
+        )
     path = Path(source)
     if path.suffix.lower() == ".npy":
         return open_array(path, fps)
@@ -258,6 +274,31 @@ def _source(source: str | os.PathLike[str] | np.ndarray | Tensor, fps: float | N
     if fps is not None and path.exists():
         raise ValueError(f"{path}: a file has times of its own; fps {fps} is for folders of frames and arrays")
     return Webp(path) if is_animated(path) else File(path)
+
+
+def _indices(path: Path, clip: Sequence[int] | Tensor) -> list[int]:
+    try:
+        return [as_int(i) for i in clip]
+    except TypeError:
+        raise TypeError(f"{path}: frames {reprlib.repr(clip)}; give a list of whole numbers, such as [3]") from None
+
+
+def _times(path: Path, times_s: Sequence[float] | Tensor) -> Tensor:
+    with suppress(TypeError, ValueError, RuntimeError):
+        times = torch.as_tensor(times_s, dtype=torch.float64)
+        if times.ndim == 1:
+            return times
+    raise TypeError(f"{path}: times {reprlib.repr(times_s)}; give a list of seconds, such as [1.0]")
+
+
+def _check_form(name: str, value: Sequence[int] | None, count: int, form: str) -> None:
+    """Raise TypeError unless a value is None or so many whole numbers."""
+    try:
+        is_right = value is None or len([as_int(number) for number in value]) == count
+    except TypeError:
+        is_right = False
+    if not is_right:
+        raise TypeError(f"{name} {value!r}; give {form}")
 
 
 def _check_box(source: Source, box: Box) -> None:
@@ -414,6 +455,24 @@ def write_video(
         aside.unlink(missing_ok=True)
 
 
+def _other_form(frames: Iterable[Tensor], number: int, frame: Any) -> str:
+    """What a frame is in place of (3, H, W) uint8, and what makes it that."""
+    if not isinstance(frame, Tensor):
+        what = getattr(frame, "shape", "")
+        return f"frame {number} is {type(frame).__name__} {what}; write tensors (3, H, W), such as of torch.from_numpy"
+    is_one = isinstance(frames, Tensor)
+    given: Any = frames if is_one else frame
+    name = "the tensor" if is_one else f"frame {number}"
+    shape = tuple(given.shape)
+    told = f"{name} is {given.dtype} {shape}; write (3, H, W) of torch.uint8"
+    if given.dtype != torch.uint8 or len(shape) not in (3, 4) or 3 not in (shape[0], shape[-1]):
+        return told
+    if shape[0] == 3:
+        return told + (": clip.unbind(1) of a clip (3, T, H, W)" if len(shape) == 4 else ": [picture] of one picture")
+    fix = "frames.permute(0, 3, 1, 2)" if len(shape) == 4 else "picture.permute(2, 0, 1)"
+    return f"{told}: {fix} puts the channels first"
+
+
 def _even_pictures(frames: Iterable[Tensor], num_frames: int | None) -> Iterator[np.ndarray]:
     """Checked frames as (H, W, 3) arrays, as many as there are times."""
     shape: tuple[int, ...] | None = None
@@ -421,8 +480,8 @@ def _even_pictures(frames: Iterable[Tensor], num_frames: int | None) -> Iterator
     for number, frame in enumerate(frames):
         if number == num_frames:
             raise ValueError(f"times_s has {num_frames} times, and there are more frames")
-        if frame.dtype != torch.uint8 or frame.ndim != 3 or frame.shape[0] != 3:
-            raise ValueError(f"frame {number} is {frame.dtype} {tuple(frame.shape)}; write (3, H, W) of torch.uint8")
+        if not isinstance(frame, Tensor) or frame.dtype != torch.uint8 or frame.ndim != 3 or frame.shape[0] != 3:
+            raise ValueError(_other_form(frames, number, frame))
         if frame.shape[1] % 2 or frame.shape[2] % 2 or not frame.numel():
             raise ValueError(
                 f"frame {number} is {frame.shape[1]}x{frame.shape[2]} (height x width); "

@@ -11,19 +11,9 @@ import torch
 
 from .container import VideoError, decode_webp
 
-__all__ = ["Webp", "is_animated"]
+__all__ = ["Webp"]
 
 _DEFAULT_MS = 100  # a browser's, for a frame that says 0
-
-
-def is_animated(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a WebP of several pictures."""
-    path = Path(path)
-    if path.suffix.lower() != ".webp" or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        head = file.read(21)
-    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
 
 
 class _Part(NamedTuple):

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -170,8 +170,8 @@ def ready(model: str | os.PathLike | nn.Module) -> tuple[nn.Module, ClipSpec]:
         row = files.find(str(model))
         if row is None and not Path(model).exists():
             runs = (str(file.parent) for file in Path("runs").rglob("model.safetensors"))
-            known = (*sorted(runs), *_tags())
-            raise ValueError(_unknown(f"{model}: no such file of weights, run or tag", str(model), known))
+            near = difflib.get_close_matches(str(model), (*sorted(runs), *_tags()), n=3, cutoff=0.6)
+            raise ValueError(f"{model}: no such file of weights, run or tag; {_nearest_weights(str(model), near)}")
         model = create(row.model, weights=row.tag) if row else load(model)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     spec = getattr(model, "spec", None)
@@ -254,6 +254,18 @@ def _preset(name: str) -> Preset:
 def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     return f"{what}; did you mean {', '.join(near)}?" if near else f"{what}; known are {', '.join(known)}"
+
+
+def _nearest_weights(name: str, near: Sequence[str]) -> str:
+    """What to give for a name that is neither a file of weights nor a run nor a tag."""
+    if name in models():
+        tags = [row.tag for row in files.CATALOGUE if row.model == name]
+        return f"{name} is a network, without weights" + (f"; published for it: {', '.join(tags[:3])}" if tags else "")
+    if near:
+        return f"did you mean {', '.join(near)}?"
+    return (
+        f"`tubelet models` lists the {len(MODELS)} networks, tubelet.weights.CATALOGUE the {len(files.CATALOGUE)} tags"
+    )
 
 
 def _tags() -> tuple[str, ...]:

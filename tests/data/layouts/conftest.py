@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tubelet.data.layouts import open_data
+
 
 @pytest.fixture(autouse=True)
 def inside(tmp_path, monkeypatch):
@@ -56,3 +58,17 @@ def named(tmp_path):
             yield str(Path(sample.path).absolute().relative_to(tmp_path)), label
 
     return lambda data, split: list(pairs(data, split))
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """The one line, with the place in it, that says why a path cannot be read."""
+
+    def line(path):
+        with pytest.raises(ValueError) as caught:
+            open_data(path)
+        told = str(caught.value)
+        assert "\n" not in told and str(tmp_path) in told
+        return told
+
+    return line

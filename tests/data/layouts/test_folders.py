@@ -1,6 +1,11 @@
+import numpy as np
 import pytest
 
-from tubelet.data.layouts import open_data
+from tubelet.data import pictures
+from tubelet.data.layouts import open_data, places
+from tubelet.data.pictures import is_animated
+
+Image = pytest.importorskip("PIL.Image")
 
 
 def test_a_folder_for_each_class(touch, named):
@@ -85,6 +90,36 @@ def test_folders_of_frames_are_videos(frames, touch, named):
     assert named(data, "train") == [
         ("train/a/deep/two", "a"), ("train/a/one", "a"), ("train/b/three.mp4", "b"), ("train/b/v_x.avi", "b"),
     ]  # fmt: skip
+
+
+def webp(path, num_pictures):
+    first, *rest = [Image.fromarray(np.full((16, 16, 3), 40 * i, np.uint8)) for i in range(num_pictures)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first.save(path, save_all=num_pictures > 1, append_images=rest, duration=40)
+
+
+def test_animated_webp_is_a_video_and_a_still_one_is_none(tmp_path, touch, named):
+    for name in ("a/1", "a/2", "b/3", "b/4"):
+        webp(tmp_path / f"{name}.webp", 3)
+        webp(tmp_path / f"{name[0]}/thumb{name[-1]}.webp", 1)
+    for i in range(4):
+        webp(tmp_path / f"b/frames/{i}.webp", 1)
+    data = open_data(touch("c/5.mp4", "c/6.mp4", "c/5.webp"))
+    together = sorted(named(data, "train") + named(data, "val"))
+    assert [name for name, _ in together] == [
+        "a/1.webp", "a/2.webp", "b/3.webp", "b/4.webp", "b/frames", "c/5.mp4", "c/6.mp4",
+    ]  # fmt: skip
+
+
+def test_of_a_folder_of_frames_one_file_is_looked_into(tmp_path, monkeypatch):
+    for name in ("a/1", "a/2", "b/3", "b/4"):
+        for i in range(20):
+            webp(tmp_path / f"{name}/{i}.webp", 1)
+    looked = []
+    monkeypatch.setattr(pictures, "is_animated", lambda path: looked.append(path) or is_animated(path))
+    monkeypatch.setattr(places, "is_animated", pictures.is_animated)
+    assert sum(map(len, open_data(tmp_path).splits.values())) == 4
+    assert len(looked) == 8  # once to see that these are no videos, once to see that they are frames
 
 
 def test_a_class_file_gives_the_order(touch, write, named):

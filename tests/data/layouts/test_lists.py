@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from tubelet.data.layouts import open_data
@@ -229,50 +231,6 @@ def test_numbers_get_names_from_a_class_file(touch, write, named, file):
     assert named(data, "train") == [("1.mp4", "abseiling"), ("2.mp4", "bowling")]
 
 
-# the official csv of Kinetics
-
-
-KINETICS = "label,youtube_id,time_start,time_end,split,is_cc"
-
-
-def test_the_kinetics_csv(touch, write, named, caplog):
-    touch("train/air drumming/-3B32lodo2M_000059_000069.mp4", "train/zumba/0Xyz_abcdef_000000_000010.mkv")
-    touch("val/zumba/AAAAAAAAAAA_000120_000130.mp4.mkv")
-    train = write(
-        "train.csv",
-        KINETICS,
-        "air drumming,-3B32lodo2M,59,69,train,0",
-        "zumba,0Xyz_abcdef,0,10,train,0",
-        '"zumba",gone_______,0,10,train,0',
-    )
-    write("validate.csv", KINETICS, "zumba,AAAAAAAAAAA,120,130,validate,0", "zumba,goneagain__,5,15,validate,1")
-    write("test.csv", "youtube_id,time_start,time_end,split", "BBBBBBBBBBB,0,10,test")
-    data = open_data(train.parent)
-    assert data.layout == "Kinetics csv (train.csv, validate.csv, test.csv)"
-    assert named(data, "train") == [
-        ("train/air drumming/-3B32lodo2M_000059_000069.mp4", "air drumming"),
-        ("train/zumba/0Xyz_abcdef_000000_000010.mkv", "zumba"),
-    ]
-    assert named(data, "val") == [("val/zumba/AAAAAAAAAAA_000120_000130.mp4.mkv", "zumba")]
-    assert data.splits["train"][0].group == "-3B32lodo2M"
-    assert data.missing == 2
-    assert "2 of 5 videos are not there, first gone________000000_000010 (train.csv, row 4)" in caplog.text
-    assert "test.csv: no labels; left out" in caplog.text
-
-
-def test_youtube_ids_keep_their_case(touch, write, named):
-    touch("abcdefghijk_000000_000010.mp4", "bbbbbbbbbbb_000000_000010.mp4")
-    rows = [
-        "a,abcdefghijk,0,10,train",
-        "b,ABCDEFGHIJK,0,10,train",
-        "b,bbbbbbbbbbb,0,10,train",
-        "b,bbbbbbbbbbb,0,10,val",
-    ]
-    data = open_data(write("k.csv", KINETICS[:-6], *rows))
-    assert data.missing == 1
-    assert named(data, "train") == [("abcdefghijk_000000_000010.mp4", "a"), ("bbbbbbbbbbb_000000_000010.mp4", "b")]
-
-
 def test_paths_of_windows(touch, write, named):
     touch("a/1.mp4", "b/2.mp4")
     data = open_data(
@@ -288,7 +246,7 @@ def test_paths_of_windows(touch, write, named):
 def test_a_part_with_two_classes_is_said(touch, write, caplog):
     touch("1.mp4", "2.mp4")
     open_data(write("list.csv", "path,label,split", "1.mp4,a,train", "2.mp4,b,train", "2.mp4,a,train", "1.mp4,a,val"))
-    assert "1 samples have several classes, first" in caplog.text
+    assert "1 sample with several classes, first" in caplog.text
     assert "2.mp4 (b, a); write a column labels" in caplog.text
 
 
@@ -308,6 +266,7 @@ def test_the_lists_of_tsm_in_a_folder(frames, write, named):
 HEADER = "path,label,start_frame,end_frame,split"
 ERRORS = {
     "empty list": ((), r"list\.csv: the list is empty"),
+    "a header alone": (("path,label",), r"list\.csv: a header \(path,label\) and no row; write one for each video"),
     "three columns without header": (("1.mp4,3,a", "2.mp4,3,b"), r"3 columns .* header: path \(path\|file"),
     "one column": (("1.mp4", "2.mp4"), r"1 columns .* two columns are `path label`"),
     "missing files": (
@@ -338,22 +297,14 @@ ERRORS = {
     "a moment before the video": (("path,time_s,x1,y1,x2,y2,label", "1.mp4,-1,0,0,1,1,a"), r"row 2 .*moment -1 is"),
     "frame folders among videos": (("a 3 0", "1.mp4 1"), r"row 2 \(1\.mp4 1\): other rows are `frame_dir total_frames"),
     "an offset, or two labels": (("a 2 5 127", "b 2 5 127"), r"three numbers in every row, .* or MMAction2's"),
-    "a bad row of Kinetics": ((KINETICS, "a,bbbbbbbbbbb,x,10,train,0"), r"list\.csv, row 2 \(a \| bbb.*'x'"),
-    "nothing of Kinetics": (
-        (KINETICS, "a,bbbbbbbbbbb,0,10,train,0", "b,ccccccccccc,0,10,train,0"),
-        r"2 of 2 videos are not there, first bbbbbbbbbbb_000000_000010 \(list\.csv, row 2\); looked in .*; put them",
-    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", ERRORS)
-def test_what_cannot_be_read_is_one_line(tmp_path, touch, write, what):
+def test_what_cannot_be_read_is_one_line(touch, write, refused, what):
     touch("1.mp4", "2.mp4")
     rows, message = ERRORS[what]
-    with pytest.raises(ValueError, match=message) as caught:
-        open_data(write("list.csv", *rows))
-    assert "\n" not in str(caught.value)
-    assert str(tmp_path) in str(caught.value)
+    assert re.search(message, refused(write("list.csv", *rows)))
 
 
 def test_spans_need_an_end(touch, write):

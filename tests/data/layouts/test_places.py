@@ -71,6 +71,15 @@ def test_names_with_folders_and_second_names(touch):
     ]  # fmt: skip
 
 
+def test_a_thumbnail_beside_a_video_is_none(touch, write, caplog):
+    """Downloaders write them."""
+    touch(*(f"videos/{name}_000000_000010.{ending}" for name in ("a" * 11, "b" * 11) for ending in ("mkv", "webp")))
+    rows = ["a,aaaaaaaaaaa,0,10,train", "b,bbbbbbbbbbb,0,10,train", "b,bbbbbbbbbbb,0,10,val"]
+    data = open_data(write("k.csv", "label,youtube_id,time_start,time_end,split", *rows))
+    assert {sample.path.suffix for samples in data.splits.values() for sample in samples} == {".mkv"}
+    assert "two places" not in caplog.text
+
+
 def test_a_name_in_two_places_is_told(tmp_path, touch, frames, write, caplog):
     touch("videos/aaaaaaaaaaa_000000_000010.mp4", "videos_256/aaaaaaaaaaa_000000_000010.mp4")
     touch("videos/bbbbbbbbbbb_000000_000010.mp4")
@@ -78,7 +87,7 @@ def test_a_name_in_two_places_is_told(tmp_path, touch, frames, write, caplog):
     rows = ["a,aaaaaaaaaaa,0,10,train", "b,bbbbbbbbbbb,0,10,train", "b,bbbbbbbbbbb,0,10,val"]
     data = open_data(write("k.csv", "label,youtube_id,time_start,time_end,split", *rows))
     assert [sample.path.parent.name for sample in data.splits["train"]] == ["videos", "videos"]
-    assert "2 names are in two places; " in caplog.text
+    assert "2 names in two places; " in caplog.text
     assert f"{tmp_path / 'videos/aaaaaaaaaaa_000000_000010.mp4'} is read, not {tmp_path / 'videos_256'}" in caplog.text
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ...terminal import counted
 from ..sample import Actor, Sample, Span, Target, Task, VideoData, shared_groups
 from .classes import ClassFile, find_classes
 from .opposites import mirrors, reversals
@@ -59,7 +60,7 @@ def _missing(path: Path, found: Found, places: Places, skip: bool) -> int:
     lost = [row for row, place in zip(found.rows, places.paths, strict=True) if place is None]
     if places.doubles:
         one, other, *_ = next(iter(places.doubles.values()))
-        log.warning("%s: %d names are in two places; %s is read, not %s", path, len(places.doubles), one, other)
+        log.warning("%s: %s in two places; %s is read, not %s", path, counted(len(places.doubles), "name"), one, other)
     if not lost:
         return 0
     videos = {row.video for row in found.rows}
@@ -162,8 +163,8 @@ def _warn_of_shared(path: Path, data: VideoData) -> None:
     if shared := shared_groups(data):
         group, splits = next(iter(shared.items()))
         log.warning(
-            "%s: %d groups are in several parts, first %s in %s; scores will be too good",
-            path, len(shared), group, " and ".join(splits),
+            "%s: %s in several parts, first %s in %s; scores will be too good",
+            path, counted(len(shared), "group"), group, " and ".join(splits),
         )  # fmt: skip
 
 
@@ -181,6 +182,7 @@ def _warn_of_contradictions(path: Path, data: VideoData) -> None:
     if twice:
         first, other = twice[0]
         log.warning(
-            "%s: %d samples have several classes, first %s (%s, %s); write a column labels if that is meant",
-            path, len(twice), first.name, *(data.classes[each.target] for each in (first, other)),  # type: ignore[index]
+            "%s: %s with several classes, first %s (%s, %s); write a column labels if that is meant",
+            path, counted(len(twice), "sample"), first.name,
+            *(data.classes[each.target] for each in (first, other)),  # type: ignore[index]
         )  # fmt: skip

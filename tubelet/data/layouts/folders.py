@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..pictures import is_frames
+from .places import videos_among
 from .rows import Found, Row
-from .text import SPLITS, SUFFIXES, Part, families, has_video_suffix, kin, names_of
+from .text import SPLITS, SUFFIXES, Part, families, kin, names_of
 
 log = logging.getLogger("tubelet")
 
@@ -67,7 +68,7 @@ def _videos(folder: Path) -> Iterator[str]:
 
     for place, names, files in os.walk(folder, followlinks=True):
         # what macOS leaves beside a.mp4 on other disks is called ._a.mp4
-        videos = [name for name in files if has_video_suffix(name) and not name.startswith(".")]
+        videos = videos_among(Path(place), files)
         if files and not videos and is_frames(place):
             if Path(place) == folder:
                 raise ValueError(f"{folder}: pictures; a class folder holds a folder of pictures for each video")

@@ -1,4 +1,4 @@
-"""Lists of videos: `path label` in any separator, tables with a header, lists of frame folders, the Kinetics csv.
+"""Lists of videos: `path label` in any separator, tables with a header, lists of frame folders.
 
 PySlowFast, PyTorchVideo and MMAction2 write `path label`; MMAction2 and TSM `frame_dir total_frames label`.
 """
@@ -6,7 +6,6 @@ PySlowFast, PyTorchVideo and MMAction2 write `path label`; MMAction2 and TSM `fr
 from __future__ import annotations
 
 import csv
-import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,9 +15,7 @@ from typing import Any
 
 from ..sample import Task, Unit
 from .rows import Found, Layout, Row, actors, box, split_of
-from .text import COLUMNS, LISTS, SPLITS, SUFFIXES, Part, column, has_video_suffix, kin, names_of, read_lines
-
-log = logging.getLogger("tubelet")
+from .text import COLUMNS, HEAD, LISTS, SPLITS, SUFFIXES, Part, column, has_video_suffix, kin, names_of, read_lines
 
 SEPARATORS = "\t,;|"
 _NUMBERS = r"\d+(?:,\d+)*"
@@ -26,14 +23,8 @@ _NUMBERS = r"\d+(?:,\d+)*"
 _NUMBERED = re.compile(rf"(?P<path>.*?)(?P<numbers>(?:\s+{_NUMBERS})+|(?:,\d+)+|(?:;\d+)+|(?:\|\d+)+)\s*")
 _SEVERAL = re.compile(r"(?<=[\s,;|])\d+[\s,;|]+\d+\s*\Z")  # quick to search for
 _VIDEO = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(SUFFIXES)))})\b", re.IGNORECASE)
-_KINETICS = ("youtube_id", "time_start", "time_end")
 BOX = ("x1", "y1", "x2", "y2")
 _MANY = re.compile(r"\s*[,;|]\s*")
-
-
-def _is_kinetics(file: Path, head: str) -> bool:
-    first = head.partition("\n")[0].lower()
-    return file.suffix.lower() == ".csv" and all(name in first for name in _KINETICS)
 
 
 def _is_list(file: Path, head: str) -> bool:
@@ -53,7 +44,7 @@ def _is_likely(file: Path, head: str) -> bool:
     return _is_list(file, head) and kin(file.name)[1] is not None and bool(is_path)
 
 
-def _is_table(file: Path, head: str) -> bool:
+def is_table(file: Path, head: str) -> bool:
     """A list whose header names paths and labels, so that no name is needed to see what it is."""
     cells = re.split(r"[\t,;|]|\s+", head.partition("\n")[0].strip())
     return _is_list(file, head) and _is_header(cells)
@@ -64,34 +55,11 @@ def _is_header(cells: Iterable[str]) -> bool:
     return "path" in names and bool(names & {"label", "labels"})
 
 
-def read_kinetics(parts: Sequence[Part], task: Task | None) -> Found:
-    """The official csv of Kinetics: videos are `<id>_<start, 6 digits>_<end, 6 digits>` with any ending."""
-    rows = []
-    for part in parts:
-        table = csv.reader(read_lines(part.file))
-        header = [cell.strip().lower() for cell in next(table)]
-        if "label" not in header:
-            log.warning("%s: no labels; left out", part.file)
-            continue
-        label, name, start, end = (header.index(cell) for cell in ("label", *_KINETICS))
-        split = header.index("split") if "split" in header else None
-        for line, cells in enumerate(table, start=2):
-            try:
-                video = f"{cells[name]}_{int(float(cells[start])):06d}_{int(float(cells[end])):06d}"
-                told = split_of(cells[split].strip()) if split is not None else part.split
-                if not cells[label].strip():
-                    raise ValueError("no label; remove the row")
-            except (ValueError, IndexError) as error:
-                raise ValueError(f"{part.file}, row {line} ({' | '.join(cells)}): {error}") from None
-            rows.append(Row((video,), cells[label].strip(), told, group=cells[name], file=part.file, line=line))
-    return Found(f"Kinetics csv ({names_of(parts)})", parts[0].file.parent, rows, is_official=True)
-
-
 def read_lists(parts: Sequence[Part], task: Task | None) -> Found:
     """Lists of any kind that is not a published data set's own.
 
     Raises:
-        ValueError: a list is empty, its columns are not known, or a row cannot be read.
+        ValueError: a list is empty or has no row, its columns are not known, or a row cannot be read.
     """
     rows: list[Row] = []
     kinds: set[Task] = set()
@@ -100,6 +68,8 @@ def read_lists(parts: Sequence[Part], task: Task | None) -> Found:
         if not lines:
             raise ValueError(f"{part.file}: the list is empty")
         found, kind = _read(part, lines, task)
+        if not found:
+            raise ValueError(f"{part.file}: a header ({lines[0].strip()}) and no row; write one for each video")
         kinds.add(kind)
         rows += found
     if kinds == {"classify", "multilabel"}:  # no row of one of the lists has several labels
@@ -110,6 +80,17 @@ def read_lists(parts: Sequence[Part], task: Task | None) -> Found:
             f"{parts[0].file.parent}: {names_of(parts)} hold {' and '.join(sorted(kinds))}; give one of them"
         )
     return Found(f"list ({names_of(parts)})", parts[0].file.parent, rows, kind)
+
+
+def first_rows(part: Part, head: str) -> list[Row]:
+    """The rows in the beginning of a list; none where it is no list."""
+    lines = [line for line in head.splitlines() if line.strip()]
+    if part.file.stat().st_size > HEAD:
+        lines = lines[:-1]
+    try:
+        return _read(part, lines, None)[0] if lines else []
+    except (ValueError, csv.Error):
+        return []
 
 
 def _read(part: Part, lines: Sequence[str], task: Task | None) -> tuple[list[Row], Task]:
@@ -310,9 +291,8 @@ def _extent(values: dict[str, str]) -> tuple[float, float | None, Unit]:
 
 
 LAYOUTS = (
-    Layout(_is_kinetics, read_kinetics),
     Layout(_is_named, read_lists),
-    Layout(_is_table, read_lists),
+    Layout(is_table, read_lists),
     Layout(_is_likely, read_lists),
     Layout(_is_list, read_lists, is_loose=True),
 )

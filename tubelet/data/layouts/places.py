@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ..pictures import is_frames
+from ..pictures import is_animated, is_frames
 from .rows import Row
 from .text import has_video_suffix, without_suffix
 
@@ -106,7 +106,7 @@ class Places:
                     # a link to a video is not followed, which would ask for every file
                     if has_video_suffix(entry.name) and not entry.is_dir(follow_symlinks=False):
                         stem = without_suffix(entry.name)
-                        if stem in stems:
+                        if stem in stems and is_video(folder / entry.name):
                             found[stem].append(folder / entry.name)
                     elif not entry.name.startswith(".") and entry.is_dir():
                         (named if entry.name in stems else others).append(folder / entry.name)
@@ -123,6 +123,21 @@ class Places:
         for stem, folders in frames.items():
             found[stem] += folders
         return found
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is a video, by its ending; of `.webp` the animated ones, which their first bytes tell."""
+    return has_video_suffix(path.name) and (path.suffix.lower() != ".webp" or is_animated(path))
+
+
+def videos_among(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of the files in a folder that are videos. Of a folder of frames that are WebP, one file is looked into."""
+    videos = [name for name in names if has_video_suffix(name) and not name.startswith(".")]
+    if not any(name.lower().endswith(".webp") for name in videos):
+        return videos
+    if is_frames(folder):
+        return [name for name in videos if not name.lower().endswith(".webp")]
+    return [name for name in videos if is_video(folder / name)]
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:

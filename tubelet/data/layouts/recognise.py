@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ...terminal import counted
+from ..pictures import is_frames
 from ..sample import Task
-from . import activitynet, ava, charades, folders, framewise, lists, something, ucf
-from .places import is_annotation
+from . import activitynet, ava, charades, folders, framewise, kinetics, lists, something, ucf
+from .places import Places, is_annotation
 from .rows import ACCEPTED, Found, Layout
-from .text import LISTS, Part, families, head, kin, names_of
+from .text import LISTS, Part, families, has_video_suffix, head, kin, names_of
 
 LAYOUTS: tuple[Layout, ...] = (
-    *something.LAYOUTS, *charades.LAYOUTS, *ava.LAYOUTS, *activitynet.LAYOUTS, *lists.LAYOUTS
+    *something.LAYOUTS, *charades.LAYOUTS, *ava.LAYOUTS, *activitynet.LAYOUTS, *kinetics.LAYOUTS,
+    *lists.LAYOUTS,
 )  # fmt: skip
 FOLDS = (ucf.read_ucf, ucf.read_hmdb, framewise.read)
 ANNOTATIONS = LISTS | {".json"}
@@ -27,7 +31,7 @@ def recognise(path: Path, task: Task | None, fold: int | None) -> Found:
     found = _of_folds(path, fold) or (_of_folder(path, task) if path.is_dir() else _of_file(path, task))
     if task and task != found.task:
         raise ValueError(
-            f"{path}: {found.layout} is read as {found.task}, not as {task}; leave the task out or give other data"
+            f"{path}: {found.layout} is read as {found.task}, not as {task}; give other data or task {found.task}"
         )
     return found
 
@@ -64,26 +68,52 @@ def _of_file(file: Path, task: Task | None) -> Found:
 
 def _of_folder(path: Path, task: Task | None) -> Found:
     """The annotation in a folder or in one for annotations in it; without one, class folders."""
+    seen: list[tuple[list[Part], str]] = []
     for folder in [path, *_annotation_folders(path)]:
         files = [file for file in folder.iterdir() if file.suffix.lower() in ANNOTATIONS and file.is_file()]
         if len(files) > MOST_FILES:
             files = [file for file in files if kin(file.name)[1]]
-        groups = list(families(files).values())
-        heads = [head(parts[0].file) for parts in groups]
+        groups = [(parts, head(parts[0].file)) for parts in families(files).values()]
+        seen += groups
         for layout in LAYOUTS:
             if layout.is_loose:
                 continue
-            fit = [parts for parts, begin in zip(groups, heads, strict=True) if layout.fits(parts[0].file, begin)]
+            fit = [parts for parts, begin in groups if layout.fits(parts[0].file, begin)]
             fit = [parts for parts in fit if parts[0].split == "train"] or fit
-            if len(fit) > 1 and layout.read is lists.read_lists and not any(parts[0].split for parts in fit):
-                continue  # tables of anything
+            if fit and layout.read is lists.read_lists and fit[0][0].split != "train":
+                sure = _sure(groups)
+                # one table may be of videos that are not there; several may be tables of anything
+                fit = sure if len(fit) > 1 else [*fit, *(parts for parts in sure if parts not in fit)]
             if len(fit) > 1:
-                raise ValueError(
-                    f"{folder}: {len(fit)} annotations ({'; '.join(map(names_of, fit))}); give the file that is meant"
-                )
+                raise _several(folder, fit)
             if fit:
                 return layout.read(fit[0], task)
-    return folders.read(path)
+    found = folders.read(path)
+    if len({row.label for row in found.rows}) < 2 and (sure := _sure(seen)):
+        raise _several(path, sure)
+    return found
+
+
+def _several(folder: Path, fit: Sequence[Sequence[Part]]) -> ValueError:
+    named = "; ".join(map(names_of, fit))
+    return ValueError(f"{folder}: {counted(len(fit), 'annotation')} ({named}); give the file that is meant as the path")
+
+
+def _sure(groups: Iterable[tuple[list[Part], str]]) -> list[list[Part]]:
+    return [parts for parts, begin in groups if _names_videos(parts[0], begin)]
+
+
+def _names_videos(part: Part, begin: str) -> bool:
+    """Whether the beginning of a list names a video that is there."""
+    rows = [
+        row
+        for row in lists.first_rows(part, begin)
+        # without an ending and a header, any word is a name
+        if lists.is_table(part.file, begin)
+        or has_video_suffix(str(row.video))
+        or is_frames(part.file.parent / str(row.video))
+    ]
+    return any(Places(rows, part.file.parent).paths)
 
 
 def _annotation_folders(path: Path) -> list[Path]:

@@ -9,9 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# of these `.webp` alone may be a still picture too, see `places.is_video`
 SUFFIXES = frozenset({
     ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
-    ".ts", ".webm", ".wmv",
+    ".ts", ".webm", ".webp", ".wmv",
 })  # fmt: skip
 LISTS = frozenset({".csv", ".tsv", ".txt"})
 SPLITS = {

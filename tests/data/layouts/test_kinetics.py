@@ -1,0 +1,61 @@
+import re
+
+import pytest
+
+from tubelet.data.layouts import open_data
+
+KINETICS = "label,youtube_id,time_start,time_end,split,is_cc"
+
+
+def test_the_kinetics_csv(touch, write, named, caplog):
+    touch("train/air drumming/-3B32lodo2M_000059_000069.mp4", "train/zumba/0Xyz_abcdef_000000_000010.mkv")
+    touch("val/zumba/AAAAAAAAAAA_000120_000130.mp4.mkv")
+    train = write(
+        "train.csv",
+        KINETICS,
+        "air drumming,-3B32lodo2M,59,69,train,0",
+        "zumba,0Xyz_abcdef,0,10,train,0",
+        '"zumba",gone_______,0,10,train,0',
+    )
+    write("validate.csv", KINETICS, "zumba,AAAAAAAAAAA,120,130,validate,0", "zumba,goneagain__,5,15,validate,1")
+    write("test.csv", "youtube_id,time_start,time_end,split", "BBBBBBBBBBB,0,10,test")
+    data = open_data(train.parent)
+    assert data.layout == "Kinetics csv (train.csv, validate.csv, test.csv)"
+    assert named(data, "train") == [
+        ("train/air drumming/-3B32lodo2M_000059_000069.mp4", "air drumming"),
+        ("train/zumba/0Xyz_abcdef_000000_000010.mkv", "zumba"),
+    ]
+    assert named(data, "val") == [("val/zumba/AAAAAAAAAAA_000120_000130.mp4.mkv", "zumba")]
+    assert data.splits["train"][0].group == "-3B32lodo2M"
+    assert data.missing == 2
+    assert "2 of 5 videos are not there, first gone________000000_000010 (train.csv, row 4)" in caplog.text
+    assert "test.csv: no labels; left out" in caplog.text
+
+
+def test_youtube_ids_keep_their_case(touch, write, named):
+    touch("abcdefghijk_000000_000010.mp4", "bbbbbbbbbbb_000000_000010.mp4")
+    rows = [
+        "a,abcdefghijk,0,10,train",
+        "b,ABCDEFGHIJK,0,10,train",
+        "b,bbbbbbbbbbb,0,10,train",
+        "b,bbbbbbbbbbb,0,10,val",
+    ]
+    data = open_data(write("k.csv", KINETICS[:-6], *rows))
+    assert data.missing == 1
+    assert named(data, "train") == [("abcdefghijk_000000_000010.mp4", "a"), ("bbbbbbbbbbb_000000_000010.mp4", "b")]
+
+
+ERRORS = {
+    "a bad row": (("a,bbbbbbbbbbb,x,10,train,0",), r"list\.csv, row 2 \(a \| bbb.*'x'"),
+    "a header alone": ((), r"list\.csv: a header \(label,youtube_id,.*\) and no row; get the file again"),
+    "nothing is there": (
+        ("a,bbbbbbbbbbb,0,10,train,0", "b,ccccccccccc,0,10,train,0"),
+        r"2 of 2 videos are not there, first bbbbbbbbbbb_000000_000010 \(list\.csv, row 2\); looked in .*; put them",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ERRORS)
+def test_what_cannot_be_read_is_one_line(write, refused, what):
+    rows, message = ERRORS[what]
+    assert re.search(message, refused(write("list.csv", KINETICS, *rows)))

@@ -1,0 +1,226 @@
+import copy
+import json
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import tubelet
+from tubelet import blocks, speed
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def usual(model, *inputs):
+    """Every layer on its fast way, without timing."""
+    return speed.Choices(
+        {layer: speed.Route(*(n[0] for n in speed._ways(layer))) for layer in speed._layers(model, inputs)}
+    )
+
+
+triples = st.tuples(*[st.integers(1, 3)] * 3)
+
+
+@st.composite
+def layers(draw):
+    """Any convolution that torch allows, and often those that have a way of their own."""
+    kernel, stride = draw(triples), draw(triples)
+    dilation = draw(st.tuples(*[st.integers(1, 2)] * 3))
+    padding = draw(st.tuples(*[st.integers(0, 2)] * 3))
+    form = draw(st.sampled_from(["any", "space", "time", "point"]))
+    if form != "any":
+        ones = {"space": (0,), "time": (1, 2), "point": (0, 1, 2)}[form]
+        kernel, stride = (tuple(1 if i in ones else n for i, n in enumerate(each)) for each in (kernel, stride))
+        padding = tuple(0 if i in ones else n for i, n in enumerate(padding))
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    widths = [groups * draw(st.integers(1, 3)) for _ in range(2)]
+    size = tuple(
+        max(1, d * (k - 1) + 1 - 2 * p) + draw(st.integers(0, 5))
+        for k, d, p in zip(kernel, dilation, padding, strict=True)
+    )
+    return speed.Layer(widths[0], size, widths[1], kernel, stride, padding, dilation, groups)
+
+
+@settings(max_examples=150, deadline=None)
+@given(layer=layers(), clips=st.integers(1, 3), seed=st.integers(0, 99))
+def test_every_way_gives_the_sums_of_float64(layer, clips, seed):
+    torch.manual_seed(seed)
+    x = torch.randn(clips, layer.in_channels, *layer.size, dtype=torch.float64, requires_grad=True)
+    shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
+    w = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    y = F.conv3d(x, w, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    assert layer.output_size == tuple(y.shape[2:])
+    g = torch.randn_like(y)
+    y.backward(g)
+    x32, w32, g32 = (each.detach().float().contiguous(memory_format=torch.channels_last_3d) for each in (x, w, g))
+    output, grad_input, grad_weight = speed._ways(layer)
+    for name in output:
+        torch.testing.assert_close(speed.OUTPUT[name](layer, x32, w32).double(), y, atol=1e-4, rtol=1e-4)
+    for names, known, true in ((grad_input, speed.GRAD_INPUT, x.grad), (grad_weight, speed.GRAD_WEIGHT, w.grad)):
+        for name in {*names, "plain"}:
+            torch.testing.assert_close(known[name](layer, x32, w32, g32).double(), true, atol=1e-4, rtol=1e-4)
+
+
+def losses(model, clips, targets, choices, steps=20, dtype=None):
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+    told = []
+    with speed.applied(choices):
+        for step in range(steps):
+            torch.manual_seed(step)  # of dropout
+            with torch.autocast("cpu", dtype, enabled=dtype is not None):
+                loss = F.cross_entropy(model(clips), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            told.append(loss.item())
+    return torch.tensor(told)
+
+
+class Every(nn.Module):
+    """A layer for each way, with norms and a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            blocks.conv2plus1d(3, 12, (1, 2, 2)),
+            nn.GroupNorm(2, 12),
+            nn.Conv3d(12, 24, 1),
+            nn.ReLU(),
+            blocks.conv3d(24, 24, 3, (1, 2, 2), groups=24),
+            blocks.conv3d(24, 24, 3, groups=24),
+            nn.GroupNorm(2, 24),
+            blocks.conv3d(24, 16, 3),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.body(x).mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize("make", [Every, lambda: tubelet.create("tiny", num_classes=4)])
+def test_losses_are_those_of_the_plain_step(make):
+    model, clips, targets = make(), torch.randn(4, 3, 8, 32, 32), torch.arange(4)
+    plain = losses(model, clips, targets, speed.Choices({}))
+    fast = losses(model, clips, targets, usual(model, clips))
+    assert plain[-1] < plain[0] - 0.005  # it learns
+    torch.testing.assert_close(fast, plain, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3, 70, 70), (3, 4, 6, 5, 7), (2, 3, 1, 1, 2)])
+def test_batch_norm_is_as_exact_as_in_the_usual_layout(shape):
+    clips = (1.3 * torch.randn(shape) + 0.4).double()
+    g = torch.randn(shape).double()
+    norm = nn.BatchNorm3d(shape[1]).double()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    single = copy.deepcopy(norm).float()
+    x = clips.clone().requires_grad_()
+    y = norm(x)
+    y.backward(g)
+    z = clips.float().contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    point = blocks.conv3d(1, 1, 1)
+    with speed.applied(usual(point, torch.zeros(1, 1, 1, 1, 1))):
+        fast = single(z)
+        fast.backward(g.float())
+    assert fast.grad_fn.name() == "_BatchNormBackward"
+    for got, true in (
+        (fast, y),
+        (z.grad, x.grad),
+        (single.weight.grad, norm.weight.grad),
+        (single.bias.grad, norm.bias.grad),
+        (single.running_mean, norm.running_mean),
+        (single.running_var, norm.running_var),
+    ):
+        torch.testing.assert_close(got.double(), true, atol=3e-6 * true.abs().max().item(), rtol=0)
+
+
+def test_autocast():
+    model, clips, targets = Every(), torch.randn(2, 3, 8, 32, 32), torch.arange(2)
+    choices = usual(model, clips)
+    with speed.applied(choices), torch.autocast("cpu", torch.bfloat16):
+        assert model.body[0](clips).dtype == torch.bfloat16
+    plain, fast = (losses(model, clips, targets, each, 5, torch.bfloat16) for each in (speed.Choices({}), choices))
+    torch.testing.assert_close(fast, plain, atol=0.02, rtol=0)
+
+
+def test_the_network_stays_as_it_is():
+    model, clip = tubelet.create("tiny", num_classes=4), torch.randn(1, 3, 8, 32, 32)
+    before, keys = copy.deepcopy(model.state_dict()), list(vars(model))
+    state = torch.get_rng_state()
+    choices = speed.choose(model, clip, seconds=0)
+    assert torch.equal(state, torch.get_rng_state()) and list(vars(model)) == keys
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    model.eval()
+    plain = model(clip)
+    with speed.applied(choices):
+        copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+        fast = copied(clip)
+    torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-5)
+    assert torch.equal(model(clip), plain)
+
+
+def test_checkpointed_steps_are_the_same():
+    model, clips = Every(), torch.randn(2, 3, 4, 16, 16)
+    with speed.applied(usual(model, clips)):
+        model(clips).sum().backward()
+        plain = [parameter.grad.clone() for parameter in model.parameters()]
+        model.zero_grad()
+        model.head(checkpoint(model.body, clips, use_reentrant=False).mean((2, 3, 4))).sum().backward()
+    for parameter, true in zip(model.parameters(), plain, strict=True):
+        assert torch.equal(parameter.grad, true)
+
+
+def test_what_has_no_route_is_left_to_torch():
+    model = Every()
+    choices = usual(model, torch.randn(2, 3, 4, 16, 16))
+    others = (
+        lambda: model(torch.ones(1, 3, 5, 17, 16)),
+        lambda: model.double()(torch.ones(1, 3, 4, 16, 16, dtype=torch.float64)),
+        lambda: F.conv3d(torch.ones(3, 4, 4, 4), torch.ones(2, 3, 1, 1, 1)),
+        lambda: F.conv3d(torch.ones(1, 3, 4, 4, 4), torch.ones(2, 3, 3, 1, 1), padding="same"),
+        lambda: F.conv3d(torch.ones(0, 3, 4, 16, 16), torch.ones(2, 3, 1, 1, 1), stride=2),
+    )
+    for call in others:
+        plain = call()
+        with speed.applied(choices):
+            assert torch.equal(call(), plain)
+        model.float()
+
+
+def test_choices_are_measured_kept_and_shown():
+    model, clips = Every(), torch.randn(3, 3, 4, 32, 32)
+    choices = speed.choose(model, clips)
+    assert choices.clips == 2 and len(choices.rows) == 6 + 1  # layers, and their sum
+    assert all(row["plain"] > 0 and row["chosen"] > 0 for row in choices.rows)
+    assert "24 groups" in str(choices)
+    again = speed.Choices.restored(json.loads(json.dumps(choices.state())))
+    assert again.routes == choices.routes
+
+
+def test_without_time_layers_take_their_usual_way():
+    model, clips = Every(), torch.randn(1, 3, 4, 32, 32)
+    layers = speed._layers(model, (clips,))
+    assert sum(layers.values()) == 6
+    with pytest.raises(ValueError, match="seconds -1 must be at least 0"):
+        speed.choose(model, clips, seconds=-1)
+    assert speed.choose(model, clips, dtype=torch.float64) == speed.Choices({})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["r2plus1d_18", "x3d_s", "slowfast_r50", "unet3d", "movinet_a0", "densenet3d_121"])
+def test_layers_of_published_networks_are_found(name):
+    model = tubelet.create(name)
+    clip = torch.zeros(1, model.spec.in_channels, 16, 64, 64)
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv3d)]
+    assert sum(speed._layers(model, (clip,)).values()) >= len(convs)

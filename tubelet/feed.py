@@ -1,0 +1,111 @@
+"""What train and evaluate read: parts of a data set, and what is said of its files."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from . import terminal
+from .data import motion, sampling
+from .data.datasets import ViewClips
+from .data.layouts import open_data
+from .data.loader import Readable
+from .data.sample import Task, VideoData
+from .data.sampling import Short
+from .data.video import VideoError
+from .spec import ClipSpec
+
+_LOOKED_AT = 10  # videos, before it is said that none gives a clip
+
+
+def open_parts(data: str | os.PathLike, parts: Sequence[str], task: Task, fold: int | None) -> VideoData:
+    """A data set that has samples in each of these parts.
+
+    Args:
+        data: a path as `open_data` takes it, or `motion` (built in).
+        parts: names of splits.
+        task: what it is to be read as.
+        fold: which official fold; None takes the first.
+
+    Raises:
+        ValueError: as in `open_data`; or a part has no samples.
+    """
+    found = open_data(motion.motion() if str(data) == "motion" else data, task=task, fold=fold)
+    for part in parts:
+        if not found.splits.get(part):
+            there = ", ".join(sorted(name for name, samples in found.splits.items() if samples))
+            raise ValueError(f"{data}: no part {part!r}; it has {there or 'no samples at all'}")
+    return found
+
+
+@contextmanager
+def explained(data: VideoData, parts: Sequence[str], spec: ClipSpec, short: Short) -> Iterator[None]:
+    """Where a video ends the reading, find out whether any gives a clip: else to leave it out is no way on.
+
+    Raises:
+        VideoError: in place of the first one's, where no video of a part gives a clip; the message says what would.
+    """
+    try:
+        yield
+    except VideoError:
+        for part in parts:
+            clips = ViewClips(data, part, spec, 1, 1, short)
+            looked_at = sampling.uniform(len(clips), min(len(clips), _LOOKED_AT))
+            errors = [error for index in looked_at if (error := _misfit(clips, index))]
+            if len(errors) == len(looked_at):
+                raise VideoError(
+                    f"no video of {part} gives a clip ({len(errors)} of {len(clips)} looked at), first {errors[0]}"
+                ) from None
+        raise
+
+
+def _misfit(clips: ViewClips, index: int) -> str:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            clips[index]
+    except VideoError as error:
+        return str(error)
+    return ""
+
+
+class Noted(torch.utils.data.Dataset):
+    """Clips with a note at the end of each item: what Python was warned of its file, "" for nothing.
+
+    A worker process that reads has a terminal of its own, and several may read one file; with its clips, the note comes
+    to the process that can say it once.
+    """
+
+    def __init__(self, clips: Readable) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def name(self, key: Any) -> str:
+        """Of the sample."""
+        return self.clips.name(key)
+
+    def __getitem__(self, key: Any) -> tuple:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list) -> list[tuple]:
+        """Items of several keys of one sample."""
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", UserWarning)
+            several = getattr(self.clips, "__getitems__", None)
+            items = several(keys) if several else [self.clips[key] for key in keys]
+        note = "; ".join(dict.fromkeys(str(warning.message) for warning in told))
+        return [(*item, note) for item in items]
+
+
+def say_once(notes: Iterable[str], said: set[str]) -> None:
+    """Print the notes that are not in `said`, and add them."""
+    for note in dict.fromkeys(notes):
+        if note and note not in said:
+            said.add(note)
+            terminal.say(note)
