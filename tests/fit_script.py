@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import functools
 import json
 import os
 import signal
@@ -10,13 +9,13 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 import tubelet
-from tubelet import fit, tasks
+from tubelet import feed, fit, tasks
 from tubelet.data.loader import loader
 from tubelet.data.mixing import Mixing
 from tubelet.data.order import EpochOrder
+from tubelet.data.sample import VideoData
 
 
 class Clips:
@@ -80,10 +79,10 @@ def main():
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     shared = {"rank": fabric.global_rank, "world": fabric.world_size}
-    batches = loader(Clips(), 8, order=EpochOrder(22, 0), accumulate=asked.accumulate, workers=2, **shared)
-    val_batches = loader(Views(), 4, order=range(fabric.global_rank, 7, fabric.world_size), workers=0)
+    batches = loader(feed.Noted(Clips()), 8, order=EpochOrder(22, 0), accumulate=asked.accumulate, workers=2, **shared)
+    val_batches = loader(feed.Noted(Views()), 4, order=range(fabric.global_rank, 7, fabric.world_size), workers=0)
     course = fit.Course(3, 0, lambda step, steps: 1 - step / steps, Mixing(mixup=0.2), clip_norm=1.0, checkpoint_s=0)
-    task = tasks.classify(3, functools.partial(F.cross_entropy, label_smoothing=0.1))
+    task = tasks.task_of(VideoData(("a", "b", "c"), {}), "cross_entropy", 0.1, "none", torch.ones(3))
     try:
         progress = fit.fit(
             fabric, network, task, optimizer, batches, val_batches, course, asked.folder, resume=asked.resume,

@@ -31,7 +31,7 @@ LAYERS = (
     "data.layouts.?*",
     "data.layouts",
     "heads preset convert data.datasets data.loader data.motion data.listing examine regularize speed checkpoints",
-    "weights recipe feed tasks",
+    "weights recipe feed tasks memory",
     "fit",
     "models.?*",
     "models",

@@ -158,6 +158,7 @@ def test_the_network_stays_as_it_is():
     before, keys = copy.deepcopy(model.state_dict()), list(vars(model))
     state = torch.get_rng_state()
     choices = speed.choose(model, clip, seconds=0)
+    assert set(choices.routes) == set(speed._layers(model, (clip,)))
     assert torch.equal(state, torch.get_rng_state()) and list(vars(model)) == keys
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -200,7 +201,9 @@ def test_what_has_no_route_is_left_to_torch():
 
 def test_choices_are_measured_kept_and_shown():
     model, clips = Every(), torch.randn(3, 3, 4, 32, 32)
+    state = torch.get_rng_state()
     choices = speed.choose(model, clips)
+    assert torch.equal(state, torch.get_rng_state())
     assert choices.clips == 2 and len(choices.rows) == 6 + 1  # layers, and their sum
     assert all(row["plain"] > 0 and row["chosen"] > 0 for row in choices.rows)
     assert "24 groups" in str(choices)
@@ -215,6 +218,8 @@ def test_without_time_layers_take_their_usual_way():
     with pytest.raises(ValueError, match="seconds -1 must be at least 0"):
         speed.choose(model, clips, seconds=-1)
     assert speed.choose(model, clips, dtype=torch.float64) == speed.Choices({})
+    asks_values = nn.Sequential(model.body, nn.BatchNorm3d(16, momentum=None))
+    assert speed.choose(asks_values, clips) == speed.Choices({})
 
 
 @pytest.mark.slow

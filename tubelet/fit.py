@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +23,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from . import checkpoints, terminal
+from . import checkpoints, feed, regularize, terminal
 from .data import transforms
 from .data.loader import Batches
 from .data.mixing import Mixing
 from .launch import is_launched
 from .machine import needs
+from .spec import ClipSpec
 from .tasks import Task
 
-__all__ = ["Course", "Progress", "fit", "open_fabric"]
+__all__ = ["PRECISIONS", "Course", "Precision", "Progress", "fit", "gathered", "loggers_of", "open_fabric"]
 
 Row = dict[str, float]
 Precision = Literal["32", "bf16", "16"]
@@ -120,6 +121,38 @@ def open_fabric(*, precision: Precision = "32", devices: int = 1) -> Any:
     return fabric
 
 
+def loggers_of(logger: Any, folder: Path) -> list[Any]:
+    """The loggers that `--logger` names, beside the file of figures that every run writes.
+
+    Args:
+        logger: csv for none, tensorboard, or a Lightning logger.
+        folder: of the run.
+
+    Raises:
+        ValueError: there is no such logger.
+        ImportError: TensorBoard is not installed.
+    """
+    if logger == "csv":
+        return []
+    if logger == "tensorboard":
+        with needs("train"):
+            from lightning.fabric.loggers import TensorBoardLogger
+        try:
+            return [TensorBoardLogger(folder, name="", version="tensorboard")]
+        except ModuleNotFoundError:
+            raise ImportError("no module named 'tensorboard'; install it with: pip install tensorboard") from None
+    if not hasattr(logger, "log_metrics"):
+        raise ValueError(f"logger {logger!r}; give csv, tensorboard or a Lightning logger")
+    return [logger]
+
+
+def gathered(values: dict[str, str]) -> dict[str, str]:
+    """The dictionaries of all processes as one."""
+    several: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(several, values)
+    return {key: value for each in several for key, value in each.items()}
+
+
 def fit(
     fabric: Any,
     network: Any,
@@ -131,6 +164,8 @@ def fit(
     folder: Path,
     *,
     average: Any = None,
+    still: Batches | None = None,
+    loggers: Sequence[Any] = (),
     resume: bool,
     on_epoch: Callable[[nn.Module, Progress, bool], None],
 ) -> Progress:
@@ -141,11 +176,13 @@ def fit(
         network: (B, C, T, H, W) -> what the task measures, with a `spec`.
         task: loss and measures.
         optimizer: of the network's parameters; its groups have `initial_lr`.
-        batches: of the training part: its clips by the parts of steps.
+        batches: of the training part, its clips by the parts of steps; like the next two with notes (`feed.Noted`).
         val_batches: one view of each sample of the validation part, or of this process's share.
         course: how the run goes.
         folder: of the run, where the checkpoints are.
         average: a running average of the network, which is validated in its place.
+        still: clips over which batch norms take their true statistics before each validation.
+        loggers: Lightning's, told the figures of each epoch.
         resume: go on from the newest checkpoint, where there is one.
         on_epoch: called by the first process after each epoch, with the network that was validated, where the run is,
             and whether its last epoch is the best.
@@ -158,6 +195,7 @@ def fit(
     model, optimizer = fabric.setup(network, optimizer)
     kept = {"model": network, "optimizer": optimizer} | ({} if average is None else {"average": average})
     progress = Progress()
+    said: set[str] = set()
     if resume and (path := checkpoints.newest(folder)):
         state = torch.load(path, map_location=fabric.device, weights_only=True)
         for name, each in kept.items():
@@ -187,7 +225,9 @@ def fit(
             for part, batch in zip(left, batches, strict=True):
                 chance = hash((course.seed, progress.epoch, part.number)) & (2**63 - 1)
                 torch.manual_seed(chance)
-                clips, *targets = (each.to(fabric.device, non_blocking=True) for each in batch)
+                *parts, notes = batch
+                feed.say_once(notes, said)
+                clips, *targets = (each.to(fabric.device, non_blocking=True) for each in parts)
                 x = transforms.normalize(clips, spec.mean, spec.std)
                 if course.mixing is not None:
                     x, targets[-1] = course.mixing(
@@ -225,13 +265,15 @@ def fit(
                 if stops and batches.position < len(batches):
                     raise KeyboardInterrupt
             _check(loss, progress, optimizer)
+            if still is not None:
+                regularize.precise_norms(validated, _clips(fabric, still, spec, said))
             _share_statistics(fabric, validated)
             progress.epoch += 1
             row = {
                 "epoch": progress.epoch,
                 "lr": optimizer.param_groups[0]["lr"],
                 "train_loss": fabric.all_reduce(loss, reduce_op="sum").item() / steps,
-                **_validate(fabric, validated, task, val_batches),
+                **_validate(fabric, validated, task, val_batches, said),
                 "seconds": time.monotonic() - since,
             }
             progress.history.append(row)
@@ -240,7 +282,7 @@ def fit(
                 progress.best = row
             progress.loss, progress.seconds = 0.0, 0.0
             if fabric.is_global_zero:
-                for logger in fabric.loggers:
+                for logger in loggers:
                     logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, progress.epoch)
                 on_epoch(validated, progress, is_best)
             save()
@@ -264,6 +306,13 @@ def _check(loss: Tensor, progress: Progress, optimizer: Any) -> None:
         )
 
 
+def _clips(fabric: Any, batches: Batches, spec: ClipSpec, said: set[str]) -> Iterator[Tensor]:
+    """The clips of batches as the network takes them."""
+    for clips, *_, notes in batches:
+        feed.say_once(notes, said)
+        yield transforms.normalize(clips.to(fabric.device), spec.mean, spec.std)
+
+
 @torch.no_grad()
 def _share_statistics(fabric: Any, network: nn.Module) -> None:
     """Give all processes the mean of their batch norms' statistics, of which each has seen its own clips."""
@@ -274,14 +323,17 @@ def _share_statistics(fabric: Any, network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _validate(fabric: Any, network: nn.Module, task: Task, batches: Batches) -> Row:
+def _validate(fabric: Any, network: nn.Module, task: Task, batches: Batches, said: set[str]) -> Row:
     """The measures over all processes, each sample once."""
     network.eval()
     measures = task.measures().to(fabric.device)
     losses = torch.zeros(2, dtype=torch.float64, device=fabric.device)
     spec: Any = network.spec
-    for views, *targets, _ in batches:
+    for views, *targets, _, notes in batches:
+        feed.say_once(notes, said)
         clips, *targets = (each.to(fabric.device) for each in (views[:, 0], *targets))
+        if task.name == "frames":
+            targets = [targets[0][:, 0]]
         with fabric.autocast():
             logits = task.answer(network, transforms.normalize(clips, spec.mean, spec.std), targets)
         losses += torch.stack([task.plain_loss(logits, targets[-1]).double(), losses.new_ones(())]) * len(clips)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.autograd.function import once_differentiable
 
 from .blocks import Triple, triple
@@ -112,8 +112,8 @@ class Choices:
 def choose(model: nn.Module, *inputs: Tensor, dtype: torch.dtype = torch.float32, seconds: float = 5.0) -> Choices:
     """Time the ways to each convolution of a network and choose the fastest.
 
-    On a GPU the choice is between torch's own two layouts; on a CPU without oneDNN, or in another precision, all is
-    left to torch.
+    On a GPU the choice is between torch's own two layouts. On a CPU without oneDNN, in another precision, or where the
+    network's shapes depend on values, all is left to torch.
 
     Args:
         model: any nn.Module; it is not run, only its shapes are followed, and nothing in it changes.
@@ -130,7 +130,10 @@ def choose(model: nn.Module, *inputs: Tensor, dtype: torch.dtype = torch.float32
     device = inputs[0].device
     if device.type == "cpu" and not (torch.backends.mkldnn.is_available() and dtype in FAST_DTYPES):
         return Choices({})
-    layers = _layers(model, inputs)
+    try:
+        layers = _layers(model, inputs)
+    except DataDependentOutputException:  # not to be followed on shapes alone
+        return Choices({})
     clips = min(2, len(inputs[0]))  # two stand for more; torch's way for one clip is another
     deadline = time.perf_counter() + seconds
     routes, rows, totals = {}, [], [0.0, 0.0]
@@ -144,7 +147,7 @@ def choose(model: nn.Module, *inputs: Tensor, dtype: torch.dtype = torch.float32
         row = {"layer": str(layer), "times": layers[layer], "plain": round(plain, 2), "chosen": round(best, 2)}
         rows.append({**row, **asdict(routes[layer])})
     rows.append({"layer": "all that were timed", "plain": round(totals[0], 1), "chosen": round(totals[1], 1)})
-    return Choices(routes if totals[1] < totals[0] else {}, tuple(rows), clips)
+    return Choices(routes if totals[1] <= totals[0] else {}, tuple(rows), clips)
 
 
 @contextmanager
@@ -466,7 +469,8 @@ def _timed(
     layer: Layer, ways: tuple[list[str], list[str], list[str]], clips: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[float, float, Route]:
     """Milliseconds of torch's own step of a layer and of the fastest route, and that route."""
-    made = partial(torch.randn, dtype=dtype, device=device)
+    generator = torch.Generator(device).manual_seed(0)  # its own: the order of a training's draws stays
+    made = partial(torch.randn, dtype=dtype, device=device, generator=generator)
     x = made(clips, layer.in_channels, *layer.size)
     w = made(layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
     g = made(clips, layer.out_channels, *layer.output_size)

@@ -1,46 +1,43 @@
-"""Training: from a folder of clips to a model in one self-describing file. The one file that imports Lightning."""
+"""Training: from a folder of clips to a model in one self-describing file."""
 
 from __future__ import annotations
 
 import csv
-import functools
 import json
-import logging
-import math
 import os
-import pickle
-import signal
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from . import feed, metrics, plot, terminal
+from . import feed, fit, optim, plot, regularize, tasks, terminal
 from . import weights as files
-from .data import datasets, transforms
+from .checkpoints import LAST
+from .data import datasets
 from .data.augment import Augment
+from .data.layouts.splits import labels_of
 from .data.loader import ON_BAD, OnBad, loader
+from .data.mixing import Mixing
 from .data.order import EpochOrder
+from .data.sample import VideoData
 from .data.sampling import SHORTS, Short
-from .machine import needs
 from .models import create, load, ready
+from .recipe import Recipe, choose
 from .spec import ClipSpec, at_least_one
 
 Size = int | tuple[int, int] | Literal["none"]
+TaskName = Literal["classify", "multilabel", "frames", "detect"]
 
-# For a batch of 16 and new weights; both rates grow with the batch (Goyal et al. 2017, arXiv 1706.02677).
-LEARNING_RATE = {"adamw": 1e-3, "sgd": 1e-2}
-WEIGHT_DECAY = {"adamw": 0.05, "sgd": 1e-4}
-FINE_TUNING = 0.1  # of the rate, when the weights are not new
-WARMUP = 0.1  # of the steps
-PLAIN = Augment()
+_SETTINGS = tuple(each.name for each in fields(Recipe))
+# What a resumed run may ask for otherwise: none of it changes a number.
+_FREE = {"workers", "out", "on_bad", "devices", "logger", "checkpoint_s", "patience"}
 
 
 @dataclass(frozen=True)
@@ -51,12 +48,14 @@ class Run:
         out: its folder: `run.json`, `metrics.csv`, `curves.png`, `model.safetensors` (the best epoch), `last.ckpt`.
         history: one row of figures for each epoch.
         best: the row of the epoch whose weights were kept.
+        figure: name of the figure by which it is the best.
         bad: samples that could not be read, and why; `bad.csv` in the folder has them too.
     """
 
     out: Path
     history: list[dict[str, float]]
     best: dict[str, float]
+    figure: str = "val_top1"
     bad: dict[str, str] = field(default_factory=dict)
 
     def load(self) -> nn.Module:
@@ -65,30 +64,52 @@ class Run:
 
     def __str__(self) -> str:
         bad = f", {len(self.bad)} bad, see {self.out / 'bad.csv'}" if self.bad else ""
-        return f"best top-1 {100 * self.best['val_top1']:.1f} % in epoch {self.best['epoch']:.0f}: {self.out}{bad}"
+        return f"best {_figure(self.figure, self.best)} in epoch {self.best['epoch']:.0f}: {self.out}{bad}"
 
 
 def train(
     data: str | os.PathLike,
     *,
     model: str | nn.Module = "r2plus1d_18",
-    task: Literal["classify"] = "classify",
+    task: TaskName = "classify",
     fold: int | None = None,
     weights: str | os.PathLike | None = None,
-    epochs: int = 30,
+    recipe: str | None = None,
+    epochs: int | None = None,
     batch_size: int = 16,
     lr: float | None = None,
-    optimizer: Literal["adamw", "sgd"] = "adamw",
+    optimizer: optim.Optimizer | None = None,
     weight_decay: float | None = None,
-    label_smoothing: float = 0.1,
+    warmup: float | None = None,
+    clip_norm: float | None = None,
+    layer_decay: float | None = None,
+    head_factor: float | None = None,
+    frozen_stages: int | None = None,
+    is_norm_frozen: bool | None = None,
+    norm_parts: int | None = None,
+    precise_norms: int | None = None,
+    loss: str | None = None,
+    label_smoothing: float | None = None,
+    class_weights: Literal["none", "balanced"] | None = None,
+    dropout: float | None = None,
+    stochastic_depth: float | None = None,
+    augment: Augment | None = None,
+    mixing: Mixing | None = None,
+    repeats: int | None = None,
+    ema_decay: float | None = None,
+    patience: int | None = None,
     num_frames: int | None = None,
     frame_stride: int | None = None,
     fps: float | Literal["none"] | None = None,
     resize: Size | None = None,
     crop: Size | None = None,
-    augment: Augment = PLAIN,
     short: Short = "error",
     on_bad: OnBad = "raise",
+    precision: fit.Precision = "32",
+    accumulate: int = 1,
+    devices: int = 1,
+    logger: Any = "csv",
+    checkpoint_s: float = 300,
     workers: int | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -96,31 +117,57 @@ def train(
 ) -> Run:
     """Train a network on videos and keep the epoch that does best on the validation part.
 
+    What is None is chosen for the data and the network, see `tubelet.recipe`, and printed with the reason.
+
     Args:
         data: a folder with a folder of videos for each class, a list of `path label`, or `motion` (built in).
         model: name of a network, or any nn.Module from (B, C, T, H, W) to logits (B, K) with a `spec`.
-        task: one answer a clip; data that can be read in several ways is read so.
+        task: classify, one class a clip; multilabel, any number; frames, a class for each frame; detect, classes for
+            each box. Data that can be read in several ways is read so.
         fold: official fold of UCF101 or HMDB51; by default the first.
         weights: a tag of the catalogue or a checkpoint to start from; the head is new where classes differ.
+        recipe: scratch, scratch_small, finetune or finetune_small.
         epochs: passes over the training part.
-        batch_size: clips a step.
-        lr: highest learning rate; by default chosen for the optimizer, the batch and the weights, and printed.
+        batch_size: clips a step, over all processes.
+        lr: highest learning rate.
         optimizer: adamw, or sgd with Nesterov momentum 0.9; linear warmup, then a cosine to zero.
         weight_decay: of convolutions and linear layers, never of norms and biases.
+        warmup: share of the steps in which the rate rises.
+        clip_norm: largest norm of the gradient, 0 for any.
+        layer_decay: rate of a stage to that of the next.
+        head_factor: rate of the head, as a multiple of the others'.
+        frozen_stages: stages that are held, and the stem with them.
+        is_norm_frozen: whether batch norms keep their statistics.
+        norm_parts: parts of a batch over each of which batch norms take their statistics.
+        precise_norms: batches over which batch norms take their true statistics before each validation.
+        loss: cross_entropy, focal or logit_adjusted.
         label_smoothing: probability spread over the other classes.
+        class_weights: balanced gives each class the same weight in sum, none each clip.
+        dropout: of the head.
+        stochastic_depth: probability that the last residual step is left out.
+        augment: random changes to training clips: an `Augment`, such as those of `tubelet.data.augment.RECIPES`, whose
+            names (plain, kinetics, strong) the command line takes.
+        mixing: Mixup and CutMix.
+        repeats: clips of each video in an epoch, one after another.
+        ema_decay: of the running average of the weights, which is then validated and kept; 0 for none.
+        patience: epochs without a better one that end the run, 0 for never.
         num_frames: frames of a clip; like the next four, by default the network's own (`model.spec`).
         frame_stride: source frames between two of them, counted at `fps`.
         fps: rate to which videos are brought, or none for their own.
         resize: short side, or height and width (128x171), before the crop; none keeps the size.
         crop: height and width of a clip (112x112); none keeps the size.
-        augment: random changes to training clips: an `Augment`, such as those of `tubelet.data.augment.RECIPES`, whose
-            names (plain, kinetics, strong) the command line takes.
         short: videos with fewer frames than a clip: error, loop (from the start again) or hold (the last frame).
         on_bad: what a video does that cannot be read: raise ends the run (resume it with another choice), skip leaves
             it out, substitute takes another one; the last two count and name it. Validation leaves it out.
+        precision: 32, or bf16 or 16 for mixed precision.
+        accumulate: parts of a step that go through the network one after another, for batches that the memory does
+            not hold at once.
+        devices: processes of this machine that share each step, one a GPU; `torchrun` starts them on several machines.
+        logger: csv, tensorboard, or a Lightning logger.
+        checkpoint_s: seconds between two checkpoints within an epoch.
         workers: processes that read; 0 reads in this one.
         seed: of order, clips, augmentation and new weights.
-        resume: go on after the last whole epoch of the run in `out`, with the same arguments.
+        resume: go on where the run in `out` was, with the same arguments.
         out: folder of the run; by default the next free `runs/DATA-MODEL`.
 
     Returns:
@@ -131,8 +178,8 @@ def train(
         KeyboardInterrupt: Ctrl-C; the message says how to go on.
     """
     arguments = {name: value for name, value in locals().items() if name != "resume"}
-    at_least_one(epochs=epochs, batch_size=batch_size)
-    _check(task, optimizer, short, on_bad, lr, weight_decay, label_smoothing)
+    at_least_one(batch_size=batch_size, accumulate=accumulate, devices=devices)
+    _check(task, short, on_bad, precision)
     if weights is not None and not isinstance(model, str):
         raise ValueError(
             f"weights {weights} with a network in memory: load them into it, or give the name of a network"
@@ -146,68 +193,175 @@ def train(
         model = create(model, num_classes=len(found.classes), weights=weights)
     network: Any
     network, spec = ready(model)
+    tasks.with_head(network, task)
     network.spec = spec = _spec(spec, found.classes, num_frames, frame_stride, fps, resize, crop)
-    rate = lr or LEARNING_RATE[optimizer] * batch_size / 16 * (FINE_TUNING if weights else 1)
-    decay = WEIGHT_DECAY[optimizer] if weight_decay is None else weight_decay
     files.header(network)  # what could not be saved is said before the training, not after its first epoch
-    arguments["out"] = folder = _folder(out, f"{Path(data).stem}-{name}", resume)
-    _write_arguments(folder, arguments, name, resume)
 
-    train_clips = datasets.TrainClips(found, "train", spec, augment, short, seed)
-    val_clips = datasets.ViewClips(found, "val", spec, 1, 1, short)
-    order = EpochOrder(len(train_clips), seed)
-    train_loader = loader(feed.Noted(train_clips), batch_size, order=order, workers=workers, on_bad=on_bad)
-    val_loader = loader(
-        feed.Noted(val_clips), batch_size, workers=workers, on_bad="raise" if on_bad == "raise" else "skip"
+    fabric = fit.open_fabric(precision=precision, devices=devices)
+    say = terminal.say if fabric.is_global_zero else _silent
+    counts = _class_counts(found)
+    chosen, reasons = choose(
+        network,
+        len(found.splits["train"]),
+        counts.tolist(),
+        is_fine_tuned=weights is not None,
+        batch_size=batch_size,
+        num_parts=accumulate * fabric.world_size,
+        name=recipe,
+        asked={setting: arguments[setting] for setting in _SETTINGS},
     )
+    arguments["out"] = folder = fabric.broadcast(
+        _folder(out, f"{Path(data).stem}-{name}", resume) if fabric.is_global_zero else None
+    )
+    if fabric.is_global_zero:
+        _write_arguments(folder, arguments, name, resume)
+    fabric.barrier()
+    loggers = fit.loggers_of(logger, folder) if fabric.is_global_zero else []
+    average = _prepare(network, chosen)
+    objective = tasks.task_of(found, chosen.loss, chosen.label_smoothing, chosen.class_weights, counts)
+
+    train_clips = feed.Noted(datasets.TrainClips(found, "train", spec, chosen.augment, short, seed))
+    val_clips = feed.Noted(datasets.ViewClips(found, "val", spec, 1, 1, short))
+    order = EpochOrder(len(train_clips), seed, chosen.repeats)
+    part = max(1, batch_size // (accumulate * fabric.world_size))
+    measured: Any = {"workers": workers, "on_bad": "raise" if on_bad == "raise" else "skip"}
+    batches = loader(
+        train_clips,
+        batch_size,
+        order=order,
+        accumulate=accumulate,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        workers=workers,
+        on_bad=on_bad,
+    )
+    val_batches = loader(
+        val_clips, part, order=range(fabric.global_rank, len(val_clips), fabric.world_size), **measured
+    )
+    still = loader(train_clips, part, order=cast(Any, order.keys(0)[: chosen.precise_norms * part]), **measured)
     size = "x".join(map(str, spec.crop)) if spec.crop else "full size"
-    terminal.say(
+    say(
         f"{name} on {terminal.counted(len(train_clips), 'clip')} of {len(found.classes)} classes, {len(val_clips)} to "
-        f"validate; {terminal.counted(spec.num_frames, 'frame')}, stride {spec.frame_stride}, {size}; {optimizer}, "
-        f"lr {rate:.2g}, batch {batch_size}"
+        f"validate; {terminal.counted(spec.num_frames, 'frame')}, stride {spec.frame_stride}, {size}; "
+        f"{chosen.optimizer}, batch {batch_size}"
     )
-    kept = _kept_class()(folder, epochs)
-    module = _task_class()(network.train(), optimizer, rate, decay, label_smoothing, seed)
+    for reason in reasons:
+        say(f"  {reason}")
+    course = fit.Course(
+        epochs=chosen.epochs,
+        seed=seed,
+        rate=partial(optim.warmup_cosine, warmup=chosen.warmup),
+        mixing=chosen.mixing if chosen.mixing.mixup or chosen.mixing.cutmix else None,
+        clip_norm=chosen.clip_norm or None,
+        patience=chosen.patience or None,
+        checkpoint_s=checkpoint_s,
+    )
+    groups = optim.parameter_groups(
+        network, chosen.lr, chosen.weight_decay, layer_decay=chosen.layer_decay, head_factor=chosen.head_factor
+    )
+    kept = _Kept(folder, objective, chosen.epochs)
     try:
         with (
-            closing(train_loader),
-            closing(val_loader),
-            train_loader.watched(),
-            val_loader.watched(),
+            closing(batches),
+            closing(val_batches),
+            closing(still),
+            batches.watched(),
+            val_batches.watched(),
             feed.explained(found, ("train", "val"), spec, short),
         ):
-            _fit(module, kept, train_loader, val_loader, epochs, folder, resume)
+            progress = fit.fit(
+                fabric,
+                network,
+                objective,
+                optim.OPTIMIZERS[chosen.optimizer](groups),
+                batches,
+                val_batches,
+                course,
+                folder,
+                average=average,
+                still=still if chosen.precise_norms else None,
+                loggers=loggers,
+                resume=resume,
+                on_epoch=kept,
+            )
+    except KeyboardInterrupt:
+        how_far = "; go on" if (folder / LAST).exists() else " in epoch 1: nothing is saved; begin again"
+        again = f"tubelet train --config {folder / 'run.json'} --resume"
+        raise KeyboardInterrupt(f"interrupted{how_far} with: {again}") from None
     finally:
-        bad = {**train_loader.bad, **val_loader.bad}
-        _write_bad(bad, folder / "bad.csv")
-    return Run(folder, kept.history, kept.best, bad)
+        bad = batches.bad | val_batches.bad
+        if fabric.is_global_zero:
+            _write_bad(bad, folder / "bad.csv")
+    if fabric.world_size > 1:
+        bad = fit.gathered(bad)
+        if fabric.is_global_zero:
+            _write_bad(bad, folder / "bad.csv")
+    return Run(folder, progress.history, progress.best, objective.best, bad)
 
 
-def _check(
-    task: str,
-    optimizer: str,
-    short: str,
-    on_bad: str,
-    lr: float | None,
-    weight_decay: float | None,
-    label_smoothing: float,
-) -> None:
+def _silent(line: str) -> None:
+    """What the other processes say."""
+
+
+def _check(task: str, short: str, on_bad: str, precision: str) -> None:
     """What a signature says of an argument, for callers in Python; the command line has it checked already."""
-    choices = {
-        "task": (task, ("classify",)),
-        "optimizer": (optimizer, LEARNING_RATE),
+    choices: dict[str, tuple[str, Any]] = {
+        "task": (task, tasks.TASKS),
         "short": (short, SHORTS),
         "on_bad": (on_bad, ON_BAD),
+        "precision": (precision, fit.PRECISIONS),
     }
     for name, (value, known) in choices.items():
         if value not in known:
             raise ValueError(f"{name} {value!r}; there is {', '.join(known)}")
-    if lr is not None and not lr > 0:
-        raise ValueError(f"lr {lr} must be above 0")
-    if weight_decay is not None and not weight_decay >= 0:
-        raise ValueError(f"weight_decay {weight_decay} must be at least 0")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing {label_smoothing} must be at least 0 and below 1")
+
+
+def _class_counts(data: VideoData) -> torch.Tensor:
+    """Training samples of each class."""
+    counts = Counter(name for sample in data.splits["train"] for name in labels_of(sample, data.task))
+    return torch.tensor([counts[i] for i in range(len(data.classes))])
+
+
+def _prepare(network: nn.Module, recipe: Recipe) -> Any:
+    """Have a network do what a recipe says while it is trained; the running average of its weights, or None."""
+    if recipe.dropout is not None:
+        regularize.set_dropout(network, recipe.dropout)
+    if recipe.stochastic_depth:
+        regularize.stochastic_depth(network, recipe.stochastic_depth)
+    if recipe.norm_parts > 1:
+        regularize.split_norms(network, recipe.norm_parts)
+    if recipe.is_norm_frozen:
+        regularize.freeze_norms(network)
+    regularize.freeze(network, recipe.frozen_stages)
+    return optim.averaged(network, recipe.ema_decay) if recipe.ema_decay else None
+
+
+@dataclass
+class _Kept:
+    """What a run leaves after each epoch: its figures, a line of them, and the best model."""
+
+    folder: Path
+    task: tasks.Task
+    epochs: int
+
+    def __call__(self, network: nn.Module, progress: fit.Progress, is_best: bool) -> None:
+        row = progress.history[-1]
+        _write_history(progress.history, self.folder / "metrics.csv")
+        if is_best:
+            files.save(network, self.folder / "model.safetensors", metrics=row)
+        ends = time.strftime("%H:%M", time.localtime(time.time() + row["seconds"] * (self.epochs - progress.epoch)))
+        terminal.say(
+            f"epoch {progress.epoch}/{self.epochs}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
+            f"{_figure(self.task.best, row)}{' *' if is_best else '  '}  {row['seconds']:.1f} s, ends {ends}"
+        )
+        if progress.epoch == self.epochs:
+            plot.curves(progress.history, self.folder / "curves.png")
+
+
+def _figure(name: str, row: Mapping[str, float]) -> str:
+    """A figure of a row in words: `top-1  97.5 %`."""
+    words = {"val_top1": "top-1", "val_map": "mAP", "val_frame_accuracy": "frames right"}
+    return f"{words.get(name, name)} {100 * row[name]:5.1f} %"
 
 
 def _spec(
@@ -255,7 +409,7 @@ def _folder(out: str | os.PathLike | None, name: str, resume: bool) -> Path:
             folder.mkdir(parents=True)  # at once, so that a run started beside this one takes another
     if resume and not (folder / "run.json").exists():
         raise ValueError(f"{folder}: no run to resume (no run.json); start it without resume")
-    if not resume and (folder / "last.ckpt").exists():
+    if not resume and (folder / LAST).exists():
         raise ValueError(
             f"{folder}: holds a run; go on with it (tubelet train --config {folder / 'run.json'} --resume), or give "
             "another folder as out"
@@ -266,19 +420,18 @@ def _folder(out: str | os.PathLike | None, name: str, resume: bool) -> Path:
 def _write_arguments(folder: Path, arguments: dict[str, Any], name: str, resume: bool) -> None:
     """Write `run.json`, from which `tubelet train --config` replays the run.
 
-    A resumed run must ask for the same, once an epoch is done; one that failed before may be mended.
+    A resumed run must ask for the same, once a checkpoint is there; one that failed before may be mended.
     """
     plain = {
         key: value if value is None or isinstance(value, int | float | str | tuple) else
-        vars(value) if isinstance(value, Augment) else name if key == "model" else str(value)
+        vars(value) if is_dataclass(value) else name if key == "model" else str(value)
         for key, value in arguments.items()
     }  # fmt: skip
     plain = json.loads(json.dumps(plain))
     path = folder / "run.json"
-    if resume and (folder / "last.ckpt").exists():
+    if resume and (folder / LAST).exists():
         before = json.loads(path.read_text())
-        free = {"workers", "out", "on_bad"}
-        for key in plain.keys() - free:
+        for key in plain.keys() - _FREE:
             if before.get(key) != plain[key]:
                 raise ValueError(
                     f"{folder}: was trained with {key} {before.get(key)!r}, now {plain[key]!r}; resume it with the "
@@ -287,217 +440,6 @@ def _write_arguments(folder: Path, arguments: dict[str, Any], name: str, resume:
         return
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(plain, indent=2) + "\n")
-
-
-def _epochs_of(checkpoint: Path) -> int:
-    """Whole epochs that a checkpoint was written after."""
-    try:
-        return torch.load(checkpoint, mmap=True, weights_only=True)["epoch"] + 1
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"{checkpoint}: damaged ({str(error).splitlines()[0]}); train on from model.safetensors beside it, "
-            "the best epoch, with `weights`"
-        ) from error
-
-
-def _fit(task: Any, kept: Any, train_loader: Any, val_loader: Any, epochs: int, folder: Path, resume: bool) -> None:
-    from lightning.pytorch import Trainer
-
-    last = folder / "last.ckpt"
-    goes_on = resume and last.exists()
-    with _quiet():
-        trainer = Trainer(
-            max_epochs=epochs,
-            devices=1,
-            callbacks=[kept],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            default_root_dir=folder,
-        )
-        handler = signal.getsignal(signal.SIGINT)
-        before = _epochs_of(last) if goes_on else 0
-        try:
-            if before >= epochs:
-                terminal.say(f"all {epochs} epochs are done already")
-            trainer.fit(task, train_loader, val_loader, ckpt_path=last if goes_on else None)
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            signal.signal(signal.SIGINT, handler)
-            done = max(before, len(kept.history))  # which is empty until the checkpoint is read
-            how_far = f"after {done} of {epochs} epochs; go on" if done else "in epoch 1: nothing is saved; begin again"
-            raise KeyboardInterrupt(
-                f"interrupted {how_far} with: tubelet train --config {folder / 'run.json'} --resume"
-            ) from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's banners and advice, which are for its own users, kept off the screen."""
-    names = ("lightning.pytorch", "lightning.fabric", "lightning")
-    levels = {name: logging.getLogger(name).level for name in names}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning.*")
-        for name in names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
-
-
-# The classes that inherit from Lightning's are made when training starts, so that `import tubelet` costs torch alone.
-
-
-@functools.cache
-def _task_class() -> type:
-    with needs("train"):
-        from lightning.pytorch import LightningModule
-
-    class ClassifyTask(LightningModule):
-        """Loss, measures and optimizer of clip classification."""
-
-        def __init__(
-            self,
-            model: Any,
-            optimizer: str,
-            lr: float,
-            weight_decay: float,
-            label_smoothing: float,
-            seed: int,
-        ) -> None:
-            super().__init__()
-            self.model = model
-            self.spec: ClipSpec = model.spec
-            self.optimizer, self.lr, self.weight_decay = optimizer, lr, weight_decay
-            self.label_smoothing, self.seed = label_smoothing, seed
-            self.measures = metrics.classification(len(self.spec.classes))
-            self.said: set[str] = set()
-
-        def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-            # so that dropout of a step depends on nothing that happened before it, an interruption least of all
-            torch.manual_seed(hash((self.seed, self.global_step)) & (2**63 - 1))
-
-        def training_step(self, batch: list[Any], _: int) -> Tensor:
-            clips, targets, notes = batch
-            feed.say_once(notes, self.said)
-            logits = self.model(transforms.normalize(clips, self.spec.mean, self.spec.std))
-            loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-            self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(targets))
-            return loss
-
-        def validation_step(self, batch: list[Any], _: int) -> None:
-            clips, targets, _index, notes = batch
-            feed.say_once(notes, self.said)
-            logits = self.model(transforms.normalize(clips[:, 0], self.spec.mean, self.spec.std))
-            loss = F.cross_entropy(logits, targets)
-            self.log("val_loss", loss, on_epoch=True, batch_size=len(targets))
-            self.measures.update(logits, targets)
-
-        def on_validation_epoch_end(self) -> None:
-            for name, value in self.measures.compute().items():
-                if name == "confusion":
-                    name, value = "mean_class", metrics.mean_class(value)
-                self.log(f"val_{name}", value)
-            self.measures.reset()
-
-        def configure_optimizers(self) -> Any:
-            decayed = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
-            others = [p for p in self.model.parameters() if p.requires_grad and p.ndim <= 1]
-            groups = [
-                {"params": decayed, "weight_decay": self.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ]
-            if self.optimizer == "adamw":
-                optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=self.lr)
-            else:
-                optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=0.9, nesterov=True)
-            steps = int(self.trainer.estimated_stepping_batches)
-            warmup = max(1, int(WARMUP * steps))
-            rising = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=warmup)
-            falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warmup))
-            schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [rising, falling], [warmup])
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    return ClassifyTask
-
-
-@functools.cache
-def _kept_class() -> type:
-    with needs("train"):
-        from lightning.pytorch import Callback
-
-    class Kept(Callback):
-        """What a run leaves: figures of each epoch, curves, the best model; on the way a bar and a line an epoch."""
-
-        def __init__(self, folder: Path, epochs: int) -> None:
-            self.folder, self.epochs = folder, epochs
-            self.bar: terminal.Bar | None = None  # and none either where a resumed run was over
-            self.history: list[dict[str, float]] = []
-            self.best: dict[str, float] = {}
-
-        def state_dict(self) -> dict[str, Any]:
-            return {"history": self.history, "best": self.best}
-
-        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-            self.history, self.best = state_dict["history"], state_dict["best"]
-
-        def on_train_start(self, trainer: Any, task: Any) -> None:
-            left = self.epochs - trainer.current_epoch
-            self.bar = terminal.Bar("training", left * trainer.num_training_batches)
-            self.bar.start()
-
-        def on_train_epoch_start(self, trainer: Any, task: Any) -> None:
-            self.since = time.monotonic()
-
-        def on_train_batch_end(self, *_: Any) -> None:
-            if self.bar:
-                self.bar.advance()
-
-        def on_train_epoch_end(self, trainer: Any, task: Any) -> None:
-            row = {
-                "epoch": trainer.current_epoch + 1,
-                "lr": trainer.optimizers[0].param_groups[0]["lr"],
-                **{name: value.item() for name, value in sorted(trainer.callback_metrics.items())},
-            }
-            if not math.isfinite(row["train_loss"]):
-                raise ValueError(f"the loss is {row['train_loss']} in epoch {row['epoch']}: lower lr ({row['lr']:.2g})")
-            seconds = row["seconds"] = time.monotonic() - self.since
-            self.history = [*self.history, row]
-            _write_history(self.history, self.folder / "metrics.csv")
-            is_best = not self.best or _quality(row) > _quality(self.best)
-            if is_best:
-                self.best = row
-                files.save(task.model, self.folder / "model.safetensors", metrics=row)
-            ends = time.strftime("%H:%M", time.localtime(time.time() + seconds * (self.epochs - row["epoch"])))
-            terminal.say(
-                f"epoch {row['epoch']}/{self.epochs}  loss {row['train_loss']:.3f}  "
-                f"val loss {row['val_loss']:.3f}  top-1 {100 * row['val_top1']:5.1f} %{' *' if is_best else '  '}  "
-                f"{seconds:.1f} s, ends {ends}"
-            )
-            # aside first: killed in the middle of writing, the run still has its last whole epoch
-            aside = self.folder / "last.ckpt.part"
-            trainer.save_checkpoint(aside)
-            aside.replace(self.folder / "last.ckpt")
-
-        def on_fit_end(self, trainer: Any, task: Any) -> None:
-            if self.bar:
-                self.bar.stop()
-            plot.curves(self.history, self.folder / "curves.png")
-
-        def on_exception(self, *_: Any) -> None:
-            if self.bar:
-                self.bar.stop()
-
-    return Kept
-
-
-def _quality(row: dict[str, float]) -> tuple[float, float]:
-    """What the best epoch has most of: accuracy, and among equals the lower loss."""
-    return row["val_top1"], -row["val_loss"]
 
 
 def _write_history(history: list[dict[str, float]], path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tubelet.data.order import EpochOrder, Part, deal
@@ -69,6 +69,7 @@ def test_a_small_example():
     ]
 
 
+@settings(deadline=None)
 @given(
     num_clips=st.integers(1, 60),
     world=st.integers(1, 4),
