@@ -1,6 +1,7 @@
 """Two runs compared and several fused: from files as evaluate writes them, against scipy and figures by hand."""
 
 import csv
+import json
 import math
 from dataclasses import replace
 from itertools import product
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 import tubelet
-from tubelet.compare import Scores, compare, fuse, is_right, mcnemar, paired_bootstrap, read_scores
+from tubelet import cli
+from tubelet.compare import Scores, combine, compare, fuse, is_right, mcnemar, paired_bootstrap, read_scores
 from tubelet.data.motion import draw
 from tubelet.data.video import write_video
 
@@ -210,3 +212,102 @@ def test_what_cannot_be_fused():
         fuse([a, run([0, 1, 2])])
     with pytest.raises(ValueError, match="s1 is left in one run and up in the other"):
         fuse([a, run([0, 1], [0, 2])])
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_combined_logits_are_those_of_the_network(is_open):
+    """The mean of logits, worked out from scores alone."""
+    logits = 4 * torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
+    scored = torch.sigmoid if is_open else lambda values: values.softmax(-1)
+    scores = scored(logits)
+    assert torch.allclose(combine(scores, "logits", is_open=is_open), scored(logits.mean(0)))
+    assert combine(scores, "scores", is_open=is_open).equal(scores.mean(0))
+    assert combine(scores, "max", is_open=is_open).equal(scores.max(0).values)
+
+
+def test_a_score_of_0_or_1_has_an_answer():
+    sure = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5]])
+    assert combine(sure, "logits").tolist() == pytest.approx([1, 0])
+    assert combine(sure, "logits", is_open=True).tolist() == pytest.approx([1, 0], abs=1e-6)
+
+
+def test_views_are_combined_as_evaluate_did(tmp_path):
+    """Geometric means sqrt(0.9 x 0.1) = 0.3 and sqrt(0.05 x 0.8) = 0.2, sqrt(0.05 x 0.1) = 0.0707."""
+    rows = [["a", "left", 0, 0, 0.9, 0.05, 0.05], ["a", "left", 1, 0, 0.1, 0.8, 0.1]]
+    folder = write(tmp_path, rows)
+    assert read_scores(folder).scores[0].tolist() == pytest.approx([0.5, 0.425, 0.075])
+    report = folder / "evaluate" / "evaluate.json"
+    report.write_text('{"combine": "logits"}')
+    total = 0.3 + 0.2 + math.sqrt(0.005)
+    assert read_scores(folder).scores[0].tolist() == pytest.approx([0.3 / total, 0.2 / total, math.sqrt(0.005) / total])
+    for text in ('{"combine": "logi', '{"combine": "median"}', "[]"):
+        report.write_text(text)
+        with pytest.raises(ValueError, match=r"evaluate\.json: not whole; evaluate again"):
+            read_scores(folder)
+
+
+def test_samples_with_several_classes(tmp_path):
+    rows = [["a", json.dumps(["up", "left"]), 0, 0, 0.9, 0.2, 0.6], ["b", "[]", 0, 0, 0.1, 0.3, 0.2]]
+    one = read_scores(write(tmp_path / "one", rows))
+    assert one.targets.tolist() == [[1, 0, 1], [0, 0, 0]]
+    mixed = [[name, target, 0, 0, up, left, right] for name, target, _, _, left, right, up in reversed(rows)]
+    two = read_scores(write(tmp_path / "two", mixed, ("up", "left", "right")))
+    fused = fuse([one, two])
+    assert fused.targets.equal(one.targets) and torch.allclose(fused.scores, one.scores)
+    with pytest.raises(ValueError, match="one: its samples have several classes; compare takes runs with one class"):
+        compare(tmp_path / "one", tmp_path / "two")
+    with pytest.raises(ValueError, match=r"a is up in one run and left \+ up in the other"):
+        fuse([replace(one, targets=torch.tensor([[0, 0, 1], [0, 0, 0]])), one])
+    with pytest.raises(ValueError, match="one run has one class a sample, another several"):
+        fuse([one, replace(one, targets=torch.tensor([0, 1]))])
+    unknown = [["a", '["down"]', 0, 0, 0.9, 0.2, 0.6]]
+    with pytest.raises(ValueError, match="line 2 is not whole"):
+        read_scores(write(tmp_path / "three", unknown))
+
+
+def test_a_sample_that_is_there_twice(tmp_path):
+    rows = [[name, "left", 0, 0, 1, 0, 0] for name in ("a", "b", "a")]
+    with pytest.raises(ValueError, match="a is there twice"):
+        read_scores(write(tmp_path, rows))
+
+
+def command(capsys, *arguments):
+    status = cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_runs_are_measured_fused_and_compared_by_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    for part, name in product(("train", "val"), CLASSES[:2]):
+        (tmp_path / "clips" / part / name).mkdir(parents=True)
+        write_video(tmp_path / f"clips/{part}/{name}/0.mp4", draw([name], 12, generator).unbind(1), fps=25)
+    for name in ("rgb", "flow"):
+        model = tubelet.create("tiny", num_classes=2)
+        model.spec = replace(model.spec, num_frames=8, frame_stride=1, classes=CLASSES[:2])
+        tubelet.save(model, tmp_path / "runs" / name / "model.safetensors")
+        options = ("--views", 1, "--crops", 1, "--workers", 0, "--audit", "false")
+        assert command(capsys, "evaluate", "clips", "--model", f"runs/{name}", *options, "--temperature")[0] == 0
+    both = ("--model", "runs/rgb", "--model", "runs/flow")
+    status, out, err = command(capsys, "evaluate", "clips", *both, *options, "--out", "runs/both")
+    assert status == 0, err
+    assert "2 models fused" in out and "top1 of rgb: " in out and "top1 of flow: " in out
+    fused = fuse([read_scores("runs/rgb"), read_scores("runs/flow")])
+    assert torch.allclose(read_scores("runs/both").scores, fused.scores, atol=1e-5)
+    status, out, err = command(capsys, "compare", "runs/rgb", "runs/both", "--rounds", 100)
+    assert (status, err) == (0, "")
+    assert "a: runs/rgb, b: runs/both" in out and "mean_class" in out and "only in b: 0" in out
+    for arguments, says in (
+        (
+            ("compare", "runs/rgb", "runs/gone"),
+            "runs/gone: no scores.csv in it nor in its folder evaluate; `tubelet ev",
+        ),
+        (("compare", "runs/rgb"), "`tubelet compare` also wants B"),
+        (("compare", "runs/rgb", "runs/flow", "--level", 95), "level 95.0 must be above 0 and below 1"),
+        (("evaluate", "clips", "--protocol", "k400"), "protocol 'k400'; there is "),
+        (("evaluate", "clips", "--average", "best"), "--average best: `tubelet evaluate` takes scores or logits"),
+    ):
+        status, out, err = command(capsys, *arguments)
+        assert (status, out) == (2, "")
+        assert err.splitlines()[-1].startswith(f"tubelet: {says}")

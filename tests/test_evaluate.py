@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import tubelet
 from tubelet import feed, metrics
+from tubelet.compare import fuse, is_right, read_scores
 from tubelet.data.layouts import open_data
 from tubelet.data.sample import VideoData
 from tubelet.data.video import write_video
@@ -71,6 +73,7 @@ def test_figures(measured):
         "samples": 2,
         "recall": 0.5,
         "precision": 1.0,
+        "f1": pytest.approx(2 / 3),
         "mostly taken for": "dark",
     }
     assert rows["dark"]["precision"] == pytest.approx(2 / 3)
@@ -172,6 +175,10 @@ def test_bad_and_missing_samples_are_counted(data, tmp_path, monkeypatch, worker
         tubelet.evaluate(Brightness(), tmp_path / "data", on_bad="substitute", **options)
     with pytest.raises(ValueError, match="task 'detect'; evaluate measures classify"):
         tubelet.evaluate(Brightness(), tmp_path / "data", task="detect", **options)
+    for path in (tmp_path / "data" / "val").rglob("*.mp4"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no video of val gives a clip .*, first .*\.mp4"):
+        tubelet.evaluate(Brightness(), tmp_path / "data", on_bad="skip", **options)
     monkeypatch.setattr(feed, "open_data", lambda *_, **__: VideoData(CLASSES, {"val": []}, missing=9))
     with pytest.raises(ValueError, match="no part 'val'; it has no samples at all"):
         tubelet.evaluate(Brightness(), tmp_path / "data", **options)
@@ -242,3 +249,284 @@ def test_a_video_cut_short_is_told_in_one_line(data, tmp_path, capfd):
     tubelet.evaluate(Brightness(), tmp_path / "data", views=1, crops=1, workers=1, out=tmp_path / "out")
     (line,) = (line for line in capfd.readouterr().err.splitlines() if "cut short" in line)
     assert line.startswith(f"{cut}: ")
+
+
+def test_the_report_is_whole(measured, data):
+    """One answer of six is wrong, light for dark; a share of 5 / 6 over six samples lies within 1/2 and 1."""
+    table, out = measured
+    report = json.loads((out / "evaluate.json").read_text())
+    assert (table.summary["top1_low"], table.summary["top1_high"]) == pytest.approx((0.5, 1))
+    assert report["summary"] == table.summary
+    assert (report["task"], report["split"], report["combine"], report["protocol"]) == (
+        "classify",
+        "val",
+        "scores",
+        None,
+    )
+    assert (report["models"], report["arguments"]["views"], report["clip"]["crop"]) == (["Brightness"], 2, [16, 16])
+    assert [row["class"] for row in report["per_class"]] == list(CLASSES) == report["classes"]
+    (mistake,) = report["mistakes"]
+    assert (mistake["target"], mistake["answer"]) == ("light", "dark")
+    assert mistake["path"] == mistake["sample"] == str(data / "val" / "light" / "1.mp4")
+    assert mistake["score"] > 0.9 > 0.1 > mistake["score_of_target"]
+    bins = report["calibration"]
+    assert sum(row["samples"] for row in bins) == 6
+    error = sum(row["samples"] * abs(row["score"] - row["accuracy"]) for row in bins) / 6
+    assert error == pytest.approx(table.summary["calibration_error"], abs=1e-6)
+    assert set(report["environment"]) == {"tubelet", "torch", "python", "system", "device"}
+
+
+def test_a_class_without_samples_has_no_recall(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "val" / "rising")
+    table = tubelet.evaluate(Brightness(), tmp_path / "data", **ONCE, out=tmp_path / "out")
+    assert math.isnan(table.rows[2]["recall"])
+    assert json.loads((tmp_path / "out" / "evaluate.json").read_text())["per_class"][2]["recall"] is None
+
+
+class Views(nn.Module):
+    """Of a dark clip the logits are (3, 0), of a light one (0, 9)."""
+
+    def __init__(self, **spec):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        values = {"num_frames": 2, "resize": None, "crop": (16, 16), "classes": ("dark", "light")}
+        self.spec = tubelet.ClipSpec(**{**values, **spec})
+
+    def forward(self, x):
+        is_light = (x.mean((1, 2, 3, 4)) > 0).float()
+        return self.scale * torch.stack([3 * (1 - is_light), 9 * is_light], 1)
+
+
+ONCE = {"views": 1, "crops": 1, "workers": 0, "audit": False}
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """A video that is dark in its first half and light in its second, and a dark one."""
+    root = tmp_path_factory.mktemp("halves")
+    for name, frames in (("dark", flat(20)), ("light", [*flat(20, 4), *flat(220, 4)])):
+        for part in ("train", "val"):
+            path = root / part / name / "0.mp4"
+            path.parent.mkdir(parents=True)
+            write_video(path, frames, 25.0)
+    return root
+
+
+def softmax(a, b):
+    return math.exp(a) / (math.exp(a) + math.exp(b)), math.exp(b) / (math.exp(a) + math.exp(b))
+
+
+@pytest.mark.parametrize("average", ["scores", "logits"])
+def test_what_is_averaged(halves, tmp_path, average):
+    options = {**ONCE, "views": 2, "average": average, "out": tmp_path}
+    table = tubelet.evaluate(Views(), halves, **options)
+    means = (softmax(3, 0)[0] + softmax(0, 9)[0]) / 2, (softmax(3, 0)[1] + softmax(0, 9)[1]) / 2
+    expected = means if average == "scores" else softmax(1.5, 4.5)
+    found = read_scores(tmp_path)
+    assert found.scores[1].tolist() == pytest.approx(expected, abs=1e-5)
+    assert table.summary["top1"] == 1 == is_right(found.scores, found.targets).mean()
+    assert json.loads((tmp_path / "evaluate.json").read_text())["combine"] == average
+    assert f"mean of the {average}" in table.title
+
+
+def test_a_protocol_sets_views_crops_and_sizes(halves, tmp_path):
+    seen = set()
+    model = Views()
+    model.register_forward_pre_hook(lambda _, inputs: seen.add(tuple(inputs[0].shape[1:])))
+    options = {"workers": 0, "audit": False, "out": tmp_path}
+    table = tubelet.evaluate(model, halves, protocol="ucf101-10x1", **options)
+    assert (table.summary["views"], table.summary["crops"], seen) == (10, 1, {(3, 2, 112, 112)})
+    with pytest.raises(ValueError, match="views 3, but protocol ucf101-10x1 has 10"):
+        tubelet.evaluate(model, halves, protocol="ucf101-10x1", views=3, **options)
+    with pytest.raises(ValueError, match="average logits, but protocol ucf101-10x1 has scores"):
+        tubelet.evaluate(model, halves, protocol="ucf101-10x1", average="logits", **options)
+    with pytest.raises(ValueError, match="protocol 'ucf101'; there is ucf101-10x1"):
+        tubelet.evaluate(model, halves, protocol="ucf101", **options)
+    with pytest.raises(ValueError, match=r"charades-10x3 takes the highest scores .* multilabel"):
+        tubelet.evaluate(model, halves, protocol="charades-10x3", **options)
+    with pytest.raises(ValueError, match="average 'median'; there is scores, logits"):
+        tubelet.evaluate(model, halves, average="median", **options)
+
+
+class Sure(nn.Module):
+    """Says dark or light with a logit of 4 (98 %), by the first frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(4.0))
+        self.spec = Views().spec
+
+    def forward(self, x):
+        is_light = (x.mean((1, 2, 3, 4)) > 0).float()
+        return self.scale * torch.stack([1 - is_light, is_light], 1)
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """In val and in test three of four clips are under the right name: the honest score is 75 %, a logit of log 3."""
+    root = tmp_path_factory.mktemp("noisy")
+    for part in ("train", "val", "test"):
+        for name, levels in (("dark", (20, 20, 20, 220)), ("light", (220, 220, 220, 20))):
+            (root / part / name).mkdir(parents=True)
+            for number, level in enumerate(levels):
+                write_video(root / part / name / f"{number}.mp4", flat(level, 2), 25.0)
+    return root
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_temperature_makes_scores_honest(noisy, tmp_path, split):
+    table = tubelet.evaluate(Sure(), noisy, split=split, temperature=True, out=tmp_path, **ONCE)
+    found = table.summary
+    assert found["temperature"] == pytest.approx(4 / math.log(3), rel=1e-4)
+    assert found["calibration_error"] == pytest.approx(softmax(4, 0)[0] - 0.75, abs=1e-5)
+    report = json.loads((tmp_path / "evaluate.json").read_text())
+    assert report["temperature"]["fitted_on"] == "val"
+    if split == "test":
+        assert found["calibration_error_tempered"] == pytest.approx(0, abs=1e-5)
+    else:  # even and odd samples: two of four right, and four of four, which fits the hottest and the coldest end
+        assert found["calibration_error_tempered"] == pytest.approx(0.5, abs=0.02)
+    assert len(read_scores(tmp_path).samples) == 8
+
+
+def test_temperature_is_for_one_class_a_video(noisy):
+    with pytest.raises(ValueError, match="temperature is for one class a video, not for task multilabel"):
+        tubelet.evaluate(Sure(), noisy, task="multilabel", temperature=True)
+
+
+def test_several_models_are_fused(data, tmp_path):
+    """One knows nothing of what rises, the other nothing else; together they know all that one of them knows."""
+    flow = Brightness()
+    level = flow.forward
+    flow.forward = lambda x: level(x) * torch.tensor([0.0, 0.0, 1.0])
+    rgb = Brightness()
+    rgb.forward = lambda x: level(x) * torch.tensor([1.0, 1.0, 0.0])
+    table = tubelet.evaluate([rgb, flow], data, out=tmp_path, views=2, crops=1, workers=0, audit=False)
+    parts = [read_scores(tmp_path / name) for name in ("Brightness-1", "Brightness-2")]
+    expected = fuse(parts)
+    found = read_scores(tmp_path)
+    assert found.samples == expected.samples
+    assert torch.allclose(found.scores, expected.scores, atol=1e-5)
+    assert table.summary["top1"] == pytest.approx(is_right(expected.scores, expected.targets).mean().item())
+    for number, part in enumerate(parts, start=1):
+        name = f"Brightness-{number}"
+        alone = is_right(part.scores, part.targets).mean().item()
+        assert table.summary[f"top1 of {name}"] == pytest.approx(alone)
+        assert json.loads((tmp_path / name / "evaluate.json").read_text())["summary"]["top1"] == pytest.approx(alone)
+    report = json.loads((tmp_path / "evaluate.json").read_text())
+    assert report["models"] == ["Brightness", "Brightness"]
+    assert "2 models fused" in table.title
+    with pytest.raises(ValueError, match="no model"):
+        tubelet.evaluate([], data)
+
+
+def test_models_of_several_folds_are_not_fused(ucf, tmp_path):
+    for fold in (1, 2):
+        folder = tmp_path / f"run{fold}"
+        tubelet.save(small_model(), folder / "model.safetensors")
+        (folder / "run.json").write_text(json.dumps({"fold": fold, "data": str(ucf), "task": "classify"}))
+    with pytest.raises(ValueError, match=r"models differ in fold: .*run1 has 1, .*run2 has 2; .*--fold"):
+        tubelet.evaluate([tmp_path / "run1", tmp_path / "run2"], ucf, out=tmp_path / "out", **ONCE)
+
+
+def small_model():
+    model = tubelet.create("tiny_2d", num_classes=2)
+    values = {"num_frames": 2, "frame_stride": 1, "crop": (16, 16), "resize": None, "classes": ("dark", "light")}
+    model.spec = dataclasses.replace(model.spec, **values)
+    return model
+
+
+@pytest.mark.parametrize("text", ['{"fold": 2', "[]", '{"fold": "two"}', '{"data": 3}', "\udcff"])
+def test_a_broken_run_json_is_told_in_one_line(halves, tmp_path, text):
+    tubelet.save(small_model(), tmp_path / "run" / "model.safetensors")
+    (tmp_path / "run" / "run.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"run\.json: damaged \(.*\); move it away") as caught:
+        tubelet.evaluate(tmp_path / "run", halves, **ONCE)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_task_is_that_of_the_run(halves, tmp_path):
+    tubelet.save(small_model(), tmp_path / "run" / "model.safetensors")
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"task": "frames", "data": str(halves)}))
+    with pytest.raises(ValueError, match=r"task 'frames' of .*run; evaluate measures classify, multilabel"):
+        tubelet.evaluate(tmp_path / "run", halves, **ONCE)
+
+
+def test_a_failed_run_leaves_what_was_there(data, tmp_path):
+    tubelet.evaluate(Brightness(), data, out=tmp_path / "out", **ONCE)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "val" / "rising" / "1.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"rising/1\.mp4"):
+        tubelet.evaluate(Brightness(), tmp_path / "data", out=tmp_path / "out", **ONCE)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_nothing_is_written_among_the_videos(data):
+    with pytest.raises(ValueError, match="is, or lies in, the folder of the videos"):
+        tubelet.evaluate(Brightness(), data, out=data / "val" / "evaluate", **ONCE)
+    assert not (data / "val" / "evaluate").exists()
+
+
+class Facets(nn.Module):
+    """Sigmoid scores: is it light, does it rise, is it always."""
+
+    def __init__(self):
+        super().__init__()
+        self.spec = dataclasses.replace(Brightness().spec, classes=("always", "light", "rises"))
+        self.scale = nn.Parameter(torch.tensor(4.0))
+
+    def forward(self, x):
+        level, rise = x.mean((1, 2, 3, 4)), (x[:, :, -1] - x[:, :, 0]).mean((1, 2, 3))
+        return self.scale * torch.stack([torch.ones_like(level), level, rise], 1)
+
+
+@pytest.fixture(scope="module")
+def labelled(data, tmp_path_factory):
+    """The clips of `data` with several labels each; the light one under the wrong name counts as light."""
+    file = tmp_path_factory.mktemp("labelled") / "list.csv"
+    labels = {"dark": "always", "light": "always;light", "rising": "always;rises"}
+    rows = [["path", "labels", "split"]]
+    for part in ("train", "val"):
+        for name, of_class in labels.items():
+            rows += [[str(data / part / name / f"{i}.mp4"), of_class, part] for i in range(2)]
+    with file.open("w", newline="") as opened:
+        csv.writer(opened).writerows(rows)
+    return file
+
+
+def test_multilabel_by_hand(labelled, tmp_path):
+    """Brightness 220, 118 (rising, twice), 40, 30 (light by name), 20: AP of light is (1/1 + 2/5) / 2."""
+    table = tubelet.evaluate(Facets(), labelled, task="multilabel", views=2, crops=1, workers=0, out=tmp_path)
+    rows = {row["class"]: row for row in table.rows}
+    assert [row["samples"] for row in table.rows] == [6, 2, 2]
+    precisions = [rows[name]["average_precision"] for name in ("always", "light", "rises")]
+    assert precisions == pytest.approx([1, (1 + 2 / 5) / 2, 1], abs=1e-6)
+    assert table.summary["map"] == pytest.approx(2.7 / 3, abs=1e-6)
+    assert table.summary["audit as is"] == pytest.approx(2.7 / 3, abs=1e-6)
+    assert table.summary["audit reversed"] < 2.7 / 3
+    found = read_scores(tmp_path)
+    assert found.targets.tolist() == [[1, 0, 0]] * 2 + [[1, 1, 0]] * 2 + [[1, 0, 1]] * 2
+    assert metrics.average_precision(found.scores, found.targets).tolist() == pytest.approx(precisions, abs=1e-6)
+    report = json.loads((tmp_path / "evaluate.json").read_text())
+    assert (report["task"], report["confusion"]) == ("multilabel", None)
+    assert not (tmp_path / "confusion.png").exists()
+
+
+def test_multilabel_by_protocol_takes_the_highest_score(labelled, tmp_path):
+    model = Facets()
+    options = {"task": "multilabel", "workers": 0, "audit": False, "out": tmp_path}
+    table = tubelet.evaluate(model, labelled, protocol="charades-10x3", **options)
+    assert (table.summary["views"], table.summary["crops"]) == (10, 3)
+    found = read_scores(tmp_path)
+    rows = [row for row in csv.DictReader((tmp_path / "scores.csv").open()) if row["sample"] == found.samples[4]]
+    assert len(rows) == 30
+    assert found.scores[4, 1].item() == pytest.approx(max(float(row["light"]) for row in rows))
+    assert json.loads(rows[0]["target"]) == ["always", "rises"]
+
+
+def test_multilabel_models_are_fused(labelled, tmp_path):
+    options = {**ONCE, "task": "multilabel", "out": tmp_path}
+    table = tubelet.evaluate([Facets(), Facets()], labelled, **options)
+    assert table.summary["map"] == pytest.approx(table.summary["map of Facets-1"])
+    assert read_scores(tmp_path).targets.shape == (6, 3)

@@ -47,7 +47,7 @@ DOORS = {
     "av": "data.container",
     "jinja2": "report",
     "jsonargparse": "cli",
-    "lightning": "train",
+    "lightning": "fit",
     "matplotlib": "plot",
     "PIL": "plot",
     "rich": "terminal",

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
 
 import tubelet
-from tubelet import feed, weights
+from tubelet import feed, speed, weights
 from tubelet.data import motion
 from tubelet.data.sample import Sample, VideoData
 from tubelet.data.video import write_video
@@ -60,7 +61,7 @@ def state(folder, name="last.ckpt"):
 
 
 def assert_same_weights(one, other):
-    a, b = state(one)["state_dict"], state(other)["state_dict"]
+    a, b = state(one)["model"], state(other)["model"]
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -95,6 +96,20 @@ def test_run_json_replays_the_run(whole, clips, tmp_path):
     assert_same_weights(folder, tmp_path / "again")
 
 
+def test_a_long_run_takes_fast_convolutions_and_keeps_its_choice(clips, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tubelet.train.__globals__["speed"], "choose", partial(speed.choose, seconds=0.5))
+    monkeypatch.setitem(tubelet.train.__globals__, "LONG_S", 0)
+    options = {"model": "tiny_3d", "crop": 32, "num_frames": 4, "epochs": 1, "workers": 0}
+    run = tubelet.train(clips, out=tmp_path / "run", **options)
+    assert "convolutions: " in capsys.readouterr().err
+    ways = tmp_path / "run" / "convolutions.json"
+    assert len(json.loads(ways.read_text())) > 3
+    again = tubelet.train(clips, out=tmp_path / "again", convolutions=ways, **options)
+    assert [row["val_loss"] for row in again.history] == [row["val_loss"] for row in run.history]
+    with pytest.raises(ValueError, match="gone: no such file; leave it out"):
+        tubelet.train(clips, out=tmp_path / "other", convolutions="gone", **options)
+
+
 def interrupted(clips, cwd, sent):
     """A run of eight epochs that gets a signal once its second epoch has begun."""
     process = command("train", clips, *SMALL, "--epochs", 8, "--out", "run", cwd=cwd)
@@ -110,7 +125,7 @@ def interrupted(clips, cwd, sent):
 def test_kill_minus_nine_loses_at_most_an_epoch(whole, clips, tmp_path):
     status, _ = interrupted(clips, tmp_path, signal.SIGKILL)
     assert status == -signal.SIGKILL
-    done = state(tmp_path / "run")["epoch"] + 1
+    done = state(tmp_path / "run")["progress"]["epoch"]
     assert 1 <= done < 8, "the run was over before it could be killed"
     status, _, err = finished("train", clips, *SMALL, "--epochs", 8, "--out", "run", "--resume", cwd=tmp_path)
     assert status == 0, err
@@ -133,7 +148,7 @@ def test_ctrl_c_says_how_to_resume(whole, clips, tmp_path):
 
 def test_resume_wants_the_same_arguments(whole, clips):
     folder, _, _ = whole
-    with pytest.raises(ValueError, match=r"label_smoothing 0\.1, now 0\.3"):
+    with pytest.raises(ValueError, match=r"label_smoothing None, now 0\.3"):
         tubelet.train(clips, model="tiny_3d", batch_size=4, num_frames=4, crop=(32, 32), workers=1, epochs=8,
                       label_smoothing=0.3, out=folder, resume=True)  # fmt: skip
     with pytest.raises(ValueError, match="holds a run"):
@@ -197,13 +212,19 @@ def test_what_cannot_be_saved_is_said_before_training(clips, tmp_path):
         tubelet.train(clips, model=model, weights="gone.pth")
 
 
-def test_a_damaged_checkpoint_is_one_line(whole, clips, tmp_path):
+def test_a_damaged_checkpoint_is_one_line(whole, clips, tmp_path, capsys):
     shutil.copytree(whole[0], tmp_path / "run")
-    content = (tmp_path / "run" / "last.ckpt").read_bytes()
-    (tmp_path / "run" / "last.ckpt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"last\.ckpt: damaged .*; train on from model\.safetensors") as caught:
-        tubelet.train(clips, model="tiny_3d", batch_size=4, num_frames=4, crop=(32, 32), workers=1, epochs=8,
-                      out=tmp_path / "run", resume=True)  # fmt: skip
+    options = {"model": "tiny_3d", "batch_size": 4, "num_frames": 4, "crop": (32, 32), "workers": 1, "epochs": 8}
+    for name, match in (("last.ckpt", ""), ("previous.ckpt", r"last\.ckpt: damaged .*no checkpoint is whole")):
+        content = (tmp_path / "run" / name).read_bytes()
+        (tmp_path / "run" / name).write_bytes(content[: len(content) // 2])
+        if not match:
+            tubelet.train(clips, out=tmp_path / "run", resume=True, **options)
+            assert "going on from" in capsys.readouterr().err
+            assert_same_weights(whole[0], tmp_path / "run")
+            (tmp_path / "run" / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=match) as caught:
+        tubelet.train(clips, out=tmp_path / "run", resume=True, **options)
     assert "\n" not in str(caught.value)
 
 
@@ -306,16 +327,11 @@ def test_ctrl_c_in_the_first_epoch_says_that_nothing_is_saved(damaged, tmp_path)
     assert len(tubelet.train(damaged, model=Own(), resume=True, **options).history) == 1
 
 
-def test_ctrl_c_before_a_resumed_run_goes_on_counts_what_is_done(clips, tmp_path, monkeypatch):
-    def stopped(*_, **__):
-        raise SystemExit(1)  # what Lightning makes of Ctrl-C
-
+def test_ctrl_c_counts_what_is_done(clips, tmp_path):
     options = {"batch_size": 4, "epochs": 2, "workers": 0, "out": tmp_path / "run"}
-    with pytest.raises(KeyboardInterrupt, match=r"interrupted after 1 of 2 epochs; go on with: tubelet train"):
-        tubelet.train(clips, model=Own(stop=4), **options)
-    monkeypatch.setattr("lightning.pytorch.Trainer.fit", stopped)
-    with pytest.raises(KeyboardInterrupt, match=r"interrupted after 1 of 2 epochs; go on with: tubelet train"):
-        tubelet.train(clips, model=Own(), resume=True, **options)
+    for stop, resume in ((4, False), (1, True)):
+        with pytest.raises(KeyboardInterrupt, match=r"interrupted in epoch 2 of 2; go on with: tubelet train"):
+            tubelet.train(clips, model=Own(stop=stop), resume=resume, **options)
 
 
 def test_the_command_that_goes_on_does(whole, clips, tmp_path):

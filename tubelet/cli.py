@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from . import doctor, terminal
-from .data.augment import RECIPES
+from .compare import compare
+from .data.augment import RECIPES, Augment
 from .data.camera import is_live
 from .data.loader import reason
+from .data.mixing import Mixing
 from .data.pictures import is_frames
 from .evaluate import evaluate
+from .launch import is_launched, launch
 from .models import MODELS, models
 from .predict import Prediction, predict
 from .prepare import prepare
@@ -41,6 +44,9 @@ _FIXES = {
     errno.ENOSPC: "the disk is full; make room, or give a path on another one",
     errno.ENAMETOOLONG: "the name is too long; give a shorter one",
 }
+# Settings of `train` that a recipe chooses unless one of their fields was typed.
+_CHOSEN: dict[str, Any] = {"augment": Augment, "mixing": Mixing}
+_SWITCHES = ("--resume", "--full", "--temperature")
 _TAKES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -56,8 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         parser = _parser()
+        spelled = _spelled_out(arguments) or ["--help"]
         try:
-            chosen = parser.instantiate(parser.parse_args(_spelled_out(arguments) or ["--help"]))
+            chosen = parser.instantiate(parser.parse_args(spelled))
         except ArgumentError as error:
             return _fail(_told(str(error), *_command(parser, arguments)), 2)
         name, values = chosen.subcommand, chosen[chosen.subcommand]
@@ -65,6 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name, values = f"{name} {values.subcommand}", values[values.subcommand]
         values = vars(values)
         values.pop("config", None)
+        if name == "train":
+            typed = parser.parse_args(spelled, defaults=False).train
+            values |= {setting: None for setting in _CHOSEN if typed.get(setting) is None}
+            if values["devices"] > 1 and not is_launched():
+                return launch(arguments, values["devices"])
         return _COMMANDS[name](values) or 0
     except BrokenPipeError:  # whoever read the answer has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -164,11 +176,17 @@ def _parser() -> Any:
     run = {"help": "file of weights, folder of a run, or tag of the catalogue (default: the newest run in runs/)"}
     source = {"help": "a video or a folder of them"}
     out = {"help": "windows to FILE.json or FILE.csv, the annotated video to FILE.mp4, or all into a FOLDER"}
-    of_train = command(train, {"--model": network}, set())
+    of_train = command(train, {"--model": network}, set(_CHOSEN))
+    for name, kind in _CHOSEN.items():
+        of_train.add_argument(f"--{name}", type=kind, default=kind())
     augment = next(action for action in of_train._actions if action.dest == "augment")
     augment.metavar, augment.help = "RECIPE", f"{', '.join(RECIPES)}, or a file of the values of the next ones"
     commands.add_subcommand("train", of_train, help="train a network on videos")
-    commands.add_subcommand("evaluate", command(evaluate, {"--model": run}, set()), help="measure a network on videos")
+    several = {"action": "append", "help": f"{run['help']}; given several times, their scores are fused"}
+    of_evaluate = command(evaluate, {"--model": several}, set())
+    commands.add_subcommand("evaluate", of_evaluate, help="measure a network on videos")
+    of_compare = command(compare, {name: {"help": "folder of a run that was evaluated"} for name in ("a", "b")}, set())
+    commands.add_subcommand("compare", of_compare, help="which of two runs is better, and could it be chance")
     commands.add_subcommand(
         "predict",
         command(predict, {"source": source, "--model": run, "--out": out}, {"fps"}),
@@ -189,13 +207,13 @@ def _parser() -> Any:
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
     """Arguments as jsonargparse wants them.
 
-    `--resume` or `--full` alone is true, a size 56x72 is [56,72], and `--augment NAME` is all fields of a recipe.
+    `--resume` and the like alone is true, a size 56x72 is [56,72], and `--augment NAME` is all fields of a recipe.
     """
     spelled = []
     for i, argument in enumerate(arguments):
         if (name := argument.removeprefix("--augment=")) != argument or (i and arguments[i - 1] == "--augment"):
             argument = argument.removesuffix(name) + _recipe(name)
-        if argument in ("--resume", "--full") and "".join(arguments[i + 1 : i + 2]) not in ("true", "false"):
+        if argument in _SWITCHES and "".join(arguments[i + 1 : i + 2]) not in ("true", "false"):
             argument = f"{argument}=true"
         elif (size := re.fullmatch(r"(--(?:crop|resize)=)?(\d+)x(\d+)", argument)) and (
             size[1] or (i and arguments[i - 1] in ("--crop", "--resize"))
@@ -236,6 +254,10 @@ def _train(values: dict[str, Any]) -> None:
 
 def _evaluate(values: dict[str, Any]) -> None:
     print(evaluate(values.pop("model") or _newest_run(), values.pop("data"), **values))
+
+
+def _compare(values: dict[str, Any]) -> None:
+    print(compare(**values))
 
 
 def _predict(values: dict[str, Any]) -> None:
@@ -330,6 +352,7 @@ def _clip(spec: ClipSpec) -> str:
 _COMMANDS: dict[str, Callable[[dict[str, Any]], int | None]] = {
     "train": _train,
     "evaluate": _evaluate,
+    "compare": _compare,
     "predict": _predict,
     "prepare": _prepare,
     "doctor data": _doctor_data,

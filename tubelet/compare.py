@@ -1,15 +1,19 @@
 """Runs side by side: which is better, and could it be chance; and several runs fused into one answer.
 
-Everything starts from the `scores.csv` that `evaluate` writes: softmax scores of each view of each sample.
+Everything starts from the `scores.csv` that `evaluate` writes: scores of each view of each sample.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,19 +22,23 @@ from torch import Tensor
 from . import metrics
 from .terminal import Table
 
+Combine = Literal["scores", "logits", "max"]
+
 COLUMNS = ["sample", "target", "view", "crop"]
 NAMED = 3  # of samples that only one run has
+_LEAST = 1e-300  # of a score: 0 has no logarithm
+_ROOM = 1e-12  # between a sigmoid score and 0 or 1
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a run answered, averaged over the views of each sample.
+    """What a run answered, one answer for all views of a sample.
 
     Attributes:
         samples: names, as in `scores.csv`.
         classes: names, in the order of the scores.
-        targets: class indices (N,).
-        scores: softmax scores (N, K), float64.
+        targets: class indices (N,); labels (N, K), 0 or 1, where a sample may have several classes.
+        scores: (N, K), float64, softmax, or sigmoid where a sample may have several classes.
     """
 
     samples: tuple[str, ...]
@@ -58,41 +66,65 @@ class Difference:
     p: float
 
 
-def read_scores(path: str | os.PathLike) -> Scores:
-    """The scores of a run.
+def combine(scores: Tensor, how: Combine = "scores", *, is_open: bool = False) -> Tensor:
+    """One answer (K,), float64, from the scores (V, K) of the views of a sample.
 
     Args:
-        path: the folder of a run, its `evaluate` folder, or a `scores.csv`.
+        scores: softmax scores, or sigmoid scores if `is_open`.
+        how: scores, their mean; logits, the scores of the mean of the logits; max, the highest of each class.
+        is_open: whether a sample may have several classes.
+    """
+    scores = scores.double()
+    if how == "max":
+        return scores.amax(0)
+    if how == "scores":
+        return scores.mean(0)
+    if is_open:
+        return scores.logit(_ROOM).mean(0).sigmoid()
+    # the logarithms of softmax scores are the logits, but for a number that is the same for all classes
+    return log_scores(scores).mean(0).softmax(0)
+
+
+def log_scores(scores: Tensor) -> Tensor:
+    """What serves as logits where only softmax scores (N, K) are known: their logarithms, finite, float64."""
+    return scores.double().clamp(min=_LEAST).log()
+
+
+def read_scores(path: str | os.PathLike) -> Scores:
+    """The scores of a run, its views combined as `evaluate` did.
+
+    Args:
+        path: the folder of a run, its `evaluate` folder, or a `scores.csv`; without `evaluate.json` beside it, the
+            scores of the views are averaged.
 
     Raises:
-        ValueError: there are none, or the file is not whole.
+        ValueError: there are none, or the files are not whole.
     """
     places = [Path(path) / "evaluate" / "scores.csv", Path(path) / "scores.csv", Path(path)]
     file_path = next((place for place in places if place.is_file()), None)
     if file_path is None:
         raise ValueError(f"{path}: no scores.csv in it nor in its folder evaluate; `tubelet evaluate` writes one")
-    sums: dict[str, np.ndarray] = {}
-    rows_of: dict[str, int] = {}
+    how = _combined(file_path.with_name("evaluate.json"))
     target_of: dict[str, str] = {}
+    rows_of: dict[str, int] = {}
+    answers = []
     with file_path.open(newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = next(reader, [])
         classes = tuple(header[len(COLUMNS) :])
         if header[: len(COLUMNS)] != COLUMNS or not classes:
             raise ValueError(f"{file_path}: its header is not {','.join(COLUMNS)} and classes, as evaluate writes it")
-        for row in reader:
-            name, target = [*row, "", ""][:2]
-            try:
-                values = np.array(row[len(COLUMNS) :], dtype=np.float64)
-            except ValueError:
-                values = np.array([])
-            if values.shape != (len(classes),) or not np.isfinite(values).all() or target not in classes:
-                raise ValueError(f"{file_path}: line {reader.line_num} is not whole; evaluate again")
-            if target_of.setdefault(name, target) != target:
-                raise ValueError(f"{file_path}: {name} is {target_of[name]} and {target}; evaluate again")
-            sums[name] = sums.get(name, 0) + values
-            rows_of[name] = rows_of.get(name, 0) + 1
-    if not sums:
+        for name, group in groupby(_views(reader, classes, file_path), key=itemgetter(0)):
+            views = list(group)
+            target_of.setdefault(name, views[0][1])
+            if odd := next((target for _, target, _ in views if target != target_of[name]), None):
+                raise ValueError(f"{file_path}: {name} is {target_of[name]} and {odd}; evaluate again")
+            if name in rows_of:
+                raise ValueError(f"{file_path}: {name} is there twice; leave it out of the list once, evaluate again")
+            rows_of[name] = len(views)
+            scores = torch.from_numpy(np.stack([values for *_, values in views]))
+            answers.append(combine(scores, how, is_open=views[0][1] not in classes))
+    if not answers:
         raise ValueError(f"{file_path}: no samples; evaluate again")
     most, least = max(rows_of, key=rows_of.__getitem__), min(rows_of, key=rows_of.__getitem__)
     if rows_of[most] != rows_of[least]:
@@ -100,8 +132,44 @@ def read_scores(path: str | os.PathLike) -> Scores:
             f"{file_path}: {rows_of[least]} rows for {least}, {rows_of[most]} for {most}: cut off, or a sample that is "
             "listed twice; evaluate again"
         )
-    targets = torch.tensor([classes.index(target) for target in target_of.values()])
-    return Scores(tuple(sums), classes, targets, torch.from_numpy(np.stack(list(sums.values())) / rows_of[most]))
+    labels = [_labels(target, classes) for target in target_of.values()]
+    if all(target in classes for target in target_of.values()):
+        targets = torch.tensor([classes.index(names[0]) for names in labels])
+    else:
+        targets = torch.tensor([[int(name in names) for name in classes] for names in labels])
+    return Scores(tuple(target_of), classes, targets, torch.stack(answers))
+
+
+def _views(reader: Any, classes: Sequence[str], path: Path) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Name, target and scores (K,) of each row."""
+    for row in reader:
+        name, target = [*row, "", ""][:2]
+        try:
+            values = np.array(row[len(COLUMNS) :], dtype=np.float64)
+            is_known = set(_labels(target, classes)) <= set(classes)
+        except (ValueError, TypeError):
+            values, is_known = np.array([]), False
+        if values.shape != (len(classes),) or not np.isfinite(values).all() or not is_known:
+            raise ValueError(f"{path}: line {reader.line_num} is not whole; evaluate again")
+        yield name, target, values
+
+
+def _labels(target: str, classes: Sequence[str]) -> list[str]:
+    """Classes of a sample: a name, or a list of them as json, which is what evaluate writes of several."""
+    return [target] if target in classes else [*json.loads(target)]
+
+
+def _combined(path: Path) -> Combine:
+    """How the views were combined, from an `evaluate.json`."""
+    if not path.is_file():
+        return "scores"
+    try:
+        how = json.loads(path.read_text(encoding="utf-8")).get("combine", "scores")
+    except (ValueError, AttributeError):
+        how = None
+    if how not in get_args(Combine):
+        raise ValueError(f"{path}: not whole; evaluate again")
+    return how
 
 
 def compare(
@@ -132,6 +200,9 @@ def compare(
     """
     names = ["a" if isinstance(a, Scores) else str(a), "b" if isinstance(b, Scores) else str(b)]
     first, second = (run if isinstance(run, Scores) else read_scores(run) for run in (a, b))
+    for name, run in zip(names, (first, second), strict=True):
+        if run.targets.ndim > 1:
+            raise ValueError(f"{name}: its samples have several classes; compare takes runs with one class a sample")
     there = set(second.samples)
     both = [sample for sample in first.samples if sample in there]
     if not both:
@@ -157,7 +228,7 @@ def compare(
 
 
 def fuse(runs: Sequence[Scores], weights: Sequence[float] | None = None) -> Scores:
-    """Late fusion: the average of the softmax scores of several runs on the same samples, such as frames and flow.
+    """Late fusion: the average of the scores of several runs on the same samples, such as frames and flow.
 
     The two streams of Simonyan and Zisserman 2014 (arXiv 1406.2199), and ensembles of any size.
 
@@ -266,19 +337,32 @@ def _in_order(run: Scores, samples: Sequence[str], classes: Sequence[str]) -> Sc
     place = {sample: i for i, sample in enumerate(run.samples)}
     rows = torch.tensor([place[sample] for sample in samples])
     columns = torch.tensor([run.classes.index(name) for name in classes])
-    moved = torch.empty_like(columns)
-    moved[columns] = torch.arange(len(columns))
-    return Scores(tuple(samples), tuple(classes), moved[run.targets[rows]], run.scores[rows][:, columns])
+    targets = run.targets[rows]
+    if targets.ndim == 1:
+        moved = torch.empty_like(columns)
+        moved[columns] = torch.arange(len(columns))
+        targets = moved[targets]
+    else:
+        targets = targets[:, columns]
+    return Scores(tuple(samples), tuple(classes), targets, run.scores[rows][:, columns])
 
 
 def _check_targets(a: Scores, b: Scores) -> None:
-    odd = (a.targets != b.targets).nonzero().flatten().tolist()
+    if a.targets.ndim != b.targets.ndim:
+        raise ValueError("one run has one class a sample, another several; evaluate both for the same task")
+    odd = (a.targets != b.targets).reshape(len(a.targets), -1).any(1).nonzero().flatten().tolist()
     if odd:
-        names = a.classes[int(a.targets[odd[0]])], a.classes[int(b.targets[odd[0]])]
+        names = [_named_classes(run.targets[odd[0]], a.classes) for run in (a, b)]
         raise ValueError(
             f"{a.samples[odd[0]]} is {names[0]} in one run and {names[1]} in the other, and so {len(odd)} samples; "
             "evaluate both on the same data"
         )
+
+
+def _named_classes(target: Tensor, classes: Sequence[str]) -> str:
+    """A class index (), or labels (K,), in words."""
+    indices = target.nonzero().flatten() if target.ndim else target[None]
+    return " + ".join(classes[i] for i in indices.tolist()) or "of no class"
 
 
 def _named(samples: Sequence[str], known: set[str]) -> object:

@@ -1,39 +1,53 @@
-"""Evaluation: accuracy over views, per class, with every score on disk, and whether motion is used at all."""
+"""Evaluation: accuracy over views with its interval, per class, every score on disk, and whether motion is used."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import replace
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TextIO, cast
 
 import torch
 from torch import Tensor, nn
 
-from . import feed, heads, metrics, plot, terminal
+from . import feed, heads, metrics, plot, protocols, terminal
+from .compare import COLUMNS, Combine, Scores, combine, fuse, log_scores
 from .data import transforms
 from .data.datasets import ViewClips
 from .data.loader import Batches, loader
-from .data.sample import VideoData
+from .data.sample import Sample, VideoData
 from .data.sampling import SHORTS, Short
 from .models import classifier, unnamed
 from .spec import ClipSpec, at_least_one
 from .terminal import Table
 
+Model = str | os.PathLike | nn.Module
+
+TASKS = ("classify", "multilabel")
+FITTED_ON = "val"  # the part that temperatures are fitted on
+MISTAKES = 24
+_COMBINED = {"scores": "mean of the scores", "logits": "mean of the logits", "max": "highest score of each class"}
+
 
 def evaluate(
-    model: str | os.PathLike | nn.Module,
+    model: Model | Sequence[Model],
     data: str | os.PathLike,
     *,
-    task: Literal["classify"] = "classify",
+    task: Literal["classify", "multilabel"] | None = None,
     fold: int | None = None,
     split: str = "val",
-    views: int = 10,
-    crops: int = 3,
+    protocol: str | None = None,
+    views: int | None = None,
+    crops: int | None = None,
+    average: Literal["scores", "logits"] | None = None,
+    temperature: bool = False,
     classes: str | os.PathLike | None = None,
     audit: bool = True,
     batch_size: int = 16,
@@ -42,16 +56,22 @@ def evaluate(
     workers: int | None = None,
     out: str | os.PathLike | None = None,
 ) -> Table:
-    """Measure a classifier on videos, each seen as views x crops clips whose softmax scores are averaged.
+    """Measure a classifier on videos, each seen as views x crops clips whose answers become one.
 
     Args:
-        model: a file of weights, the folder of a run, or a network with a `spec`.
+        model: a file of weights, the folder of a run, or a network with a `spec`. Of several, each is measured, and
+            then the average of their scores (late fusion).
         data: as in `train`.
-        task: as in `train`.
+        task: classify, one class a video; multilabel, any number. By default the task of the run, else classify.
         fold: as in `train`; by default that of the run whose model it is, where it was trained on this data.
         split: part of the data: train, val or test.
-        views: clips spread over the length of each video.
-        crops: crops of each, spread over its longer side.
+        protocol: name of a published way of measuring, such as k400-10x3 (`tubelet.protocols`), which sets views,
+            crops, sizes and average.
+        views: clips spread over the length of each video; by default 10.
+        crops: crops of each, spread over its longer side; by default 3.
+        average: what is averaged over the views: scores (softmax, or sigmoid of multilabel), the default, or logits.
+        temperature: also fit the temperature that makes scores honest (Guo et al. 2017), on the part val. Measured on
+            val itself, each half of it is judged by the temperature of the other half.
         classes: file of the model's class names in the order of its logits, for a model that does not say them: text
             with one a line, or .json with a list or {name: index}.
         audit: also measure with one centre view as it is, reversed, shuffled and with one frame repeated, which
@@ -60,123 +80,272 @@ def evaluate(
         short: videos with fewer frames than a clip: error, loop or hold.
         on_bad: what a video does that cannot be read: raise ends with an error, skip leaves it out and counts it.
         workers: processes that read; 0 reads in this one.
-        out: folder for `scores.csv` (each view of each sample), `classes.csv`, `confusion.png`, `audit.png` and
-            `evaluate.json`; by default `evaluate` beside the weights, or `runs/evaluate`.
+        out: folder for `scores.csv` (each view of each sample), `evaluate.json`, `classes.csv`, `confusion.png` and
+            `audit.png`; by default `evaluate` beside the weights, or `runs/evaluate`. Of several models, each has a
+            folder of its own in it.
 
     Returns:
-        A row for each class; `summary` holds top1, top5 (above five classes), mean_class, and the audit, 0..1, and how
-        many samples were measured, were bad, or are missing on disk.
+        A row for each class. `summary` holds of classify top1 with its bootstrap 95 % interval, top5 (above five
+        classes), mean_class and calibration_error, of multilabel map; then the audit, all 0..1; and how many samples
+        were measured, were bad, or are missing on disk.
 
     Raises:
-        ValueError: model, classes, data or split do not fit, a video cannot be read, or the network answers no number;
-            the message says what would.
+        ValueError: model, classes, data, split or protocol do not fit, a video cannot be read, or the network answers
+            no number; the message says what would.
     """
+    arguments: dict[str, Any] = {
+        name: value if value is None or isinstance(value, int) else str(value) for name, value in locals().items()
+    }
+    models: list[Model] = [*model] if isinstance(model, list | tuple) else [cast(Model, model)]
+    if not models:
+        raise ValueError("no model: give one, or several to fuse")
+    arguments["model"] = [_name(each) for each in models]
+    row = protocols.protocol(protocol) if protocol is not None else None
+    views, crops, how = _seen(row, views, crops, average)
     at_least_one(views=views, crops=crops, batch_size=batch_size)
     if short not in SHORTS:
         raise ValueError(f"short {short!r}; there is {', '.join(SHORTS)}")
-    if task != "classify":
-        raise ValueError(f"task {task!r}; evaluate measures classify")
-    network, spec = classifier(model, classes)
-    if not spec.classes:
-        raise ValueError(unnamed(model, network))
-    folder = Path(out) if out is not None else (_beside(model) or Path("runs")) / "evaluate"
-    fold = _fold_of_run(model, data) if fold is None else fold
-    found = _in_order_of(spec, feed.open_parts(data, (split,), task, fold), data, split)
-    samples = found.splits[split]
-    names = spec.classes
-    folder.mkdir(parents=True, exist_ok=True)
-    measures = metrics.classification(len(names))
-    said: set[str] = set()
-    with (
-        feed.explained(found, (split,), spec, short),
-        (folder / "scores.csv").open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(["sample", "target", "view", "crop", *names])
-        clips = feed.Noted(ViewClips(found, split, spec, views, crops, short))
-        batches = loader(clips, 1, workers=workers, on_bad=on_bad)
-        seen = 0
-        for index, target, scores in _scores(network, spec, batches, batch_size, "evaluating", said):
-            for i, row in enumerate(scores.tolist()):
-                values = [f"{value:.6g}" for value in row]
-                writer.writerow([samples[index].name, names[target], i // crops, i % crops, *values])
-            measures.update(scores.mean(0, keepdim=True), torch.tensor([target]))
-            seen += 1
-    measured = measures.compute()
-    confusion = measured.pop("confusion")
-    summary: dict[str, Any] = {name: value.item() for name, value in sorted(measured.items(), reverse=True)}
-    summary["mean_class"] = metrics.mean_class(confusion)
-    counts = {"samples": seen, "bad": len(samples) - seen, "missing": found.missing}
-    summary |= {**counts, "views": views, "crops": crops}
-    if audit:
-        altered = feed.Noted(_Altered(ViewClips(found, split, spec, 1, 1, short)))
-        summary |= _audit(network, spec, loader(altered, 1, workers=workers, on_bad=on_bad), batch_size, said)
-    table = Table(_rows(confusion, names), summary, f"{split} of {data}")
-    table.to_csv(folder / "classes.csv")
-    plot.confusion(confusion, names, folder / "confusion.png")
-    if audit:
-        accuracies = {name.removeprefix("audit "): value for name, value in summary.items() if "audit" in name}
-        plot.audit(accuracies, 1 / len(names), folder / "audit.png")
-    report = {"data": str(data), "task": task, "fold": fold, "split": split, "classes": names, "summary": summary}
-    report |= {"bad": batches.bad, "confusion": confusion.tolist()}
-    (folder / "evaluate.json").write_text(json.dumps(report, indent=2) + "\n")
-    return table
+    asked = task
+    runs = [_run(each) for each in models]
+    task = task or _same("task", {_name(each): run.get("task") for each, run in zip(models, runs, strict=True)})
+    task = task or "classify"
+    if task not in TASKS:
+        raise ValueError(
+            f"task {task!r}{'' if asked else f' of {_name(models[0])}'}; evaluate measures {', '.join(TASKS)}"
+        )
+    if how == "max" and task == "classify":
+        raise ValueError(f"protocol {protocol} takes the highest scores of several classes: it is for task multilabel")
+    if temperature and task != "classify":
+        raise ValueError(f"temperature is for one class a video, not for task {task}: leave it out")
+    if fold is None:
+        folds = {_name(each): _fold_of_run(each, run, data) for each, run in zip(models, runs, strict=True)}
+        fold = _same("fold", folds)
+    folder = Path(out) if out is not None else _default_folder(models)
+    feed.check_apart(data, folder)
+    parts = tuple(dict.fromkeys((split, FITTED_ON) if temperature else (split,)))
+    opened = feed.open_parts(data, parts, cast(Any, task), fold)
+    seeing = _Seeing(views, crops, how, batch_size, short, on_bad, workers)
+    report: dict[str, Any] = {
+        "arguments": arguments, "data": str(data), "task": task, "fold": fold, "split": split, "protocol": protocol,
+        "views": views, "crops": crops, "combine": how,
+    }  # fmt: skip
+    title = f"{split} of {data}; of {views} x {crops} clips the {_COMBINED[how]}"
+
+    folders = [folder] if len(models) == 1 else [folder / name for name in _distinct(models)]
+    alone = []
+    for each, place in zip(models, folders, strict=True):
+        network, spec = classifier(each, classes)
+        if not spec.classes:
+            raise ValueError(unnamed(each, network))
+        if row is not None:
+            spec = row.clip(spec)
+        found = _in_order_of(spec, opened, data, parts)
+        place.mkdir(parents=True, exist_ok=True)
+        said: set[str] = set()
+        with feed.explained(found, parts, spec, short), _aside(place / "scores.csv") as file:
+            scores, bad = _measure(network, spec, found, split, seeing, said, file)
+            fitted_on = None
+            if temperature and split != FITTED_ON:
+                fitted_on, _ = _measure(network, spec, found, FITTED_ON, seeing, said)
+            audited = _audit(network, spec, found, split, seeing, said) if audit else {}
+        result = _Result(scores, fitted_on, bad, opened.missing, audited)
+        clip = {**spec.to_dict(), "classes": None}
+        own = {**report, "models": [_name(each)], "clip": clip, "environment": _environment(network)}
+        alone.append((result, _finish(place, title, result, own, found.splits[split], temperature)))
+    if len(models) == 1:
+        return alone[0][1]
+
+    results = [result for result, _ in alone]
+    fused = _Result(
+        fuse([result.scores for result in results]),
+        fuse([cast(Scores, result.fitted_on) for result in results]) if results[0].fitted_on else None,
+        {name: reason for result in results for name, reason in result.bad.items()},
+        opened.missing,
+    )
+    main = "top1" if task == "classify" else "map"
+    more = {f"{main} of {place.name}": table.summary[main] for place, (_, table) in zip(folders, alone, strict=True)}
+    report |= {"models": [*map(_name, models)], "alone": [str(place) for place in folders]}
+    with _aside(folder / "scores.csv") as file:
+        write = _writer(file, fused.scores.classes)
+        for name, target, answer in zip(fused.scores.samples, fused.scores.targets, fused.scores.scores, strict=True):
+            write(name, target, answer[None], 1)
+    return _finish(
+        folder, f"{title}; {len(models)} models fused", fused, report, opened.splits[split], temperature, more
+    )
 
 
-def _beside(model: str | os.PathLike | nn.Module) -> Path | None:
+@dataclass(frozen=True)
+class _Seeing:
+    """How samples are read and seen, alike for all models."""
+
+    views: int
+    crops: int
+    how: Combine
+    batch_size: int
+    short: Short
+    on_bad: Literal["raise", "skip"]
+    workers: int | None
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What was measured: scores, those that a temperature is fitted on (None: the same), and what was not."""
+
+    scores: Scores
+    fitted_on: Scores | None
+    bad: dict[str, str]
+    missing: int
+    audited: Mapping[str, float] | None = None
+
+
+# What is asked for
+
+
+def _seen(
+    row: protocols.Protocol | None, views: int | None, crops: int | None, average: Literal["scores", "logits"] | None
+) -> tuple[int, int, Combine]:
+    """Views, crops, and what is done with their answers."""
+    if average not in (None, "scores", "logits"):
+        raise ValueError(f"average {average!r}; there is scores, logits")
+    if row is None:
+        return 10 if views is None else views, 3 if crops is None else crops, average or "scores"
+    how: Combine = "max" if row.combine == "max" else "scores"
+    for name, asked, value in (("views", views, row.views), ("crops", crops, row.crops), ("average", average, how)):
+        if asked not in (None, value):
+            raise ValueError(f"{name} {asked}, but protocol {row.name} has {value}: give one of the two")
+    return row.views, row.crops, how
+
+
+def _name(model: Model) -> str:
+    return type(model).__name__ if isinstance(model, nn.Module) else str(model)
+
+
+def _distinct(models: Sequence[Model]) -> list[str]:
+    """Short names of models, no two alike: the folder of a run, the tag of weights, the class of a network."""
+    names = [folder.name if (folder := _beside(model)) else Path(_name(model)).name for model in models]
+    return [
+        name if count == 1 else f"{name}-{names[:i].count(name) + 1}"
+        for i, (name, count) in enumerate((name, Counter(names)[name]) for name in names)
+    ]
+
+
+def _beside(model: Model) -> Path | None:
     """The folder that a model's weights are in; None for a network in memory or from the catalogue."""
     if isinstance(model, nn.Module) or not Path(model).exists():
         return None
     return Path(model) if Path(model).is_dir() else Path(model).parent
 
 
-def _fold_of_run(model: str | os.PathLike | nn.Module, data: str | os.PathLike) -> int | None:
-    """The fold that a run was trained on, if on this data: in another, videos of its training would be measured."""
+def _default_folder(models: Sequence[Model]) -> Path:
+    return ((_beside(models[0]) if len(models) == 1 else None) or Path("runs")) / "evaluate"
+
+
+def _run(model: Model) -> dict[str, Any]:
+    """The arguments of the run whose model it is; empty where it is of no run."""
     folder = _beside(model)
-    if folder is None or not (folder / "run.json").is_file():
-        return None
-    run = json.loads((folder / "run.json").read_text())
+    if folder is None or not (path := folder / "run.json").is_file():
+        return {}
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        run, why = None, str(error)
+    else:
+        why = "not the arguments of a run"
+    texts = ("task", "data")
+    if not isinstance(run, dict) or not isinstance(run.get("fold"), int | None) or not all(
+        isinstance(run.get(name), str | None) for name in texts
+    ):  # fmt: skip
+        raise ValueError(f"{path}: damaged ({why}); move it away, and give the task and the fold of the run yourself")
+    return run
+
+
+def _same(what: str, values: Mapping[str, Any]) -> Any:
+    """What all models have in common."""
+    if len(set(values.values())) > 1:
+        each = ", ".join(f"{name} has {value}" for name, value in values.items())
+        raise ValueError(f"the models differ in {what}: {each}; fuse runs that have the same, or give --{what}")
+    return next(iter(values.values()))
+
+
+def _fold_of_run(model: Model, run: Mapping[str, Any], data: str | os.PathLike) -> int | None:
+    """The fold that a run was trained on, if on this data: in another, videos of its training would be measured."""
     fold = run.get("fold")
-    if Path(run.get("data", "")).resolve() == Path(data).resolve():
+    if fold is None or Path(run.get("data") or "").resolve() == Path(data).resolve():
         return fold
-    if fold is not None:
-        terminal.say(
-            f"{folder}: trained on fold {fold} of {run['data']}; give --fold {fold} if {data} is the same data"
-        )
+    terminal.say(
+        f"{_beside(model)}: trained on fold {fold} of {run.get('data')}; give --fold {fold} if {data} is the same data"
+    )
     return None
 
 
-def _in_order_of(spec: ClipSpec, found: VideoData, data: str | os.PathLike, split: str) -> VideoData:
-    """The data set, with the targets of a split in the order of the model's own classes."""
+def _in_order_of(spec: ClipSpec, found: VideoData, data: str | os.PathLike, parts: Sequence[str]) -> VideoData:
+    """The data set, with the targets of these parts in the order of the model's own classes."""
     places = {name: i for i, name in enumerate(spec.classes)}
     if unknown := [name for name in found.classes if name not in places]:
         raise ValueError(
             f"{data}: the model does not know {', '.join(unknown[:5])}; it knows {', '.join(spec.classes[:5])}"
             + (f" and {len(spec.classes) - 5} more" if len(spec.classes) > 5 else "")
         )
-    samples = [
-        replace(sample, target=places[found.classes[cast(int, sample.target)]]) for sample in found.splits[split]
-    ]
-    return replace(found, classes=spec.classes, splits={split: samples})
+
+    def moved(target: Any) -> Any:
+        return places[found.classes[target]] if isinstance(target, int) else tuple(map(moved, target))
+
+    splits = {part: [replace(sample, target=moved(sample.target)) for sample in found.splits[part]] for part in parts}
+    return replace(found, classes=spec.classes, splits=splits)
+
+
+# Measuring
+
+
+def _measure(
+    network: nn.Module,
+    spec: ClipSpec,
+    found: VideoData,
+    split: str,
+    seeing: _Seeing,
+    said: set[str],
+    file: TextIO | None = None,
+) -> tuple[Scores, dict[str, str]]:
+    """The answers for a split, with a row for each view in `file`; and what could not be read, and why."""
+    clips = feed.Noted(ViewClips(found, split, spec, seeing.views, seeing.crops, seeing.short))
+    batches = loader(clips, 1, workers=seeing.workers, on_bad=seeing.on_bad)
+    is_open = found.task == "multilabel"
+    write = _writer(file, spec.classes) if file is not None else None
+    names, targets, answers = [], [], []
+    for index, target, scores in _scores(network, spec, batches, seeing, f"evaluating {split}", is_open, said):
+        names.append(found.splits[split][index].name)
+        targets.append(target)
+        answers.append(combine(scores, seeing.how, is_open=is_open))
+        if write is not None:
+            write(names[-1], target, scores, seeing.crops)
+    return Scores(tuple(names), spec.classes, torch.stack(targets).long(), torch.stack(answers)), batches.bad
 
 
 @torch.no_grad()
 def _scores(
-    network: nn.Module, spec: ClipSpec, batches: Batches, batch_size: int, what: str, said: set[str]
-) -> Iterator[tuple[int, int, Tensor]]:
-    """Index, target and softmax scores (V, K) of each sample, from batches of one (clips (V, C, T, H, W), ...).
+    network: nn.Module,
+    spec: ClipSpec,
+    batches: Batches,
+    seeing: _Seeing,
+    what: str,
+    is_open: bool,
+    said: set[str],
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Index, target and scores (V, K), float64, of each sample, from batches of one (clips (V, C, T, H, W), ...).
 
     Notes on files that are not in `said` are printed, and added.
     """
     with closing(batches), batches.watched():
         for views, target, index, notes in terminal.progress(batches, what):
             feed.say_once(notes, said)
-            logits = [network(transforms.prepare(part, spec, network)) for part in views[0].split(batch_size)]
+            parts = [network(transforms.prepare(part, spec, network)) for part in views[0].split(seeing.batch_size)]
+            logits = torch.cat(parts)
             try:
-                scores = heads.scores(torch.cat(logits), spec.classes)
+                heads.scores(logits, spec.classes)
             except ValueError as error:
                 raise ValueError(f"{batches.dataset.name(int(index))}: {error}") from None
-            yield int(index), int(target), scores
+            logits = logits.cpu().double()
+            yield int(index), target[0], logits.sigmoid() if is_open else logits.softmax(1)
 
 
 class _Altered(torch.utils.data.Dataset):
@@ -202,33 +371,193 @@ class _Altered(torch.utils.data.Dataset):
         return torch.stack([clip, clip.flip(1), clip[:, order], middle]), target, index
 
 
-def _audit(network: nn.Module, spec: ClipSpec, batches: Batches, batch_size: int, said: set[str]) -> dict[str, float]:
-    """Accuracy of each way of altering time: `{"audit reversed": 0.1, ...}`."""
-    right, samples = torch.zeros(len(_Altered.WAYS)), 0
-    for _, target, scores in _scores(network, spec, batches, batch_size, "motion audit", said):
-        right += scores.argmax(1) == target
-        samples += 1
-    return {f"audit {way}": value / samples for way, value in zip(_Altered.WAYS, right.tolist(), strict=True)}
+def _audit(
+    network: nn.Module, spec: ClipSpec, found: VideoData, split: str, seeing: _Seeing, said: set[str]
+) -> dict[str, float]:
+    """Accuracy, or mAP, of each way of altering time."""
+    altered = feed.Noted(_Altered(ViewClips(found, split, spec, 1, 1, seeing.short)))
+    batches = loader(altered, 1, workers=seeing.workers, on_bad=seeing.on_bad)
+    is_open = found.task == "multilabel"
+    seen = [each[1:] for each in _scores(network, spec, batches, seeing, "motion audit", is_open, said)]
+    targets, scores = (torch.stack(each) for each in zip(*seen, strict=True))
+    if is_open:
+        values = [metrics.average_precision(way, targets).nanmean() for way in scores.unbind(1)]
+    else:
+        values = [(way.argmax(1) == targets).double().mean() for way in scores.unbind(1)]
+    return {way: value.item() for way, value in zip(_Altered.WAYS, values, strict=True)}
 
 
-def _rows(confusion: Tensor, names: Sequence[str]) -> list[dict[str, object]]:
-    """One row a class: samples, recall, precision and the class it is taken for most often."""
+# What it comes to
+
+
+def _finish(
+    folder: Path,
+    title: str,
+    result: _Result,
+    report: dict[str, Any],
+    samples: Sequence[Sample],
+    temperature: bool,
+    more: Mapping[str, Any] | None = None,
+) -> Table:
+    """Figures of what was measured, written to the folder beside `scores.csv`."""
+    scores, names = result.scores, result.scores.classes
+    found: dict[str, Any] = {}
+    if scores.targets.ndim == 1:
+        summary, rows, confusion = _classified(scores)
+        found = {"calibration": _reliability(scores), "mistakes": _mistakes(scores, samples)}
+        chance = 1 / len(names)
+        if temperature:
+            tempered = _tempered(scores, result.fitted_on)
+            summary |= tempered
+            found["temperature"] = {**tempered, "fitted_on": FITTED_ON}
+    else:
+        summary, rows, confusion = *_labelled(scores), None
+        chance = scores.targets.double().mean(0)[scores.targets.any(0)].mean().item()
+    summary |= more or {}
+    summary |= {"samples": len(scores.samples), "bad": len(result.bad), "missing": result.missing}
+    summary |= {"views": report["views"], "crops": report["crops"]}
+    summary |= {f"audit {way}": value for way, value in (result.audited or {}).items()}
+    report |= {"classes": names, "summary": summary, "per_class": rows, **found, "bad": result.bad}
+    report["confusion"] = None if confusion is None else confusion.tolist()
+    plain = json.loads(json.dumps(report), parse_constant=lambda _: None)  # nan is no json
+    with _aside(folder / "evaluate.json") as file:
+        file.write(json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    table = Table(rows, summary, title)
+    table.to_csv(folder / "classes.csv")
+    if confusion is not None:
+        plot.confusion(confusion, names, folder / "confusion.png")
+    if result.audited:
+        plot.audit(result.audited, chance, folder / "audit.png")
+    return table
+
+
+def _classified(scores: Scores) -> tuple[dict[str, Any], list[dict[str, object]], Tensor]:
+    """Figures, rows of the classes, and confusion (K, K) of samples with one class each."""
+    measures = metrics.classification(len(scores.classes))
+    measures.update(scores.scores, scores.targets)
+    measured = measures.compute()
+    confusion = measured["confusion"]
+    is_right = (scores.scores.argmax(1) == scores.targets).double()
+    low, high = metrics.interval(metrics.bootstrap(torch.mean, is_right))
+    summary: dict[str, Any] = {"top1": measured["top1"].item(), "top1_low": low, "top1_high": high}
+    if "top5" in measured:
+        summary["top5"] = measured["top5"].item()
+    summary["mean_class"] = metrics.mean_class(confusion)
+    summary["calibration_error"] = _calibration_error(scores.scores, scores.targets)
+    figures = {name: values.tolist() for name, values in metrics.per_class(confusion).items()}
+    others = confusion.clone().fill_diagonal_(0)
+    rows: list[dict[str, object]] = [
+        {
+            "class": name,
+            **{figure: values[i] for figure, values in figures.items()},
+            "mostly taken for": scores.classes[int(others[i].argmax())] if others[i].any() else "",
+        }
+        for i, name in enumerate(scores.classes)
+    ]
+    return summary, rows, confusion
+
+
+def _labelled(scores: Scores) -> tuple[dict[str, Any], list[dict[str, object]]]:
+    """Figures, and rows of the classes, of samples with any number of classes each."""
+    precision = metrics.average_precision(scores.scores, scores.targets)
+    counts = scores.targets.sum(0).tolist()
+    rows: list[dict[str, object]] = [
+        {"class": name, "samples": count, "average_precision": value}
+        for name, count, value in zip(scores.classes, counts, precision.tolist(), strict=True)
+    ]
+    return {"map": precision.nanmean().item()}, rows
+
+
+def _calibration_error(scores: Tensor, targets: Tensor) -> float:
+    return metrics.calibration_error(scores.clamp(max=1), targets)  # rounding may go beyond 1, which is no score
+
+
+def _tempered(scores: Scores, fitted_on: Scores | None) -> dict[str, float]:
+    """The temperature, and the calibration error with it; without other scores to fit on, of each half by the other."""
+    logits, targets = log_scores(scores.scores), scores.targets
+    if fitted_on is not None:
+        found = metrics.fit_temperature(log_scores(fitted_on.scores), fitted_on.targets)
+        after = (logits / found).softmax(1)
+    else:
+        if len(targets) < 2:
+            raise ValueError(f"temperature: {FITTED_ON} has 1 sample, and two halves are needed; leave temperature out")
+        found, after = metrics.fit_temperature(logits, targets), torch.empty_like(logits)
+        for half in (0, 1):
+            is_held = torch.arange(len(targets)) % 2 == half
+            of_others = metrics.fit_temperature(logits[~is_held], targets[~is_held])
+            after[is_held] = (logits[is_held] / of_others).softmax(1)
+    return {"temperature": found, "calibration_error_tempered": _calibration_error(after, targets)}
+
+
+def _reliability(scores: Scores) -> list[dict[str, float]]:
+    """For each bin of scores in which there are answers: how many, their mean score, and how many of them are right."""
+    tops, answers = scores.scores.max(1)
+    bins = (tops * metrics.BINS).long().clamp(max=metrics.BINS - 1)
+    is_right = (answers == scores.targets).double()
+    return [
+        {
+            "samples": int((bins == number).sum()),
+            "score": tops[bins == number].mean().item(),
+            "accuracy": is_right[bins == number].mean().item(),
+        }
+        for number in bins.unique().tolist()
+    ]
+
+
+def _mistakes(scores: Scores, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """The wrong answers with the highest scores, and where they can be seen."""
+    places = {sample.name: sample for sample in samples}
+    tops, answers = scores.scores.max(1)
+    wrong = [i for i in tops.argsort(descending=True).tolist() if answers[i] != scores.targets[i]]
     rows = []
-    for i, name in enumerate(names):
-        of_class, as_class, right = (
-            confusion[i].sum().item(),
-            confusion[:, i].sum().item(),
-            confusion[i, i].item(),
-        )
-        others = confusion[i].clone()
-        others[i] = 0
+    for i in wrong[:MISTAKES]:
+        sample, target, answer = places[scores.samples[i]], int(scores.targets[i]), int(answers[i])
         rows.append(
             {
-                "class": name,
-                "samples": int(of_class),
-                "recall": right / of_class if of_class else float("nan"),
-                "precision": right / as_class if as_class else float("nan"),
-                "mostly taken for": names[int(others.argmax())] if others.sum() else "",
+                "sample": sample.name,
+                "path": str(sample.path),
+                "start": sample.start,
+                "end": sample.end,
+                "unit": sample.unit,
+                "target": scores.classes[target],
+                "answer": scores.classes[answer],
+                "score": tops[i].item(),
+                "score_of_target": scores.scores[i, target].item(),
             }
         )
     return rows
+
+
+def _environment(network: nn.Module) -> dict[str, str]:
+    device = next((str(value.device) for value in network.parameters()), "cpu")
+    versions = {"tubelet": version("tubelet"), "torch": torch.__version__, "python": platform.python_version()}
+    return {**versions, "system": platform.platform(), "device": device}
+
+
+# Files
+
+
+def _writer(file: TextIO, classes: Sequence[str]) -> Callable[[str, Tensor, Tensor, int], None]:
+    """Writes rows of `scores.csv`: name, target, scores (V, K) and crops of a view."""
+    writer = csv.writer(file)
+    writer.writerow([*COLUMNS, *classes])
+
+    def write(name: str, target: Tensor, scores: Tensor, crops: int) -> None:
+        of_several = [classes[i] for i in target.nonzero().flatten().tolist()] if target.ndim else None
+        label = classes[int(target)] if of_several is None else json.dumps(of_several, ensure_ascii=False)
+        for i, row in enumerate(scores.tolist()):
+            writer.writerow([name, label, i // crops, i % crops, *(f"{value:.6g}" for value in row)])
+
+    return write
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[TextIO]:
+    """A file that takes its name when it is whole: what fails leaves the one that was there."""
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        with aside.open("w", newline="", encoding="utf-8") as file:
+            yield file
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +42,17 @@ def open_parts(data: str | os.PathLike, parts: Sequence[str], task: Task, fold: 
             there = ", ".join(sorted(name for name, samples in found.splits.items() if samples))
             raise ValueError(f"{data}: no part {part!r}; it has {there or 'no samples at all'}")
     return found
+
+
+def check_apart(data: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Check that what is written does not lie among the videos, where it would be read as a part of the data.
+
+    Raises:
+        ValueError: `folder` is, or lies in, the folder `data`.
+    """
+    root, folder = Path(data), Path(folder)
+    if str(data) != "motion" and root.is_dir() and root.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise ValueError(f"{folder}: is, or lies in, the folder of the videos ({root}); give one elsewhere as out")
 
 
 @contextmanager

@@ -212,6 +212,8 @@ def fit(
     steps = sum(part.is_last for part in batches.parts)
     total = course.epochs * steps
     bar = terminal.Bar("training", total - progress.step) if fabric.is_global_zero else None
+    if progress.epoch >= course.epochs:
+        terminal.say(f"all {course.epochs} epochs are done already")
     with _asked_to_stop() as is_asked, _shown(bar):
         saved = time.monotonic()
         while progress.epoch < course.epochs and not _is_over(progress, task, course.patience):
@@ -241,7 +243,8 @@ def fit(
                 if not part.is_last:
                     continue
                 if course.clip_norm is not None:
-                    fabric.clip_gradients(model, optimizer, max_norm=course.clip_norm)
+                    # one that is no number is told by the loss, and in fp16 left out by its scaler
+                    fabric.clip_gradients(model, optimizer, max_norm=course.clip_norm, error_if_nonfinite=False)
                 for group in optimizer.param_groups:
                     group["lr"] = group["initial_lr"] * course.rate(progress.step, total)
                 optimizer.step()
@@ -298,11 +301,12 @@ def _is_over(progress: Progress, task: Task, patience: int | None) -> bool:
 
 
 def _check(loss: Tensor, progress: Progress, optimizer: Any) -> None:
+    """Raise ValueError where the loss is no number."""
     if not math.isfinite(value := loss.item()):
         rate = optimizer.param_groups[0]["lr"]
         raise ValueError(
-            f"the loss is {value} in epoch {progress.epoch + 1}, by step {progress.step}: lower lr ({rate:.2g}), or "
-            "clip the gradient"
+            f"the loss is {value} in epoch {progress.epoch + 1}: lower lr ({rate:.2g}) or clip_norm, or train in "
+            "precision 32"
         )
 
 

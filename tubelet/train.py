@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from . import feed, fit, optim, plot, regularize, tasks, terminal
+from . import feed, fit, optim, plot, regularize, speed, tasks, terminal
 from . import weights as files
 from .checkpoints import LAST
 from .data import datasets
@@ -35,9 +36,11 @@ from .spec import ClipSpec, at_least_one
 Size = int | tuple[int, int] | Literal["none"]
 TaskName = Literal["classify", "multilabel", "frames", "detect"]
 
+CONVOLUTIONS = "convolutions.json"
+LONG_S = 120  # of processor time for all steps, from which on the timing of convolutions (5 s) is worth its while
 _SETTINGS = tuple(each.name for each in fields(Recipe))
 # What a resumed run may ask for otherwise: none of it changes a number.
-_FREE = {"workers", "out", "on_bad", "devices", "logger", "checkpoint_s", "patience"}
+_FREE = {"workers", "out", "on_bad", "logger", "checkpoint_s", "convolutions"}
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ def train(
     on_bad: OnBad = "raise",
     precision: fit.Precision = "32",
     accumulate: int = 1,
+    convolutions: str | os.PathLike | None = None,
     devices: int = 1,
     logger: Any = "csv",
     checkpoint_s: float = 300,
@@ -162,6 +166,8 @@ def train(
         precision: 32, or bf16 or 16 for mixed precision.
         accumulate: parts of a step that go through the network one after another, for batches that the memory does
             not hold at once.
+        convolutions: the file of that name in the folder of a run, whose choice of fast convolutions is repeated; by
+            default they are timed where the run is long, on a CPU.
         devices: processes of this machine that share each step, one a GPU; `torchrun` starts them on several machines.
         logger: csv, tensorboard, or a Lightning logger.
         checkpoint_s: seconds between two checkpoints within an epoch.
@@ -213,6 +219,9 @@ def train(
     arguments["out"] = folder = fabric.broadcast(
         _folder(out, f"{Path(data).stem}-{name}", resume) if fabric.is_global_zero else None
     )
+    arguments["convolutions"] = ways = Path(convolutions or folder / CONVOLUTIONS).resolve()
+    if convolutions and not ways.exists() and ways.parent != folder.resolve():
+        raise ValueError(f"convolutions {ways}: no such file; leave it out, and the ways are chosen anew")
     if fabric.is_global_zero:
         _write_arguments(folder, arguments, name, resume)
     fabric.barrier()
@@ -259,8 +268,13 @@ def train(
     groups = optim.parameter_groups(
         network, chosen.lr, chosen.weight_decay, layer_decay=chosen.layer_decay, head_factor=chosen.head_factor
     )
-    kept = _Kept(folder, objective, chosen.epochs)
+    kept = _Kept(folder, objective, chosen.epochs, done=_epochs_in(folder / "metrics.csv") if resume else 0)
     try:
+        if fabric.is_global_zero and not ways.exists():
+            is_timed = fabric.device.type == "cpu" and spec.crop is not None
+            steps = chosen.epochs * len(batches)
+            _write_ways(_timed(network, spec, task, part, steps, precision) if is_timed else None, ways)
+        fabric.barrier()
         with (
             closing(batches),
             closing(val_batches),
@@ -268,6 +282,7 @@ def train(
             batches.watched(),
             val_batches.watched(),
             feed.explained(found, ("train", "val"), spec, short),
+            speed.applied(speed.Choices.restored(json.loads(ways.read_text()))),
         ):
             progress = fit.fit(
                 fabric,
@@ -285,13 +300,16 @@ def train(
                 on_epoch=kept,
             )
     except KeyboardInterrupt:
-        how_far = "; go on" if (folder / LAST).exists() else " in epoch 1: nothing is saved; begin again"
+        is_saved = (folder / LAST).exists()
+        how_far = f" {kept.done + 1} of {chosen.epochs}; go on" if is_saved else " 1: nothing is saved; begin again"
         again = f"tubelet train --config {folder / 'run.json'} --resume"
-        raise KeyboardInterrupt(f"interrupted{how_far} with: {again}") from None
+        raise KeyboardInterrupt(f"interrupted in epoch{how_far} with: {again}") from None
     finally:
         bad = batches.bad | val_batches.bad
         if fabric.is_global_zero:
             _write_bad(bad, folder / "bad.csv")
+    if fabric.is_global_zero:
+        plot.curves(progress.history, folder / "curves.png")
     if fabric.world_size > 1:
         bad = fit.gathered(bad)
         if fabric.is_global_zero:
@@ -336,6 +354,32 @@ def _prepare(network: nn.Module, recipe: Recipe) -> Any:
     return optim.averaged(network, recipe.ema_decay) if recipe.ema_decay else None
 
 
+def _timed(
+    network: nn.Module, spec: ClipSpec, task: str, batch_size: int, steps: int, precision: fit.Precision
+) -> speed.Choices | None:
+    """The fast convolutions of a run on a CPU; None for one so short that the timing would not be worth its while."""
+    inputs = [torch.zeros(batch_size, spec.in_channels, spec.num_frames, *cast(Any, spec.crop))]
+    if task == "detect":
+        inputs.append(torch.tensor([[0.0, 0.0, 0.0, 16.0, 16.0]]))
+    with torch.random.fork_rng(devices=[]):
+        twin = copy.deepcopy(network).train()
+        began = time.perf_counter()
+        twin(*inputs).float().sum().backward()
+        seconds = steps * (time.perf_counter() - began)
+    dtypes = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
+    return None if seconds < LONG_S else speed.choose(network, *inputs, dtype=dtypes[precision])
+
+
+def _write_ways(choices: speed.Choices | None, path: Path) -> None:
+    path.write_text(json.dumps(choices.state() if choices else []))
+    if choices and choices.routes:
+        row = choices.rows[-1]
+        terminal.say(
+            f"  convolutions: {row['chosen']} ms where torch takes {row['plain']} ms, of {choices.clips} clips forward "
+            "and back"
+        )
+
+
 @dataclass
 class _Kept:
     """What a run leaves after each epoch: its figures, a line of them, and the best model."""
@@ -343,9 +387,10 @@ class _Kept:
     folder: Path
     task: tasks.Task
     epochs: int
+    done: int
 
     def __call__(self, network: nn.Module, progress: fit.Progress, is_best: bool) -> None:
-        row = progress.history[-1]
+        row, self.done = progress.history[-1], progress.epoch
         _write_history(progress.history, self.folder / "metrics.csv")
         if is_best:
             files.save(network, self.folder / "model.safetensors", metrics=row)
@@ -354,8 +399,6 @@ class _Kept:
             f"epoch {progress.epoch}/{self.epochs}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
             f"{_figure(self.task.best, row)}{' *' if is_best else '  '}  {row['seconds']:.1f} s, ends {ends}"
         )
-        if progress.epoch == self.epochs:
-            plot.curves(progress.history, self.folder / "curves.png")
 
 
 def _figure(name: str, row: Mapping[str, float]) -> str:
@@ -418,28 +461,36 @@ def _folder(out: str | os.PathLike | None, name: str, resume: bool) -> Path:
 
 
 def _write_arguments(folder: Path, arguments: dict[str, Any], name: str, resume: bool) -> None:
-    """Write `run.json`, from which `tubelet train --config` replays the run.
+    """Write `run.json`, from which `tubelet train --config` replays the run; what is chosen, it leaves out or null.
 
     A resumed run must ask for the same, once a checkpoint is there; one that failed before may be mended.
     """
     plain = {
         key: value if value is None or isinstance(value, int | float | str | tuple) else
         vars(value) if is_dataclass(value) else name if key == "model" else str(value)
-        for key, value in arguments.items()
+        for key, value in arguments.items() if value is not None or key not in ("augment", "mixing")
     }  # fmt: skip
     plain = json.loads(json.dumps(plain))
     path = folder / "run.json"
     if resume and (folder / LAST).exists():
         before = json.loads(path.read_text())
-        for key in plain.keys() - _FREE:
-            if before.get(key) != plain[key]:
+        for key in (plain.keys() | before.keys()) - _FREE:
+            if before.get(key) != plain.get(key):
                 raise ValueError(
-                    f"{folder}: was trained with {key} {before.get(key)!r}, now {plain[key]!r}; resume it with the "
+                    f"{folder}: was trained with {key} {before.get(key)!r}, now {plain.get(key)!r}; resume it with the "
                     f"same (tubelet train --config {path} --resume), or give another folder as out"
                 )
         return
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(plain, indent=2) + "\n")
+
+
+def _epochs_in(path: Path) -> int:
+    """Whole epochs that a file of figures has."""
+    if not path.exists():
+        return 0
+    with path.open(newline="") as file:
+        return sum(1 for _ in csv.DictReader(file))
 
 
 def _write_history(history: list[dict[str, float]], path: Path) -> None:
