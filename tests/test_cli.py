@@ -287,7 +287,7 @@ def text_as_video(here):
         ),
         (None, [*TRAIN, "--fold", "2"], "fold 2, but no folds"),
         (None, ["evaluate", "clips", "--fold", "2"], "fold 2, but no folds"),
-        (None, ["evaluate", "clips", "--task", "detect"], "--task detect: `tubelet evaluate` takes classify"),
+        (None, ["evaluate", "clips", "--task", "dance"], "--task dance: `tubelet evaluate` takes classify or"),
         (None, [*TRAIN, "--out", "clips/run"], "clips/run: is, or lies in, the folder of the videos (clips)"),
         (one_file, [*TRAIN, "--out", "file"], "file: a file is in the way; move it, or give another path"),
         (one_file, [*TRAIN, "--out", "file/run"], "file/run: a part of this path is a file, not a folder"),

@@ -173,8 +173,8 @@ def test_bad_and_missing_samples_are_counted(data, tmp_path, monkeypatch, worker
     assert list(report["bad"]) == [str(tmp_path / "data" / "val" / "light" / "1.mp4")]
     with pytest.raises(ValueError, match="on_bad substitute is for training"):
         tubelet.evaluate(Brightness(), tmp_path / "data", on_bad="substitute", **options)
-    with pytest.raises(ValueError, match="task 'detect'; evaluate measures classify"):
-        tubelet.evaluate(Brightness(), tmp_path / "data", task="detect", **options)
+    with pytest.raises(ValueError, match="task 'dance'; evaluate measures classify"):
+        tubelet.evaluate(Brightness(), tmp_path / "data", task="dance", **options)
     for path in (tmp_path / "data" / "val").rglob("*.mp4"):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"no video of val gives a clip .*, first .*\.mp4"):
@@ -402,20 +402,25 @@ def test_several_models_are_fused(data, tmp_path):
     rgb = Brightness()
     rgb.forward = lambda x: level(x) * torch.tensor([1.0, 1.0, 0.0])
     table = tubelet.evaluate([rgb, flow], data, out=tmp_path, views=2, crops=1, workers=0, audit=False)
-    parts = [read_scores(tmp_path / name) for name in ("Brightness-1", "Brightness-2")]
+    parts = [read_scores(tmp_path / name) for name in ("1-Brightness", "2-Brightness")]
     expected = fuse(parts)
     found = read_scores(tmp_path)
     assert found.samples == expected.samples
     assert torch.allclose(found.scores, expected.scores, atol=1e-5)
     assert table.summary["top1"] == pytest.approx(is_right(expected.scores, expected.targets).mean().item())
     for number, part in enumerate(parts, start=1):
-        name = f"Brightness-{number}"
+        name = f"{number}-Brightness"
         alone = is_right(part.scores, part.targets).mean().item()
         assert table.summary[f"top1 of {name}"] == pytest.approx(alone)
         assert json.loads((tmp_path / name / "evaluate.json").read_text())["summary"]["top1"] == pytest.approx(alone)
     report = json.loads((tmp_path / "evaluate.json").read_text())
-    assert report["models"] == ["Brightness", "Brightness"]
+    assert report["models"] == ["Brightness", "Brightness"] and report["clip"] is None
+    assert report["alone"] == [str(tmp_path / "1-Brightness"), str(tmp_path / "2-Brightness")]
     assert "2 models fused" in table.title
+    other = Brightness()
+    other.spec = dataclasses.replace(other.spec, classes=(*CLASSES[:2], "rising", "falling"))
+    with pytest.raises(ValueError, match="the models know different classes"):
+        tubelet.evaluate([rgb, other], data, out=tmp_path)
     with pytest.raises(ValueError, match="no model"):
         tubelet.evaluate([], data)
 
@@ -448,7 +453,10 @@ def test_a_broken_run_json_is_told_in_one_line(halves, tmp_path, text):
 def test_the_task_is_that_of_the_run(halves, tmp_path):
     tubelet.save(small_model(), tmp_path / "run" / "model.safetensors")
     (tmp_path / "run" / "run.json").write_text(json.dumps({"task": "frames", "data": str(halves)}))
-    with pytest.raises(ValueError, match=r"task 'frames' of .*run; evaluate measures classify, multilabel"):
+    with pytest.raises(ValueError, match=r"run: its head is Classify, and task frames wants PerFrame or Temp.*--task"):
+        tubelet.evaluate(tmp_path / "run", halves, **ONCE)
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"task": "dance", "data": str(halves)}))
+    with pytest.raises(ValueError, match=r"task 'dance' of .*run; evaluate measures classify, multilabel, frames"):
         tubelet.evaluate(tmp_path / "run", halves, **ONCE)
 
 
@@ -528,5 +536,77 @@ def test_multilabel_by_protocol_takes_the_highest_score(labelled, tmp_path):
 def test_multilabel_models_are_fused(labelled, tmp_path):
     options = {**ONCE, "task": "multilabel", "out": tmp_path}
     table = tubelet.evaluate([Facets(), Facets()], labelled, **options)
-    assert table.summary["map"] == pytest.approx(table.summary["map of Facets-1"])
+    assert table.summary["map"] == pytest.approx(table.summary["map of 1-Facets"])
     assert read_scores(tmp_path).targets.shape == (6, 3)
+
+
+class Steps(nn.Module):
+    """Says dark or light of every second frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.spec = dataclasses.replace(Views().spec, num_frames=8, classes=("light", "dark"))
+        self.scale = nn.Parameter(torch.tensor(4.0))
+
+    def forward(self, x):
+        level = x.mean((1, 3, 4)).unfold(1, 2, 2).mean(-1)
+        return self.scale * torch.stack([level, -level], 1)
+
+
+def test_frames_by_hand(halves, tmp_path):
+    """Labels turn light at frame 5 of 8, the network at frame 4; in the other video it says nothing but dark, rightly.
+
+    15 of 16 frames; of the light and the dark span of the first, the overlaps are 3/4 and 4/5, so F1 at 0.5 is 1.
+    """
+    (tmp_path / "groundTruth").mkdir()
+    for name, video, turn in (("a", "light", 5), ("b", "dark", 8)):
+        shutil.copy(halves / "val" / video / "0.mp4", tmp_path / f"{name}.mp4")
+        (tmp_path / "groundTruth" / f"{name}.txt").write_text("dark\n" * turn + "light\n" * (8 - turn))
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "test.split1.bundle").write_text("a.txt\nb.txt\n")
+    (tmp_path / "splits" / "train.split1.bundle").write_text("b.txt\n")
+    options = {"task": "frames", "workers": 0, "out": tmp_path.with_name("frames")}
+    table = tubelet.evaluate(Steps(), tmp_path, **options)
+    assert table.summary["frame_accuracy"] == pytest.approx(15 / 16)
+    assert table.summary["edit"] == table.summary["f1_50"] == pytest.approx(1)
+    assert (table.summary["samples"], table.summary["views"], table.rows) == (2, 1, [])
+    report = json.loads((tmp_path.with_name("frames") / "evaluate.json").read_text())
+    assert report["summary"]["frame_accuracy"] == pytest.approx(15 / 16)
+    for more in ({"average": "logits"}, {"temperature": True}):
+        with pytest.raises(ValueError, match="average and temperature are not for task frames"):
+            tubelet.evaluate(Steps(), tmp_path, **options, **more)
+
+
+class Boxes(nn.Module):
+    """Says of the largest box that it sits, of the others that they stand."""
+
+    def __init__(self):
+        super().__init__()
+        spec = {"num_frames": 2, "resize": None, "crop": None, "classes": ("stand", "sit")}
+        self.spec = dataclasses.replace(Views().spec, **spec)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x, boxes):
+        area = (boxes[:, 3] - boxes[:, 1]) * (boxes[:, 4] - boxes[:, 2])
+        return self.scale * torch.stack([-area, area], 1) / 100
+
+
+def test_boxes_by_hand(data, tmp_path):
+    """Two keyframes of 24 x 16 pixels: areas 192 (sits), 96 (stands), and 48 (sits), so sit is ranked right, wrong,
+    right: AP (1 + 2/3) / 2; stand is ranked wrong (48), right: 1/2.
+    """
+    shutil.copy(data / "val" / "dark" / "0.mp4", tmp_path / "film.mp4")
+    rows = ["film,0,0,0,0.5,1,2,1", "film,0,0,0,0.5,0.5,1,2", "film,0.12,0,0,0.25,0.5,2,1"]
+    for part in ("train", "val"):
+        (tmp_path / f"ava_{part}_v2.2.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "ava_action_list_v2.2.pbtxt").write_text(
+        "".join(f'label {{\n  name: "{name}"\n  label_id: {i}\n}}\n' for i, name in ((1, "stand"), (2, "sit")))
+    )
+    options = {"task": "detect", "workers": 0, "out": tmp_path.with_name("boxes")}
+    table = tubelet.evaluate(Boxes(), tmp_path, **options)
+    assert [(row["class"], row["boxes"]) for row in table.rows] == [("stand", 1), ("sit", 2)]
+    assert [row["average_precision"] for row in table.rows] == pytest.approx([1 / 2, (1 + 2 / 3) / 2])
+    assert table.summary["map"] == pytest.approx((1 / 2 + 5 / 6) / 2)
+    assert table.summary["samples"] == 2
+    with pytest.raises(ValueError, match="2 views x 1 crops of boxes"):
+        tubelet.evaluate(Boxes(), tmp_path, views=2, **options)

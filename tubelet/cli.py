@@ -24,7 +24,7 @@ from .data.loader import reason
 from .data.mixing import Mixing
 from .data.pictures import is_frames
 from .evaluate import evaluate
-from .launch import is_launched, launch
+from .launch import is_first, is_launched, launch
 from .models import MODELS, models
 from .predict import Prediction, predict
 from .prepare import prepare
@@ -162,7 +162,7 @@ def _parser() -> Any:
         made = parser((function.__doc__ or "").split("\n")[0])
         made.add_argument("--config", action=ActionConfigFile, help="arguments from a file, such as a run.json")
         for name, options in own.items():
-            made.add_argument(name, type=str, **options)
+            made.add_argument(name, **{"type": str, **options})
         made.add_function_arguments(function, as_positional=True, skip=skip | {name.strip("-") for name in own})
         return made
 
@@ -182,16 +182,16 @@ def _parser() -> Any:
     augment = next(action for action in of_train._actions if action.dest == "augment")
     augment.metavar, augment.help = "RECIPE", f"{', '.join(RECIPES)}, or a file of the values of the next ones"
     commands.add_subcommand("train", of_train, help="train a network on videos")
-    several = {"action": "append", "help": f"{run['help']}; given several times, their scores are fused"}
+    several = {"action": "append", "type": _names, "help": f"{run['help']}; given several times, their scores are fused"}
     of_evaluate = command(evaluate, {"--model": several}, set())
     commands.add_subcommand("evaluate", of_evaluate, help="measure a network on videos")
-    of_compare = command(compare, {name: {"help": "folder of a run that was evaluated"} for name in ("a", "b")}, set())
-    commands.add_subcommand("compare", of_compare, help="which of two runs is better, and could it be chance")
     commands.add_subcommand(
         "predict",
         command(predict, {"source": source, "--model": run, "--out": out}, {"fps"}),
         help="what happens in a video, and when",
     )
+    of_compare = command(compare, {name: {"help": "folder of a run that was evaluated"} for name in ("a", "b")}, set())
+    commands.add_subcommand("compare", of_compare, help="which of two runs is better, and could it be chance")
     commands.add_subcommand("prepare", command(prepare, {}, set()), help="make videos small and quick to read")
     group = parser("What is wrong, and what to do about it.")
     long_enough = {"default": None, "help": "name of a network, or file or run of one, for whose clips to look"}
@@ -233,6 +233,11 @@ def _recipe(name: str) -> str:
     )
 
 
+def _names(value: Any) -> list[str]:
+    """One name from the command line, or a list of them from a file."""
+    return [value] if isinstance(value, str) else [*value]
+
+
 def _newest_run() -> str:
     files = sorted(Path("runs").rglob("model.safetensors"), key=lambda file: file.stat().st_mtime)
     if not files:
@@ -246,14 +251,17 @@ def _newest_run() -> str:
 
 def _train(values: dict[str, Any]) -> None:
     try:
-        print(train(**values))
+        run = train(**values)
     except KeyboardInterrupt as stop:
         before = "interrupted before the training began: nothing new is saved; the same command starts it again"
         raise KeyboardInterrupt(str(stop) or before) from None
+    if is_first():
+        print(run)
 
 
 def _evaluate(values: dict[str, Any]) -> None:
-    print(evaluate(values.pop("model") or _newest_run(), values.pop("data"), **values))
+    asked = values.pop("model") or [[_newest_run()]]
+    print(evaluate([name for names in asked for name in names], values.pop("data"), **values))
 
 
 def _compare(values: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import platform
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -17,20 +16,20 @@ from typing import Any, Literal, TextIO, cast
 import torch
 from torch import Tensor, nn
 
-from . import feed, heads, metrics, plot, protocols, terminal
+from . import feed, heads, metrics, plot, protocols, tasks, terminal
 from .compare import COLUMNS, Combine, Scores, combine, fuse, log_scores
 from .data import transforms
 from .data.datasets import ViewClips
 from .data.loader import Batches, loader
-from .data.sample import Sample, VideoData
+from .data.sample import Actor, Sample, Span, Task, VideoData
 from .data.sampling import SHORTS, Short
-from .models import classifier, unnamed
+from .models import classifier, read_classes, ready, unnamed
 from .spec import ClipSpec, at_least_one
 from .terminal import Table
 
 Model = str | os.PathLike | nn.Module
 
-TASKS = ("classify", "multilabel")
+_HEADS = {"frames": (heads.PerFrame, heads.TemporalTransformer), "detect": (heads.Detect,)}
 FITTED_ON = "val"  # the part that temperatures are fitted on
 MISTAKES = 24
 _COMBINED = {"scores": "mean of the scores", "logits": "mean of the logits", "max": "highest score of each class"}
@@ -40,7 +39,7 @@ def evaluate(
     model: Model | Sequence[Model],
     data: str | os.PathLike,
     *,
-    task: Literal["classify", "multilabel"] | None = None,
+    task: Task | None = None,
     fold: int | None = None,
     split: str = "val",
     protocol: str | None = None,
@@ -56,19 +55,22 @@ def evaluate(
     workers: int | None = None,
     out: str | os.PathLike | None = None,
 ) -> Table:
-    """Measure a classifier on videos, each seen as views x crops clips whose answers become one.
+    """Measure a network on videos, each seen as views x crops clips whose answers become one.
+
+    Of the tasks frames and detect, each clip is measured by itself, and options for answers that become one are errors.
 
     Args:
         model: a file of weights, the folder of a run, or a network with a `spec`. Of several, each is measured, and
             then the average of their scores (late fusion).
         data: as in `train`.
-        task: classify, one class a video; multilabel, any number. By default the task of the run, else classify.
+        task: classify, one class a video; multilabel, any number; frames, classes of each frame; detect, classes of
+            each box. By default the task of the run, else classify.
         fold: as in `train`; by default that of the run whose model it is, where it was trained on this data.
         split: part of the data: train, val or test.
         protocol: name of a published way of measuring, such as k400-10x3 (`tubelet.protocols`), which sets views,
             crops, sizes and average.
-        views: clips spread over the length of each video; by default 10.
-        crops: crops of each, spread over its longer side; by default 3.
+        views: clips spread over the length of each video; by default 10, of frames and detect 1.
+        crops: crops of each, spread over its longer side; by default 3, of frames and detect 1.
         average: what is averaged over the views: scores (softmax, or sigmoid of multilabel), the default, or logits.
         temperature: also fit the temperature that makes scores honest (Guo et al. 2017), on the part val. Measured on
             val itself, each half of it is judged by the temperature of the other half.
@@ -85,9 +87,10 @@ def evaluate(
             folder of its own in it.
 
     Returns:
-        A row for each class. `summary` holds of classify top1 with its bootstrap 95 % interval, top5 (above five
-        classes), mean_class and calibration_error, of multilabel map; then the audit, all 0..1; and how many samples
-        were measured, were bad, or are missing on disk.
+        A row for each class, but for frames. `summary` holds of classify top1 with its bootstrap 95 % interval, top5
+            (above five classes), mean_class and calibration_error, of multilabel and detect map, of frames what
+            `metrics.framewise` has; then the audit, all 0..1; and how many samples were measured, were bad, or are
+            missing on disk.
 
     Raises:
         ValueError: model, classes, data, split or protocol do not fit, a video cannot be read, or the network answers
@@ -101,86 +104,64 @@ def evaluate(
         raise ValueError("no model: give one, or several to fuse")
     arguments["model"] = [_name(each) for each in models]
     row = protocols.protocol(protocol) if protocol is not None else None
-    views, crops, how = _seen(row, views, crops, average)
+    runs = {_name(each): _run(each) for each in models}
+    task = _task(task, runs)
+    is_each = task in _HEADS  # each clip has an answer of its own
+    if is_each and (len(models) > 1 or average is not None or temperature):
+        raise ValueError(f"several models, average and temperature are not for task {task}: leave them out")
+    views, crops, how = _seen(row, views, crops, average, (1, 1) if is_each else (10, 3))
     at_least_one(views=views, crops=crops, batch_size=batch_size)
     if short not in SHORTS:
         raise ValueError(f"short {short!r}; there is {', '.join(SHORTS)}")
-    asked = task
-    runs = [_run(each) for each in models]
-    task = task or _same("task", {_name(each): run.get("task") for each, run in zip(models, runs, strict=True)})
-    task = task or "classify"
-    if task not in TASKS:
-        raise ValueError(
-            f"task {task!r}{'' if asked else f' of {_name(models[0])}'}; evaluate measures {', '.join(TASKS)}"
-        )
     if how == "max" and task == "classify":
         raise ValueError(f"protocol {protocol} takes the highest scores of several classes: it is for task multilabel")
     if temperature and task != "classify":
         raise ValueError(f"temperature is for one class a video, not for task {task}: leave it out")
     if fold is None:
-        folds = {_name(each): _fold_of_run(each, run, data) for each, run in zip(models, runs, strict=True)}
-        fold = _same("fold", folds)
+        fold = _same("fold", {_name(each): _fold_of_run(each, runs[_name(each)], data) for each in models})
     folder = Path(out) if out is not None else _default_folder(models)
     feed.check_apart(data, folder)
+    networks = [_opened(each, classes, row, task) for each in models]
     parts = tuple(dict.fromkeys((split, FITTED_ON) if temperature else (split,)))
-    opened = feed.open_parts(data, parts, cast(Any, task), fold)
-    seeing = _Seeing(views, crops, how, batch_size, short, on_bad, workers)
+    opened = feed.open_parts(data, parts, task, fold)
+    ordered = [_in_order_of(spec, opened, data, parts) for _, spec in networks]
+    if len({frozenset(found.classes) for found in ordered}) > 1:
+        raise ValueError("the models know different classes: fuse models that were trained on the same")
+
+    seeing = _Seeing(split, views, crops, how, temperature, audit, batch_size, short, on_bad, workers)
     report: dict[str, Any] = {
         "arguments": arguments, "data": str(data), "task": task, "fold": fold, "split": split, "protocol": protocol,
         "views": views, "crops": crops, "combine": how,
     }  # fmt: skip
+    if is_each:
+        return _measured_each(*networks[0], ordered[0], seeing, folder, report | _about(models[0], *networks[0]))
     title = f"{split} of {data}; of {views} x {crops} clips the {_COMBINED[how]}"
-
-    folders = [folder] if len(models) == 1 else [folder / name for name in _distinct(models)]
-    alone = []
-    for each, place in zip(models, folders, strict=True):
-        network, spec = classifier(each, classes)
-        if not spec.classes:
-            raise ValueError(unnamed(each, network))
-        if row is not None:
-            spec = row.clip(spec)
-        found = _in_order_of(spec, opened, data, parts)
-        place.mkdir(parents=True, exist_ok=True)
-        said: set[str] = set()
-        with feed.explained(found, parts, spec, short), _aside(place / "scores.csv") as file:
-            scores, bad = _measure(network, spec, found, split, seeing, said, file)
-            fitted_on = None
-            if temperature and split != FITTED_ON:
-                fitted_on, _ = _measure(network, spec, found, FITTED_ON, seeing, said)
-            audited = _audit(network, spec, found, split, seeing, said) if audit else {}
-        result = _Result(scores, fitted_on, bad, opened.missing, audited)
-        clip = {**spec.to_dict(), "classes": None}
-        own = {**report, "models": [_name(each)], "clip": clip, "environment": _environment(network)}
-        alone.append((result, _finish(place, title, result, own, found.splits[split], temperature)))
+    places = [folder] if len(models) == 1 else [folder / name for name in _distinct(models)]
+    results, tables = [], []
+    for each, (network, spec), found, place in zip(models, networks, ordered, places, strict=True):
+        results.append(_measured(network, spec, found, seeing, place))
+        tables.append(_finish(place, title, results[-1], report | _about(each, network, spec), temperature))
     if len(models) == 1:
-        return alone[0][1]
+        return tables[0]
 
-    results = [result for result, _ in alone]
-    fused = _Result(
-        fuse([result.scores for result in results]),
-        fuse([cast(Scores, result.fitted_on) for result in results]) if results[0].fitted_on else None,
-        {name: reason for result in results for name, reason in result.bad.items()},
-        opened.missing,
-    )
-    main = "top1" if task == "classify" else "map"
-    more = {f"{main} of {place.name}": table.summary[main] for place, (_, table) in zip(folders, alone, strict=True)}
-    report |= {"models": [*map(_name, models)], "alone": [str(place) for place in folders]}
-    with _aside(folder / "scores.csv") as file:
-        write = _writer(file, fused.scores.classes)
-        for name, target, answer in zip(fused.scores.samples, fused.scores.targets, fused.scores.scores, strict=True):
-            write(name, target, answer[None], 1)
-    return _finish(
-        folder, f"{title}; {len(models)} models fused", fused, report, opened.splits[split], temperature, more
-    )
+    fused = _fused(results, folder)
+    figure = "top1" if task == "classify" else "map"
+    alone = {f"{figure} of {place.name}": table.summary[figure] for place, table in zip(places, tables, strict=True)}
+    report |= _about(models[0], *networks[0]) | {"models": arguments["model"], "clip": None}
+    report["alone"] = [*map(str, places)]
+    return _finish(folder, f"{title}; {len(models)} models fused", fused, report, temperature, alone)
 
 
 @dataclass(frozen=True)
 class _Seeing:
-    """How samples are read and seen, alike for all models."""
+    """How samples are read and seen, and what is measured, alike for all models."""
 
+    split: str
     views: int
     crops: int
     how: Combine
+    temperature: bool
+    audit: bool
     batch_size: int
     short: Short
     on_bad: Literal["raise", "skip"]
@@ -191,24 +172,29 @@ class _Seeing:
 class _Result:
     """What was measured: scores, those that a temperature is fitted on (None: the same), and what was not."""
 
+    samples: Sequence[Sample]
     scores: Scores
     fitted_on: Scores | None
     bad: dict[str, str]
     missing: int
-    audited: Mapping[str, float] | None = None
+    audited: Mapping[str, float]
 
 
 # What is asked for
 
 
 def _seen(
-    row: protocols.Protocol | None, views: int | None, crops: int | None, average: Literal["scores", "logits"] | None
+    row: protocols.Protocol | None,
+    views: int | None,
+    crops: int | None,
+    average: Literal["scores", "logits"] | None,
+    usual: tuple[int, int],
 ) -> tuple[int, int, Combine]:
     """Views, crops, and what is done with their answers."""
     if average not in (None, "scores", "logits"):
         raise ValueError(f"average {average!r}; there is scores, logits")
     if row is None:
-        return 10 if views is None else views, 3 if crops is None else crops, average or "scores"
+        return usual[0] if views is None else views, usual[1] if crops is None else crops, average or "scores"
     how: Combine = "max" if row.combine == "max" else "scores"
     for name, asked, value in (("views", views, row.views), ("crops", crops, row.crops), ("average", average, how)):
         if asked not in (None, value):
@@ -222,11 +208,9 @@ def _name(model: Model) -> str:
 
 def _distinct(models: Sequence[Model]) -> list[str]:
     """Short names of models, no two alike: the folder of a run, the tag of weights, the class of a network."""
-    names = [folder.name if (folder := _beside(model)) else Path(_name(model)).name for model in models]
-    return [
-        name if count == 1 else f"{name}-{names[:i].count(name) + 1}"
-        for i, (name, count) in enumerate((name, Counter(names)[name]) for name in names)
-    ]
+    names = [folder.resolve().name if (folder := _beside(model)) else Path(_name(model)).name for model in models]
+    is_distinct = len(set(names)) == len(names)
+    return names if is_distinct else [f"{number}-{name}" for number, name in enumerate(names, start=1)]
 
 
 def _beside(model: Model) -> Path | None:
@@ -259,6 +243,15 @@ def _run(model: Model) -> dict[str, Any]:
     return run
 
 
+def _task(asked: str | None, runs: Mapping[str, Mapping[str, Any]]) -> Task:
+    """The task asked for, else that of the runs, by name."""
+    task = asked or _same("task", {name: run.get("task") or "classify" for name, run in runs.items()})
+    if task not in tasks.TASKS:
+        whose = "" if asked else f" of {next(iter(runs))}"
+        raise ValueError(f"task {task!r}{whose}; evaluate measures {', '.join(tasks.TASKS)}")
+    return cast(Task, task)
+
+
 def _same(what: str, values: Mapping[str, Any]) -> Any:
     """What all models have in common."""
     if len(set(values.values())) > 1:
@@ -278,6 +271,27 @@ def _fold_of_run(model: Model, run: Mapping[str, Any], data: str | os.PathLike) 
     return None
 
 
+def _opened(
+    model: Model, classes: str | os.PathLike | None, row: protocols.Protocol | None, task: Task
+) -> tuple[nn.Module, ClipSpec]:
+    """A network with the head of the task that names its classes, and the clip it is to see."""
+    if task not in _HEADS:
+        network, spec = classifier(model, classes)
+    else:
+        network, spec = ready(model)
+        head = getattr(network, "head", None)
+        if type(head) in heads.HEADS and type(head) not in _HEADS[task]:
+            raise ValueError(
+                f"{_name(model)}: its head is {type(head).__name__}, and task {task} wants "
+                f"{' or '.join(kind.__name__ for kind in _HEADS[task])}: train one with --task {task}"
+            )
+        if classes is not None:
+            spec = replace(spec, classes=read_classes(classes))
+    if not spec.classes:
+        raise ValueError(unnamed(model, network))
+    return network, spec if row is None else row.clip(spec)
+
+
 def _in_order_of(spec: ClipSpec, found: VideoData, data: str | os.PathLike, parts: Sequence[str]) -> VideoData:
     """The data set, with the targets of these parts in the order of the model's own classes."""
     places = {name: i for i, name in enumerate(spec.classes)}
@@ -288,13 +302,46 @@ def _in_order_of(spec: ClipSpec, found: VideoData, data: str | os.PathLike, part
         )
 
     def moved(target: Any) -> Any:
-        return places[found.classes[target]] if isinstance(target, int) else tuple(map(moved, target))
+        if isinstance(target, int):
+            return places[found.classes[target]]
+        if isinstance(target, Span):
+            return target._replace(target=moved(target.target))
+        if isinstance(target, Actor):
+            return target._replace(targets=moved(target.targets))
+        return tuple(map(moved, target))
 
     splits = {part: [replace(sample, target=moved(sample.target)) for sample in found.splits[part]] for part in parts}
-    return replace(found, classes=spec.classes, splits=splits)
+    return replace(found, classes=spec.classes, splits=splits, evaluated=moved(found.evaluated))
 
 
 # Measuring
+
+
+def _measured(network: nn.Module, spec: ClipSpec, found: VideoData, seeing: _Seeing, folder: Path) -> _Result:
+    """All that is measured of one model; `scores.csv` in the folder is replaced when all of it is done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    said: set[str] = set()
+    fitted_on, audited = None, {}
+    with feed.explained(found, [*found.splits], spec, seeing.short), _aside(folder / "scores.csv") as file:
+        scores, bad = _measure(network, spec, found, seeing.split, seeing, said, file)
+        if seeing.temperature and seeing.split != FITTED_ON:
+            fitted_on, _ = _measure(network, spec, found, FITTED_ON, seeing, said)
+        if seeing.audit:
+            audited = _audit(network, spec, found, seeing, said)
+    return _Result(found.splits[seeing.split], scores, fitted_on, bad, found.missing, audited)
+
+
+def _fused(results: Sequence[_Result], folder: Path) -> _Result:
+    """Late fusion of several, with its `scores.csv`: one row a sample."""
+    scores = fuse([result.scores for result in results])
+    fitted_on = [result.fitted_on for result in results if result.fitted_on is not None]
+    bad = {name: reason for result in results for name, reason in result.bad.items()}
+    with _aside(folder / "scores.csv") as file:
+        write = _writer(file, scores.classes)
+        for name, target, answer in zip(scores.samples, scores.targets, scores.scores, strict=True):
+            write(name, target, answer[None], 1)
+    first = results[0]
+    return _Result(first.samples, scores, fuse(fitted_on) if fitted_on else None, bad, first.missing, {})
 
 
 def _measure(
@@ -371,11 +418,9 @@ class _Altered(torch.utils.data.Dataset):
         return torch.stack([clip, clip.flip(1), clip[:, order], middle]), target, index
 
 
-def _audit(
-    network: nn.Module, spec: ClipSpec, found: VideoData, split: str, seeing: _Seeing, said: set[str]
-) -> dict[str, float]:
+def _audit(network: nn.Module, spec: ClipSpec, found: VideoData, seeing: _Seeing, said: set[str]) -> dict[str, float]:
     """Accuracy, or mAP, of each way of altering time."""
-    altered = feed.Noted(_Altered(ViewClips(found, split, spec, 1, 1, seeing.short)))
+    altered = feed.Noted(_Altered(ViewClips(found, seeing.split, spec, 1, 1, seeing.short)))
     batches = loader(altered, 1, workers=seeing.workers, on_bad=seeing.on_bad)
     is_open = found.task == "multilabel"
     seen = [each[1:] for each in _scores(network, spec, batches, seeing, "motion audit", is_open, said)]
@@ -387,6 +432,51 @@ def _audit(
     return {way: value.item() for way, value in zip(_Altered.WAYS, values, strict=True)}
 
 
+@torch.no_grad()
+def _measured_each(
+    network: nn.Module, spec: ClipSpec, found: VideoData, seeing: _Seeing, folder: Path, report: dict[str, Any]
+) -> Table:
+    """All that is measured of frames or boxes, each clip by itself, and written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = len(found.classes)
+    task = tasks.task_of(found, "cross_entropy", 0.0, "none", torch.ones(number))
+    measures = task.measures()
+    counts, seen = torch.zeros(number), 0
+    said: set[str] = set()
+    clips = feed.Noted(ViewClips(found, seeing.split, spec, seeing.views, seeing.crops, seeing.short))
+    batches = loader(clips, 1, workers=seeing.workers, on_bad=seeing.on_bad)
+    with feed.explained(found, [seeing.split], spec, seeing.short), closing(batches), batches.watched():
+        for views, *targets, index, notes in terminal.progress(batches, f"evaluating {seeing.split}"):
+            feed.say_once(notes, said)
+            if task.name == "frames":
+                targets = [targets[0][0]]
+            passes = (transforms.prepare(part, spec, network) for part in views[0].split(seeing.batch_size))
+            logits = torch.cat([task.answer(network, x, [each.to(x.device) for each in targets]) for x in passes]).cpu()
+            try:
+                heads.scores(logits.movedim(1, -1).flatten(0, -2), spec.classes)
+            except ValueError as error:
+                raise ValueError(f"{batches.dataset.name(int(index))}: {error}") from None
+            task.update(measures, logits, targets)
+            seen += 1
+            if task.name == "detect":
+                counts += targets[-1].sum(0)
+    measured = measures.compute()
+    summary: dict[str, Any] = {name: value.item() for name, value in measured.items() if value.ndim == 0}
+    summary |= {"samples": seen, "bad": len(batches.bad), "missing": found.missing}
+    summary |= {"views": seeing.views, "crops": seeing.crops}
+    rows: list[dict[str, object]] = []
+    if task.name == "detect":
+        precision = measured["average_precision"].tolist()
+        each = zip(spec.classes, counts.int().tolist(), precision, strict=True)
+        rows = [{"class": name, "boxes": count, "average_precision": value} for name, count, value in each]
+    report |= {"combine": None, "classes": spec.classes, "summary": summary, "per_class": rows, "bad": batches.bad}
+    _write_report(folder, report)
+    table = Table(rows, summary, f"{seeing.split} of {report['data']}; {task.name} of each clip")
+    if rows:
+        table.to_csv(folder / "classes.csv")
+    return table
+
+
 # What it comes to
 
 
@@ -395,16 +485,15 @@ def _finish(
     title: str,
     result: _Result,
     report: dict[str, Any],
-    samples: Sequence[Sample],
     temperature: bool,
-    more: Mapping[str, Any] | None = None,
+    alone: Mapping[str, Any] | None = None,
 ) -> Table:
     """Figures of what was measured, written to the folder beside `scores.csv`."""
     scores, names = result.scores, result.scores.classes
     found: dict[str, Any] = {}
     if scores.targets.ndim == 1:
         summary, rows, confusion = _classified(scores)
-        found = {"calibration": _reliability(scores), "mistakes": _mistakes(scores, samples)}
+        found = {"calibration": _reliability(scores), "mistakes": _mistakes(scores, result.samples)}
         chance = 1 / len(names)
         if temperature:
             tempered = _tempered(scores, result.fitted_on)
@@ -413,15 +502,13 @@ def _finish(
     else:
         summary, rows, confusion = *_labelled(scores), None
         chance = scores.targets.double().mean(0)[scores.targets.any(0)].mean().item()
-    summary |= more or {}
+    summary |= alone or {}
     summary |= {"samples": len(scores.samples), "bad": len(result.bad), "missing": result.missing}
     summary |= {"views": report["views"], "crops": report["crops"]}
-    summary |= {f"audit {way}": value for way, value in (result.audited or {}).items()}
+    summary |= {f"audit {way}": value for way, value in result.audited.items()}
     report |= {"classes": names, "summary": summary, "per_class": rows, **found, "bad": result.bad}
     report["confusion"] = None if confusion is None else confusion.tolist()
-    plain = json.loads(json.dumps(report), parse_constant=lambda _: None)  # nan is no json
-    with _aside(folder / "evaluate.json") as file:
-        file.write(json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    _write_report(folder, report)
     table = Table(rows, summary, title)
     table.to_csv(folder / "classes.csv")
     if confusion is not None:
@@ -528,13 +615,24 @@ def _mistakes(scores: Scores, samples: Sequence[Sample]) -> list[dict[str, Any]]
     return rows
 
 
-def _environment(network: nn.Module) -> dict[str, str]:
+def _about(model: Model, network: nn.Module, spec: ClipSpec) -> dict[str, Any]:
+    """What was measured, and where, for the report."""
     device = next((str(value.device) for value in network.parameters()), "cpu")
     versions = {"tubelet": version("tubelet"), "torch": torch.__version__, "python": platform.python_version()}
-    return {**versions, "system": platform.platform(), "device": device}
+    return {
+        "models": [_name(model)],
+        "clip": {name: value for name, value in spec.to_dict().items() if name != "classes"},
+        "environment": {**versions, "system": platform.platform(), "device": device},
+    }
 
 
 # Files
+
+
+def _write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    plain = json.loads(json.dumps(report), parse_constant=lambda _: None)  # nan is no json
+    with _aside(folder / "evaluate.json") as file:
+        file.write(json.dumps(plain, indent=2, allow_nan=False) + "\n")
 
 
 def _writer(file: TextIO, classes: Sequence[str]) -> Callable[[str, Tensor, Tensor, int], None]:

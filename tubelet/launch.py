@@ -9,12 +9,17 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-__all__ = ["is_launched", "launch"]
+__all__ = ["is_first", "is_launched", "launch"]
 
 
 def is_launched() -> bool:
     """Whether this process is one of several that `launch` or `torchrun` started."""
     return "LOCAL_WORLD_SIZE" in os.environ
+
+
+def is_first() -> bool:
+    """Whether this process is the one that speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def launch(arguments: Sequence[str], num_processes: int) -> int:

@@ -1,0 +1,96 @@
+"""Tasks: each is trained from its own targets, saved with its head, and measured by its own figure."""
+
+import pytest
+import torch
+
+import tubelet
+from tubelet import feed, heads, tasks
+from tubelet.data import motion
+from tubelet.data.sample import Actor, Sample, Span, VideoData
+from tubelet.data.video import write_video
+
+NAMES = ("left", "right", "up")
+SPANS = {0: (Span(0, 6, 0), Span(6, 12, 1)), 1: (Span(2, 12, 2),)}
+OVERLAPPING = {0: (Span(0, 8, 0), Span(4, 12, 1)), 1: (Span(2, 12, 2),)}
+ACTORS = {0: (Actor(0.1, 0.1, 0.6, 0.9, (0, 2)), Actor(0.5, 0.2, 0.9, 0.8, (1,))), 1: ()}
+TARGETS = {
+    "classify": {0: 0, 1: 2},
+    "multilabel": {0: (0, 2), 1: (1,)},
+    "frames": SPANS,
+    "frames that overlap": OVERLAPPING,
+    "detect": ACTORS,
+}
+FIGURES = {
+    "classify": "val_top1",
+    "multilabel": "val_map",
+    "frames": "val_frame_accuracy",
+    "frames that overlap": "val_map",
+    "detect": "val_map",
+}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for i in range(6):
+        clip = motion.draw([NAMES[i % 2]], 12, torch.Generator().manual_seed(i))
+        write_video(root / f"{i}.mp4", clip.unbind(1), 25.0)
+    return sorted(root.iterdir())
+
+
+def data_of(kind, videos):
+    moment = 6 if kind == "detect" else None
+    samples = [Sample(path, TARGETS[kind][i % 2], moment=moment) for i, path in enumerate(videos)]
+    return VideoData(NAMES, {"train": samples[:4], "val": samples[4:]}, task=kind.split()[0])
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_a_task_is_trained_and_saved(kind, videos, tmp_path, monkeypatch):
+    data = data_of(kind, videos)
+    monkeypatch.setattr(feed, "open_data", lambda *_, **__: data)
+    run = tubelet.train(
+        "videos", task=data.task, model="tiny_3d", epochs=2, batch_size=2, num_frames=4, frame_stride=1, crop=32,
+        workers=0, out=tmp_path / "run",
+    )  # fmt: skip
+    assert run.figure == FIGURES[kind] and run.figure in run.history[-1]
+    assert all(torch.tensor(list(row.values())).isfinite().all() for row in run.history)
+    model = run.load()
+    clip = torch.rand(1, 3, 4, 32, 32)
+    if kind == "detect":
+        assert isinstance(model.head, heads.Detect)
+        assert model(clip, torch.tensor([[0, 2.0, 2, 20, 30], [0, 5, 5, 31, 31]])).shape == (2, 3)
+    else:
+        assert model(clip).shape == ((1, 3, 1) if data.task == "frames" else (1, 3))
+
+
+def test_what_is_learned_is_what_the_targets_say(videos):
+    """The loss of the right answer is lower than that of any other, for each task."""
+    right = {
+        "classify": (torch.tensor([[9.0, 0, 0]]), torch.tensor([0])),
+        "multilabel": (torch.tensor([[9.0, -9, 9]]), torch.tensor([[1.0, 0, 1]])),
+        "frames": (torch.tensor([[[9.0, 0], [0, 9], [0, 0]]]), torch.tensor([[0, 1]])),
+        "frames that overlap": (
+            torch.tensor([[[9.0, -9], [9, 9], [-9, -9]]]),
+            torch.tensor([[[1.0, 0], [1, 1], [0, 0]]]),
+        ),
+    }  # fmt: skip
+    for kind, (logits, target) in right.items():
+        task = tasks.task_of(data_of(kind, videos), "cross_entropy", 0.0, "none", torch.ones(3))
+        assert task.loss(logits, target) < 0.01
+        assert task.loss(-logits, target) > 1
+        measures = task.measures()
+        task.update(measures, logits, [target])
+        assert task.figures(measures.compute())[FIGURES[kind]] == 1
+
+
+def test_labels_of_a_coarser_network_are_stretched_over_its_frames(videos):
+    task = tasks.task_of(data_of("frames", videos), "cross_entropy", 0.0, "none", torch.ones(3))
+    logits = task.answer(lambda x: torch.arange(6.0).reshape(1, 3, 2), torch.rand(1), [torch.zeros(1, 8)])
+    assert logits.shape == (1, 3, 8) and logits[0, 0, 0] == 0 and logits[0, 0, -1] == 1
+
+
+def test_a_network_that_tells_no_width_is_refused():
+    model = torch.nn.Sequential(torch.nn.Conv3d(3, 4, 1))
+    model.head = torch.nn.Identity()
+    with pytest.raises(ValueError, match="tells no channels and strides"):
+        tasks.with_head(model, "frames")
