@@ -293,6 +293,9 @@ def test_runs_are_measured_fused_and_compared_by_commands(tmp_path, monkeypatch,
     status, out, err = command(capsys, "evaluate", "clips", *both, *options, "--out", "runs/both")
     assert status == 0, err
     assert "2 models fused" in out and "top1 of rgb: " in out and "top1 of flow: " in out
+    arguments = {"model": ["runs/rgb", "runs/flow"], "data": "clips", "views": 1, "crops": 1, "audit": False}
+    (tmp_path / "both.json").write_text(json.dumps(arguments | {"workers": 0}))
+    assert command(capsys, "evaluate", "--config", "both.json", "--out", "runs/again")[1] == out
     fused = fuse([read_scores("runs/rgb"), read_scores("runs/flow")])
     assert torch.allclose(read_scores("runs/both").scores, fused.scores, atol=1e-5)
     status, out, err = command(capsys, "compare", "runs/rgb", "runs/both", "--rounds", 100)

@@ -127,8 +127,7 @@ def check_predicted(name, sizes, kind="SGD", dtype="float32", stages=0):
     )
     command = [sys.executable, "-c", MEASURED, name, str(sizes), kind, dtype, str(stages)]
     measured = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    print(name, kind, dtype, stages, "told", told, "measured", measured)
-    assert told.total / 2**20 == pytest.approx(measured, rel=0.15)
+    assert told.total / 2**20 == pytest.approx(measured, rel=0.15), told
 
 
 @on_glibc
@@ -197,9 +196,24 @@ def test_what_cannot_be_predicted_is_refused():
         memory.predict_peak(tubelet.create("tiny"), torch.empty(2, 3, 8, 32, 32), num_checkpointed=9)
 
 
-@pytest.fixture(scope="module")
+class Staged(nn.Module):
+    """A small network with batch norms and stages that are much larger inside than between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv3d(3, 8, 1), nn.BatchNorm3d(8), nn.SiLU(), nn.Conv3d(8, 3, 1)) for _ in range(2)
+        )
+
+    def forward(self, x):
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+@pytest.fixture
 def network():
-    return tubelet.create("tiny")
+    return Staged()
 
 
 SHAPE = (3, 8, 32, 32)
@@ -212,7 +226,7 @@ def test_nothing_is_changed_where_memory_is_plenty(network):
 
 
 @pytest.mark.parametrize("precision", [None, "32", "bf16"])
-@pytest.mark.parametrize("share", [1.5, 0.9, 0.6, 0.4])
+@pytest.mark.parametrize("share", [1.5, 0.8, 0.4])
 def test_what_is_chosen_fits(network, precision, share):
     whole = memory.predict_peak(network, torch.empty(32, *SHAPE)).total
     plan = memory.plan(network, 32, SHAPE, available=int(share * whole), precision=precision)
@@ -230,13 +244,15 @@ def test_what_is_chosen_fits(network, precision, share):
 
 
 def test_small_parts_of_batch_norms_come_last(network):
-    whole = memory.predict_peak(network, torch.empty(32, *SHAPE)).total
-    plan = memory.plan(network, 32, SHAPE, available=int(0.6 * whole), precision="32")
-    assert 32 / plan.accumulate >= 8
-    without = nn.Sequential(nn.Conv3d(3, 16, 3), nn.ReLU(), nn.Conv3d(16, 16, 3))
-    whole = memory.predict_peak(without, torch.empty(8, *SHAPE)).total
-    plan = memory.plan(without, 8, SHAPE, available=int(0.8 * whole), precision="32")
-    assert plan.accumulate > 1
+    whole = memory.predict_peak(network, torch.empty(8, *SHAPE)).total
+    plan = memory.plan(network, 8, SHAPE, available=int(whole), precision="32")
+    assert plan.accumulate == 1
+    assert plan.num_checkpointed > 0
+    for stage in network.stages:
+        stage[1] = nn.Identity()
+    whole = memory.predict_peak(network, torch.empty(8, *SHAPE)).total
+    plan = memory.plan(network, 8, SHAPE, available=int(whole), precision="32")
+    assert (plan.accumulate, plan.num_checkpointed) == (4, 0)
 
 
 def test_too_little_memory_is_told_in_numbers(network):
@@ -293,16 +309,15 @@ def kept():
 
 warm = [torch.ones(2**21) for _ in range(2)]
 del warm  # glibc grows its threshold to what was freed
-plain = kept()
 with memory.returned():
     inside = kept()
-print(plain, inside, kept())
+print(inside, kept())
 """
 
 
 @on_glibc
 def test_freed_memory_is_returned():
     done = subprocess.run([sys.executable, "-c", RETURNED], capture_output=True, text=True, check=True)
-    plain, inside, after = map(float, done.stdout.split())
+    inside, after = map(float, done.stdout.split())
     assert inside == pytest.approx(-63 * 4, abs=8)
-    assert plain > inside / 2 and after > inside / 2
+    assert after > inside / 2

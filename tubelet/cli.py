@@ -182,7 +182,7 @@ def _parser() -> Any:
     augment = next(action for action in of_train._actions if action.dest == "augment")
     augment.metavar, augment.help = "RECIPE", f"{', '.join(RECIPES)}, or a file of the values of the next ones"
     commands.add_subcommand("train", of_train, help="train a network on videos")
-    several = {"action": "append", "type": _names, "help": f"{run['help']}; given several times, their scores are fused"}
+    several = {"action": "append", "type": _names, "help": f"{run['help']}; of several, the scores are fused"}
     of_evaluate = command(evaluate, {"--model": several}, set())
     commands.add_subcommand("evaluate", of_evaluate, help="measure a network on videos")
     commands.add_subcommand(
@@ -234,8 +234,8 @@ def _recipe(name: str) -> str:
 
 
 def _names(value: Any) -> list[str]:
-    """One name from the command line, or a list of them from a file."""
-    return [value] if isinstance(value, str) else [*value]
+    """The names in lists of any depth: one for each time an option was given, one in a file of arguments."""
+    return [value] if isinstance(value, str) else [name for each in value for name in _names(each)]
 
 
 def _newest_run() -> str:
@@ -260,8 +260,7 @@ def _train(values: dict[str, Any]) -> None:
 
 
 def _evaluate(values: dict[str, Any]) -> None:
-    asked = values.pop("model") or [[_newest_run()]]
-    print(evaluate([name for names in asked for name in names], values.pop("data"), **values))
+    print(evaluate(_names(values.pop("model") or _newest_run()), values.pop("data"), **values))
 
 
 def _compare(values: dict[str, Any]) -> None:

@@ -358,14 +358,15 @@ def _timed(
     network: nn.Module, spec: ClipSpec, task: str, batch_size: int, steps: int, precision: fit.Precision
 ) -> speed.Choices | None:
     """The fast convolutions of a run on a CPU; None for one so short that the timing would not be worth its while."""
-    inputs = [torch.zeros(batch_size, spec.in_channels, spec.num_frames, *cast(Any, spec.crop))]
+    clips = min(2, batch_size)
+    inputs = [torch.zeros(clips, spec.in_channels, spec.num_frames, *cast(Any, spec.crop))]
     if task == "detect":
         inputs.append(torch.tensor([[0.0, 0.0, 0.0, 16.0, 16.0]]))
     with torch.random.fork_rng(devices=[]):
         twin = copy.deepcopy(network).train()
         began = time.perf_counter()
         twin(*inputs).float().sum().backward()
-        seconds = steps * (time.perf_counter() - began)
+        seconds = steps * batch_size / clips * (time.perf_counter() - began)
     dtypes = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
     return None if seconds < LONG_S else speed.choose(network, *inputs, dtype=dtypes[precision])
 

@@ -6,13 +6,11 @@ network from the shapes.
 
 from __future__ import annotations
 
+import functools
+
 from torch import Tensor, nn
 
-from . import c3d, densenet, inception, movinet, p3d, resnet, slow, slowfast, tsm, unet, x3d
 from .layout import Found, Layout, State
-
-_FAMILIES = (c3d, densenet, inception, movinet, p3d, resnet, slow, slowfast, tsm, unet, x3d)
-LAYOUTS = tuple(layout for family in _FAMILIES for layout in family.LAYOUTS)
 
 # arguments of a network's function that no key or shape tells; `tubelet.load` takes the published ones and says so
 UNTOLD = {
@@ -30,10 +28,19 @@ UNTOLD = {
 }
 
 
+@functools.cache
+def layouts() -> tuple[Layout, ...]:
+    """The layouts of all families, which are imported when the first checkpoint is read."""
+    from . import c3d, densenet, inception, movinet, p3d, resnet, slow, slowfast, tsm, unet, x3d
+
+    families = (c3d, densenet, inception, movinet, p3d, resnet, slow, slowfast, tsm, unet, x3d)
+    return tuple(layout for family in families for layout in family.LAYOUTS)
+
+
 def recognise(state: State) -> Found | None:
     """Checkpoint of any known code base -> (network name, arguments of `create`), or None."""
     for variant in _variants(state):
-        for layout in LAYOUTS:
+        for layout in layouts():
             if layout.fits(variant) and (found := read_shapes(layout, variant)):
                 return found
     return None
@@ -57,7 +64,7 @@ def rename(state: State, model: nn.Module) -> dict[str, Tensor]:
     """The checkpoint under the keys that fit the model best; shapes are not looked at."""
     own = model.state_dict().keys()
     variants = _variants(state)
-    near = (layout.rename(each) for each in variants for layout in LAYOUTS if layout.is_near(each))
+    near = (layout.rename(each) for each in variants for layout in layouts() if layout.is_near(each))
     return min([*map(dict, variants), *near], key=lambda renamed: len(own ^ renamed.keys()))
 
 

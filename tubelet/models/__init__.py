@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .. import heads
 from .. import weights as files
-from ..convert import LAYOUTS, UNTOLD, convert, inflate, recognise, rename
+from ..convert import UNTOLD, convert, inflate, layouts, recognise, rename
 from ..convert.layout import Found, Layout
 from ..preset import Preset
 from ..spec import ClipSpec
@@ -378,8 +378,8 @@ def _recognise_own(state: Mapping[str, Tensor]) -> Found | None:
         sizes["num_classes"] = len(state["head.fc.weight"])
     # Large networks take long to lay out: first come the families that have no layouts, all small, then those whose
     # layouts see something in these keys.
-    foreign = {_family(layout.recognise) for layout in LAYOUTS}
-    seen = {_family(layout.recognise) for layout in LAYOUTS if _attempt(layout.recognise, state)}
+    foreign = {_family(layout.recognise) for layout in layouts()}
+    seen = {_family(layout.recognise) for layout in layouts() if _attempt(layout.recognise, state)}
 
     def turn(preset: Preset) -> int:
         family = _family(preset.build)
@@ -438,7 +438,7 @@ def _nearest(state: Mapping[str, Tensor]) -> str:
         marks = [any(re.fullmatch(mark, key) for key in state) for mark in layout.marks]
         return _likeness(layout.rename(state)) + sum(marks) / len(marks)
 
-    best = sorted(LAYOUTS, key=score)[-2:]
+    best = sorted(layouts(), key=score)[-2:]
     if score(best[-1]) < 0.5:
         return "; if you know which it is, use tubelet.create(NAME, weights=...)"
     found: list[tuple[int, str, str]] = []
