@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -113,8 +114,10 @@ def test_third_party_packages_have_one_door(path):
 
 
 def in_new_process(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout
+    # compiled once, as installed packages are, also where the environment forbids Python to keep what it compiled
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 def test_import_pulls_in_torch_alone():
@@ -130,7 +133,7 @@ def test_import_costs_little_beyond_torch():
     code = (
         "import gc, torch, time; gc.collect(); t = time.process_time(); import tubelet; print(time.process_time() - t)"
     )
-    assert min(float(in_new_process(code)) for _ in range(5)) < 0.2
+    assert min(float(in_new_process(code)) for _ in range(5)) < 0.15
 
 
 def test_all_is_sorted_and_complete():

@@ -91,6 +91,7 @@ def predict_peak(
 
     Measured steps on a CPU took up to 8 % more in `returned`; outside, glibc holds freed blocks as well, up to 60 %
     more. Python, torch itself and the data are not counted, nor on a GPU what cuDNN takes for itself.
+    Call it outside `speed.applied`, whose convolutions have no shapes to follow; steps inside take the same.
 
     Args:
         model: any nn.Module; it is not run, and nothing in it changes.
@@ -393,7 +394,7 @@ def returned() -> Iterator[None]:
     """While it lasts, freed blocks of 256 KiB and more go back to the system at once; with glibc, else nothing changes.
 
     A step then takes what `predict_peak` says, in place of up to 1.5 times as much, for 1.1 to 2 times the time, since
-    the system clears each block anew.
+    the system clears each block anew. Enter it before the first step: what glibc holds by then stays.
     """
     if not _has_mallopt(torch.device("cpu")):
         yield

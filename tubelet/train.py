@@ -190,7 +190,7 @@ def train(
         raise ValueError(
             f"weights {weights} with a network in memory: load them into it, or give the name of a network"
         )
-    _check_apart(data, out)
+    feed.check_apart(data, "runs" if out is None else out)
     found = feed.open_parts(data, ("train", "val"), task, fold)
 
     torch.manual_seed(seed)
@@ -431,13 +431,6 @@ def _spec(
     if isinstance(changes.get("crop"), int):
         changes["crop"] = (changes["crop"], changes["crop"])
     return replace(spec, classes=classes, **changes)
-
-
-def _check_apart(data: str | os.PathLike, out: str | os.PathLike | None) -> None:
-    """Raise ValueError where the run would be written into the folder of the videos."""
-    root, folder = Path(data), Path("runs" if out is None else out)
-    if str(data) != "motion" and root.is_dir() and root.resolve() in (folder.resolve(), *folder.resolve().parents):
-        raise ValueError(f"{folder}: is, or lies in, the folder of the videos ({root}); give one elsewhere as out")
 
 
 def _folder(out: str | os.PathLike | None, name: str, resume: bool) -> Path:
