@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import tubelet
-from tubelet import feed, speed, weights
+from tubelet import feed, memory, speed, weights
 from tubelet.data import motion
 from tubelet.data.sample import Sample, VideoData
 from tubelet.data.video import write_video
@@ -97,7 +97,7 @@ def test_run_json_replays_the_run(whole, clips, tmp_path):
 
 
 def test_a_long_run_takes_fast_convolutions_and_keeps_its_choice(clips, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tubelet.train.__globals__["speed"], "choose", partial(speed.choose, seconds=0.5))
+    monkeypatch.setattr(tubelet.train.__globals__["speed"], "choose", partial(speed.choose, seconds=0))
     monkeypatch.setitem(tubelet.train.__globals__, "LONG_S", 0)
     options = {"model": "tiny_3d", "crop": 32, "num_frames": 4, "epochs": 1, "workers": 0}
     run = tubelet.train(clips, out=tmp_path / "run", **options)
@@ -108,6 +108,22 @@ def test_a_long_run_takes_fast_convolutions_and_keeps_its_choice(clips, tmp_path
     assert [row["val_loss"] for row in again.history] == [row["val_loss"] for row in run.history]
     with pytest.raises(ValueError, match="gone: no such file; leave it out"):
         tubelet.train(clips, out=tmp_path / "other", convolutions="gone", **options)
+
+
+def test_a_step_is_made_to_fit_into_the_memory(clips, tmp_path, monkeypatch, capsys):
+    options = {"model": "tiny_3d", "crop": 32, "num_frames": 4, "epochs": 1, "batch_size": 8, "workers": 0}
+    plain = tubelet.train(clips, out=tmp_path / "plain", **options)
+    again = tubelet.train(clips, out=tmp_path / "again", checkpointed_stages=2, **options)
+    assert [row["train_loss"] for row in again.history] == [row["train_loss"] for row in plain.history]
+    peak = memory.predict_peak(tubelet.create("tiny_3d", num_classes=2), torch.rand(8, 3, 4, 32, 32)).total
+    monkeypatch.setattr(memory, "available_bytes", lambda device: peak)
+    run = tubelet.train(clips, out=tmp_path / "run", memory="auto", **options)
+    arguments = json.loads((run.out / "run.json").read_text())
+    assert arguments["memory"] == "plain" and "MiB" in capsys.readouterr().err
+    chosen = (arguments["precision"], arguments["accumulate"], arguments["checkpointed_stages"])
+    assert chosen != ("32", 1, 0) or arguments["returns_memory"]
+    with pytest.raises(ValueError, match=r"checkpointed_stages 9; the network has \d stages"):
+        tubelet.train(clips, out=tmp_path / "other", checkpointed_stages=9, **options)
 
 
 def interrupted(clips, cwd, sent):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import math
 import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 
 from . import feed, fit, optim, plot, regularize, speed, tasks, terminal
+from . import memory as memories
 from . import weights as files
 from .checkpoints import LAST
 from .data import datasets
@@ -29,6 +31,7 @@ from .data.mixing import Mixing
 from .data.order import EpochOrder
 from .data.sample import VideoData
 from .data.sampling import SHORTS, Short
+from .launch import is_first
 from .models import create, load, ready
 from .recipe import Recipe, choose
 from .spec import ClipSpec, at_least_one
@@ -40,7 +43,7 @@ CONVOLUTIONS = "convolutions.json"
 LONG_S = 120  # of processor time for all steps, from which on the timing of convolutions (5 s) is worth its while
 _SETTINGS = tuple(each.name for each in fields(Recipe))
 # What a resumed run may ask for otherwise: none of it changes a number.
-_FREE = {"workers", "out", "on_bad", "logger", "checkpoint_s", "convolutions"}
+_FREE = {"workers", "out", "on_bad", "logger", "checkpoint_s", "convolutions", "returns_memory"}
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,9 @@ def train(
     on_bad: OnBad = "raise",
     precision: fit.Precision = "32",
     accumulate: int = 1,
+    checkpointed_stages: int = 0,
+    returns_memory: bool = False,
+    memory: Literal["plain", "auto"] = "plain",
     convolutions: str | os.PathLike | None = None,
     devices: int = 1,
     logger: Any = "csv",
@@ -166,6 +172,9 @@ def train(
         precision: 32, or bf16 or 16 for mixed precision.
         accumulate: parts of a step that go through the network one after another, for batches that the memory does
             not hold at once.
+        checkpointed_stages: stages whose maps are computed again on the way back instead of kept, from the first.
+        returns_memory: give what is freed back to the system at once: less memory, more time; on a CPU with glibc.
+        memory: auto finds out what a step takes and chooses the four before so that it fits; plain takes them as given.
         convolutions: the file of that name in the folder of a run, whose choice of fast convolutions is repeated; by
             default they are timed where the run is long, on a CPU.
         devices: processes of this machine that share each step, one a GPU; `torchrun` starts them on several machines.
@@ -185,7 +194,7 @@ def train(
     """
     arguments = {name: value for name, value in locals().items() if name != "resume"}
     at_least_one(batch_size=batch_size, accumulate=accumulate, devices=devices)
-    _check(task, short, on_bad, precision)
+    _check(task, short, on_bad, precision, memory)
     if weights is not None and not isinstance(model, str):
         raise ValueError(
             f"weights {weights} with a network in memory: load them into it, or give the name of a network"
@@ -203,7 +212,20 @@ def train(
     network.spec = spec = _spec(spec, found.classes, num_frames, frame_stride, fps, resize, crop)
     files.header(network)  # what could not be saved is said before the training, not after its first epoch
 
+    if memory == "auto":
+        planned = _plan(network, spec, batch_size, optimizer or "adamw", precision)
+        precision, accumulate = cast(fit.Precision, planned.precision), planned.accumulate
+        checkpointed_stages, returns_memory = planned.num_checkpointed, planned.is_returned
+        arguments |= {
+            "memory": "plain",  # a run that is resumed or replayed elsewhere keeps to what was chosen
+            "precision": precision,
+            "accumulate": accumulate,
+            "checkpointed_stages": checkpointed_stages,
+            "returns_memory": returns_memory,
+        }
+
     fabric = fit.open_fabric(precision=precision, devices=devices)
+    network.to(fabric.device)
     say = terminal.say if fabric.is_global_zero else _silent
     counts = _class_counts(found)
     chosen, reasons = choose(
@@ -282,6 +304,8 @@ def train(
             batches.watched(),
             val_batches.watched(),
             feed.explained(found, ("train", "val"), spec, short),
+            _checkpointed(network, checkpointed_stages),
+            memories.returned() if returns_memory else nullcontext(),
             speed.applied(speed.Choices.restored(json.loads(ways.read_text()))),
         ):
             progress = fit.fit(
@@ -321,13 +345,14 @@ def _silent(line: str) -> None:
     """What the other processes say."""
 
 
-def _check(task: str, short: str, on_bad: str, precision: str) -> None:
+def _check(task: str, short: str, on_bad: str, precision: str, memory: str) -> None:
     """What a signature says of an argument, for callers in Python; the command line has it checked already."""
     choices: dict[str, tuple[str, Any]] = {
         "task": (task, tasks.TASKS),
         "short": (short, SHORTS),
         "on_bad": (on_bad, ON_BAD),
         "precision": (precision, fit.PRECISIONS),
+        "memory": (memory, ("plain", "auto")),
     }
     for name, (value, known) in choices.items():
         if value not in known:
@@ -352,6 +377,37 @@ def _prepare(network: nn.Module, recipe: Recipe) -> Any:
         regularize.freeze_norms(network)
     regularize.freeze(network, recipe.frozen_stages)
     return optim.averaged(network, recipe.ema_decay) if recipe.ema_decay else None
+
+
+def _plan(
+    network: nn.Module, spec: ClipSpec, batch_size: int, optimizer: optim.Optimizer, precision: fit.Precision
+) -> memories.Plan:
+    """How a step fits into the memory at hand, of which each process of this machine has its share."""
+    if spec.crop is None:
+        raise ValueError("memory auto needs a crop: clips of the videos' own size may take any memory")
+    share, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    device = next(network.parameters()).device
+    planned = memories.plan(
+        network,
+        math.ceil(batch_size / world),
+        (spec.in_channels, spec.num_frames, *spec.crop),
+        optimizer=optim.OPTIMIZERS[optimizer],
+        available=memories.available_bytes(device.type) // (share if device.type == "cpu" else 1),
+        precision=None if precision == "32" else precision,
+    )
+    if is_first():
+        terminal.say(planned.reason)
+    return planned
+
+
+def _checkpointed(network: Any, num_stages: int) -> AbstractContextManager[None]:
+    if not num_stages:
+        return nullcontext()
+    if not 0 < num_stages <= len(getattr(network, "stages", ())):
+        raise ValueError(
+            f"checkpointed_stages {num_stages}; the network has {len(getattr(network, 'stages', ()))} stages"
+        )
+    return memories.checkpointed(list(network.stages)[:num_stages])
 
 
 def _timed(
