@@ -6,6 +6,7 @@ import torch
 import tubelet
 from tubelet import feed, heads, tasks
 from tubelet.data import motion
+from tubelet.data.mixing import Mixing
 from tubelet.data.sample import Actor, Sample, Span, VideoData
 from tubelet.data.video import write_video
 
@@ -94,3 +95,9 @@ def test_a_network_that_tells_no_width_is_refused():
     model.head = torch.nn.Identity()
     with pytest.raises(ValueError, match="tells no channels and strides"):
         tasks.with_head(model, "frames")
+
+
+def test_what_belongs_to_frames_does_not_mix(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(feed, "open_data", lambda *_, **__: data_of("frames", videos))
+    with pytest.raises(ValueError, match="mixing is for one answer a clip, not for task frames"):
+        tubelet.train("videos", task="frames", model="tiny_3d", mixing=Mixing(mixup=0.2), out=tmp_path / "run")

@@ -196,8 +196,10 @@ def fit(
     kept = {"model": network, "optimizer": optimizer} | ({} if average is None else {"average": average})
     progress = Progress()
     said: set[str] = set()
-    if resume and (path := checkpoints.newest(folder)):
-        state = torch.load(path, map_location=fabric.device, weights_only=True)
+    state = None
+    if resume and fabric.is_global_zero and (path := checkpoints.newest(folder)):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    if state := fabric.broadcast(state):  # other machines may not see the folder
         for name, each in kept.items():
             each.load_state_dict(state[name])
         progress = Progress(**state["progress"])
@@ -259,9 +261,8 @@ def fit(
                 is_due = time.monotonic() - saved > course.checkpoint_s
                 stops, is_due = _agreed(fabric, is_asked(), is_due)
                 if (stops or is_due) and batches.position < len(batches):
-                    progress.loss = fabric.all_reduce(
-                        loss.clone(), reduce_op="sum"
-                    ).item()  # it changes what it is given
+                    # of a clone, which is changed
+                    progress.loss = fabric.all_reduce(loss.clone(), reduce_op="sum").item()
                     progress.seconds = time.monotonic() - since
                     save()
                     saved = time.monotonic()

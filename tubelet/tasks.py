@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,8 @@ class Task:
 
     def quality(self, row: Mapping[str, float]) -> tuple[float, float]:
         """What the best epoch has most of: its figure, and among equals the lower loss."""
-        return row[self.best], -row["val_loss"]
+        best = row[self.best]
+        return -math.inf if math.isnan(best) else best, -row["val_loss"]
 
 
 def task_of(data: VideoData, loss: str, label_smoothing: float, class_weights: str, counts: Tensor) -> Task:

@@ -228,6 +228,11 @@ def train(
     network.to(fabric.device)
     say = terminal.say if fabric.is_global_zero else _silent
     counts = _class_counts(found)
+    asked = {setting: arguments[setting] for setting in _SETTINGS}
+    if task in ("frames", "detect"):  # what belongs to a frame or a box does not mix
+        if mixing and (mixing.mixup or mixing.cutmix):
+            raise ValueError(f"mixing is for one answer a clip, not for task {task}: leave it out")
+        asked["mixing"] = Mixing()
     chosen, reasons = choose(
         network,
         len(found.splits["train"]),
@@ -236,7 +241,7 @@ def train(
         batch_size=batch_size,
         num_parts=accumulate * fabric.world_size,
         name=recipe,
-        asked={setting: arguments[setting] for setting in _SETTINGS},
+        asked=asked,
     )
     arguments["out"] = folder = fabric.broadcast(
         _folder(out, f"{Path(data).stem}-{name}", resume) if fabric.is_global_zero else None
@@ -296,7 +301,7 @@ def train(
             is_timed = fabric.device.type == "cpu" and spec.crop is not None
             steps = chosen.epochs * len(batches)
             _write_ways(_timed(network, spec, task, part, steps, precision) if is_timed else None, ways)
-        fabric.barrier()
+        routes = fabric.broadcast(json.loads(ways.read_text()) if fabric.is_global_zero else None)
         with (
             closing(batches),
             closing(val_batches),
@@ -306,7 +311,7 @@ def train(
             feed.explained(found, ("train", "val"), spec, short),
             _checkpointed(network, checkpointed_stages),
             memories.returned() if returns_memory else nullcontext(),
-            speed.applied(speed.Choices.restored(json.loads(ways.read_text()))),
+            speed.applied(speed.Choices.restored(routes)),
         ):
             progress = fit.fit(
                 fabric,
