@@ -45,6 +45,7 @@ def losses(folder):
     return [float(row["train_loss"]) for row in csv.DictReader((folder / "metrics.csv").open())]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(clips, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for more in ((one, "--accumulate", 2), (two, "--devices", 2)):

@@ -152,6 +152,7 @@ def test_kill_minus_nine_loses_at_most_an_epoch(whole, clips, tmp_path):
         assert {k: v for k, v in row.items() if k != "seconds"} == {k: v for k, v in twin.items() if k != "seconds"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_resume(whole, clips, tmp_path):
     status, err = interrupted(clips, tmp_path, signal.SIGINT)
     assert status == 130
