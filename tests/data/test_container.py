@@ -267,7 +267,7 @@ def test_a_video_opened_before_a_fork(whole):
 
 
 GROWTH = """
-import itertools, os, random, sys, warnings
+import os, random, sys, warnings
 from tubelet.data.video import Video
 path, cycles = sys.argv[1], int(sys.argv[2])
 warnings.simplefilter("ignore")
@@ -277,12 +277,13 @@ def state():
 def cycle(number):
     with Video(path) as clip:
         clip.frames([random.Random(number).randrange(clip.num_frames)], resize=32)
-states = []
+for number in range(cycles // 10):
+    cycle(number)
+before = state()
 for number in range(cycles):
     cycle(number)
-    if number % (cycles // 8) == cycles // 8 - 1:
-        states.append(state())
-print(min(after[0] - before[0] for before, after in itertools.pairwise(states)), states[-1][1] - states[0][1])
+after = state()
+print(after[0] - before[0], after[1] - before[1])
 """
 
 
@@ -296,8 +297,7 @@ def test_memory_and_files_do_not_grow(tmp_path, name):
         path.write_bytes(path.read_bytes()[:-200])
     done = subprocess.run([sys.executable, "-c", GROWTH, str(path), "2000"], capture_output=True, text=True, check=True)
     growth, files = map(int, done.stdout.split())
-    # The allocator takes more at some moment and keeps it; what leaks grows all the time.
-    assert growth < 1e5
+    assert growth < 5e6
     assert files == 0
 
 
