@@ -1,8 +1,9 @@
+import platform
 from pathlib import Path
 
 import pytest
 
-from tubelet.machine import cache_dir, needs
+from tubelet.machine import cache_dir, glibc, needs
 
 
 def test_a_missing_package_is_told_with_the_line_that_installs_it():
@@ -39,3 +40,13 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, variables, expecte
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert cache_dir() == Path(expected)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs Linux with glibc")
+def test_the_allocator_of_glibc_can_be_told_to_give_memory_back():
+    assert glibc().malloc_trim(0) in (0, 1)
+
+
+def test_elsewhere_there_is_no_glibc(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert glibc.__wrapped__() is None

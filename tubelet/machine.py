@@ -1,11 +1,14 @@
-"""What this machine has: optional packages, and a folder for what is downloaded or drawn once."""
+"""What this machine has: optional packages, its allocator, a folder for what is downloaded or drawn once."""
 
+import ctypes
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-__all__ = ["cache_dir", "needs"]
+__all__ = ["cache_dir", "glibc", "needs"]
 
 
 @contextmanager
@@ -29,3 +32,9 @@ def cache_dir() -> Path:
     """Where downloads and drawn data sets go: $TUBELET_CACHE, else `tubelet` in the user's cache folder."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("TUBELET_CACHE") or home / "tubelet")
+
+
+@cache
+def glibc() -> ctypes.CDLL | None:
+    """The C library, where it is glibc, whose allocator can be told when to give memory back; else None."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

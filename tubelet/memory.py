@@ -7,10 +7,8 @@ backward pass, `returned` has freed memory go back to the system at once.
 from __future__ import annotations
 
 import copy
-import ctypes
 import math
 import os
-import platform
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -33,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
+from .machine import glibc
 from .recipe import SMALL_BATCH
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -284,7 +283,7 @@ def plan(
         )
 
     def fits(way: _Way) -> bool:
-        held = KEPT if _has_mallopt(device) and not way.is_returned else 0
+        held = KEPT if _can_return(device) and not way.is_returned else 0
         return peak(*way[:3]).total * (1 + held) <= SHARE * available
 
     def cost(way: _Way) -> tuple[bool, float]:
@@ -297,7 +296,7 @@ def plan(
     names = [plain.precision, "bf16"] if precision is None and _has_bf16(device) else [plain.precision]
     parts = sorted({min(2**i, batch_size) for i in range(batch_size.bit_length() + 1)})
     stages = sorted({0, num_stages // 2, num_stages})
-    ways = sorted(starmap(_Way, product(names, parts, stages, sorted({False, _has_mallopt(device)}))), key=cost)
+    ways = sorted(starmap(_Way, product(names, parts, stages, sorted({False, _can_return(device)}))), key=cost)
     chosen = next((way for way in (plain, *ways) if fits(way)), None)
     step = f"a step of {batch_size} clips of {'x'.join(map(str, shape))} takes {peak(*plain[:3]).total / MIB:,.0f} MiB"
     hand = f"{SHARE:.0%} of the {available / MIB:,.0f} MiB at hand"
@@ -396,10 +395,10 @@ def returned() -> Iterator[None]:
     A step then takes what `predict_peak` says, in place of up to 1.5 times as much, for 1.1 to 2 times the time, since
     the system clears each block anew. Enter it before the first step: what glibc holds by then stays.
     """
-    if not _has_mallopt(torch.device("cpu")):
+    libc = glibc()
+    if libc is None:
         yield
         return
-    libc = ctypes.CDLL(None)
     libc.malloc_trim(0)
     libc.mallopt(_MMAP_THRESHOLD, 2**18)
     try:
@@ -409,8 +408,8 @@ def returned() -> Iterator[None]:
             libc.mallopt(option, value)
 
 
-def _has_mallopt(device: torch.device) -> bool:
-    return device.type == "cpu" and platform.libc_ver()[0] == "glibc"
+def _can_return(device: torch.device) -> bool:
+    return device.type == "cpu" and glibc() is not None
 
 
 @contextmanager
