@@ -8,7 +8,7 @@ import tubelet
 from tubelet import plot
 from tubelet.data import motion
 from tubelet.data.video import Video
-from tubelet.report import Section, write_report
+from tubelet.page import Section, write_report
 
 OUT = Path("runs/demo")
 LONG = ("right", "clockwise", "up", "growing", "left", "counterclockwise", "down", "shrinking")

@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
@@ -410,6 +411,21 @@ def test_takes_of_one_face_are_no_copies_and_copies_are(tmp_path):
     assert "near copy" not in kinds(diagnosis)
 
 
+def test_volumes_that_are_alike_are_no_copies_and_copies_are(tmp_path):
+    """Balls of nearly one size, as organs cut out alike; one of them is there twice."""
+    z, y, x = numpy.ogrid[:16, :16, :16]
+    distance = ((z - 8) ** 2 + (y - 8) ** 2 + (x - 8) ** 2) ** 0.5
+    balls = numpy.stack([255 * (distance < 5 + i / 10) for i in range(0, 16, 2)]).astype(numpy.uint8)
+    val = numpy.stack([balls[1] // 2, balls[3]])
+    labels = {"train_labels": numpy.arange(8) % 2, "val_labels": numpy.array([0, 1])}
+    numpy.savez(tmp_path / "x.npz", train_images=balls, val_images=val, **labels)
+    diagnosis = doctor.data(tmp_path / "x.npz", workers=1, out=tmp_path / "clean.csv")
+    (problem,) = (finding for finding in diagnosis.findings if finding.is_problem)
+    assert problem.kind == "copy across splits" and "train/3.npy" in str(problem)
+    clean = open_data(tmp_path / "clean.csv")
+    assert {split: len(samples) for split, samples in clean.splits.items()} == {"train": 7, "val": 2}
+
+
 @pytest.mark.skipif(not GRID.exists(), reason="no ../shared/data/grid")
 def test_parts_that_are_too_short_are_counted_as_the_list_has_them():
     with (GRID / "words.csv").open() as file:
@@ -419,3 +435,22 @@ def test_parts_that_are_too_short_are_counted_as_the_list_has_them():
     paths = {sample.path for samples in splits.values() for sample in samples}
     marks = list(doctor._of_samples(splits, dict.fromkeys(paths, seen), doctor.ClipSpec(num_frames=8)))
     assert len(marks) == sum(length < 8 for length in lengths)
+
+
+def test_speed_shows_each_layer_and_the_whole_step():
+    table = doctor.speed("tiny", num_frames=4, crop=(16, 16), batch_size=2, seconds=0.2)
+    assert table.rows[-1]["layer"] == "all that were timed"
+    summary = table.summary
+    plain, fast = summary["step as torch does it, ms"], summary["step with what was chosen, ms"]
+    assert summary["times as fast"] == plain / fast > 0
+    assert summary["clips a second"] == pytest.approx(2e3 / fast)
+    assert "2x3x4x16x16 on" in str(table)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"model": "resnet3d_99"}, "resnet3d_99"), ({"model": "tiny", "batch_size": 0}, "batch_size 0")],
+)
+def test_speed_of_what_is_not_there(options, reason):
+    with pytest.raises(ValueError, match=reason):
+        doctor.speed(**options)

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -80,6 +81,20 @@ def test_figures(measured):
     assert "top5" not in table.summary
 
 
+def test_auc_counts_pairs_in_the_right_order(measured):
+    """Of each class against the rest, an equal pair as half of one; then the mean over classes."""
+    table, out = measured
+    found = read_scores(out)
+    values = []
+    for k in range(3):
+        own, others = found.scores[found.targets == k, k], found.scores[found.targets != k, k]
+        pairs = own[:, None] - others
+        values.append(((pairs > 0).double() + (pairs == 0).double() / 2).mean().item())
+    assert table.summary["auc"] == pytest.approx(sum(values) / 3, abs=1e-4)
+    assert min(values) < 1
+    assert 0.5 <= table.summary["auc_low"] < table.summary["auc"] <= table.summary["auc_high"] <= 1
+
+
 def test_audit_tells_what_needs_motion(measured):
     table, _ = measured
     assert table.summary["audit as is"] == pytest.approx(5 / 6)
@@ -101,7 +116,7 @@ def test_every_score_of_every_view_is_written(measured, data):
     assert right / 6 == pytest.approx(table.summary["top1"])
     report = json.loads((out / "evaluate.json").read_text())
     assert report["confusion"] == [[2, 0, 0], [1, 1, 0], [0, 0, 2]]
-    assert {"classes.csv", "confusion.png", "audit.png"} <= {file.name for file in out.iterdir()}
+    assert {"classes.csv", "confusion.png", "audit.png", "report.html"} <= {file.name for file in out.iterdir()}
 
 
 def test_targets_follow_the_models_order(data, tmp_path):
@@ -276,6 +291,26 @@ def test_the_report_is_whole(measured, data):
     assert set(report["environment"]) == {"tubelet", "torch", "python", "system", "device"}
 
 
+def test_volumes_of_a_file_with_a_test_part_alone(tmp_path, monkeypatch):
+    """Trained on one npz, measured on another: samples are called by their place there."""
+    monkeypatch.setenv("TUBELET_CACHE", str(tmp_path / "cache"))
+    rng = numpy.random.default_rng(0)
+    for name, parts in (("a", ("train", "val")), ("b", ("test",))):
+        held = {}
+        for part in parts:
+            held[f"{part}_labels"] = numpy.array([[0], [1]] * 3)
+            held[f"{part}_images"] = rng.integers(0, 256, (6, 8, 16, 16), dtype=numpy.uint8)
+        numpy.savez(tmp_path / f"{name}.npz", **held)
+    run = tubelet.train(
+        tmp_path / "a.npz", model="tiny_3d", num_frames=6, frame_stride=1, resize="none", crop=16, epochs=1,
+        batch_size=3, workers=0, out=tmp_path / "run",
+    )  # fmt: skip
+    table = tubelet.evaluate(run.out, tmp_path / "b.npz", split="test", views=1, crops=1, workers=0)
+    assert table.summary["samples"] == 6 and 0 <= table.summary["auc"] <= 1
+    found = read_scores(run.out / "evaluate")
+    assert found.samples[4] == f"{tmp_path / 'b.npz'}[test 4]" and found.targets.tolist() == [0, 1] * 3
+
+
 def test_a_class_without_samples_has_no_recall(data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "val" / "rising")
@@ -417,6 +452,7 @@ def test_several_models_are_fused(data, tmp_path):
     assert report["models"] == ["Brightness", "Brightness"] and report["clip"] is None
     assert report["alone"] == [str(tmp_path / "1-Brightness"), str(tmp_path / "2-Brightness")]
     assert "2 models fused" in table.title
+    assert "top1 of 1-Brightness" in (tmp_path / "report.html").read_text()
     other = Brightness()
     other.spec = dataclasses.replace(other.spec, classes=(*CLASSES[:2], "rising", "falling"))
     with pytest.raises(ValueError, match="the models know different classes"):
@@ -519,6 +555,7 @@ def test_multilabel_by_hand(labelled, tmp_path):
     report = json.loads((tmp_path / "evaluate.json").read_text())
     assert (report["task"], report["confusion"]) == ("multilabel", None)
     assert not (tmp_path / "confusion.png").exists()
+    assert "90.0 %" in (tmp_path / "report.html").read_text()
 
 
 def test_multilabel_by_protocol_takes_the_highest_score(labelled, tmp_path):
@@ -553,10 +590,12 @@ class Steps(nn.Module):
         return self.scale * torch.stack([level, -level], 1)
 
 
-def test_frames_by_hand(halves, tmp_path):
+@pytest.mark.parametrize("num_frames", [8, 4, 6])
+def test_frames_by_hand(halves, tmp_path, num_frames):
     """Labels turn light at frame 5 of 8, the network at frame 4; in the other video it says nothing but dark, rightly.
 
-    15 of 16 frames; of the light and the dark span of the first, the overlaps are 3/4 and 4/5, so F1 at 0.5 is 1.
+    15 of 16 frames; of the light and the dark span of the first, the overlaps are 3/4 and 4/5, so F1 at 0.5 is 1. In
+    clips of six frames the last one shares four with the one before it, which must not count twice.
     """
     (tmp_path / "groundTruth").mkdir()
     for name, video, turn in (("a", "light", 5), ("b", "dark", 8)):
@@ -566,12 +605,25 @@ def test_frames_by_hand(halves, tmp_path):
     (tmp_path / "splits" / "test.split1.bundle").write_text("a.txt\nb.txt\n")
     (tmp_path / "splits" / "train.split1.bundle").write_text("b.txt\n")
     options = {"task": "frames", "workers": 0, "out": tmp_path.with_name("frames")}
-    table = tubelet.evaluate(Steps(), tmp_path, **options)
+    model = Steps()
+    model.spec = dataclasses.replace(model.spec, num_frames=num_frames)
+    table = tubelet.evaluate(model, tmp_path, **options)
     assert table.summary["frame_accuracy"] == pytest.approx(15 / 16)
     assert table.summary["edit"] == table.summary["f1_50"] == pytest.approx(1)
-    assert (table.summary["samples"], table.summary["views"], table.rows) == (2, 1, [])
+    assert (table.summary["samples"], table.rows) == (2, [])
+    assert "views" not in table.summary
     report = json.loads((tmp_path.with_name("frames") / "evaluate.json").read_text())
     assert report["summary"]["frame_accuracy"] == pytest.approx(15 / 16)
+    page = (tmp_path.with_name("frames") / "report.html").read_text()
+    assert "93.8 %" in page and "whole videos" in page
+    (tmp_path / "b.mp4").write_text("no video")
+    with pytest.raises(ValueError, match=r"b\.mp4: .*--on_bad skip"):
+        tubelet.evaluate(model, tmp_path, **options)
+    skipped = tubelet.evaluate(model, tmp_path, on_bad="skip", **options)
+    assert (skipped.summary["samples"], skipped.summary["bad"]) == (1, 1)
+    assert skipped.summary["frame_accuracy"] == pytest.approx(7 / 8)
+    with pytest.raises(ValueError, match="crops 3 of whole videos"):
+        tubelet.evaluate(model, tmp_path, crops=3, **options)
     for more in ({"average": "logits"}, {"temperature": True}):
         with pytest.raises(ValueError, match="average and temperature are not for task frames"):
             tubelet.evaluate(Steps(), tmp_path, **options, **more)
@@ -608,5 +660,6 @@ def test_boxes_by_hand(data, tmp_path):
     assert [row["average_precision"] for row in table.rows] == pytest.approx([1 / 2, (1 + 2 / 3) / 2])
     assert table.summary["map"] == pytest.approx((1 / 2 + 5 / 6) / 2)
     assert table.summary["samples"] == 2
+    assert "66.7 %" in (tmp_path.with_name("boxes") / "report.html").read_text()
     with pytest.raises(ValueError, match="2 views x 1 crops of boxes"):
         tubelet.evaluate(Boxes(), tmp_path, views=2, **options)

@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from tubelet.data.datasets import TrainClips, ViewClips
 from tubelet.data.layouts import open_data
 from tubelet.data.loader import loader
 from tubelet.data.order import EpochOrder
+from tubelet.data.sample import Sample, VideoData
 from tubelet.data.video import VideoError, write_video
 
 SPEC = tubelet.ClipSpec(num_frames=4, resize=None, crop=(16, 16))
@@ -118,3 +120,12 @@ def test_a_note_is_not_said_where_there_is_none(clips, capsys):
     capsys.readouterr()
     feed.say_once(items[-1:], set())
     assert items[-1] == "" and capsys.readouterr().err == ""
+
+
+def test_the_channels_of_a_part_are_those_of_its_first_video_that_opens(clips, tmp_path):
+    assert feed.channels_of(open_data(clips), "train") == 3
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    np.save(tmp_path / "gray.npy", np.zeros((1, 8, 16, 16), np.uint8))
+    samples = [Sample(tmp_path / name, 0) for name in ("bad.mp4", "gray.npy")]
+    assert feed.channels_of(VideoData(("a",), {"train": samples}), "train") == 1
+    assert feed.channels_of(VideoData(("a",), {"train": samples[:1]}), "train") == 3

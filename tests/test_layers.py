@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first; `?*` is every other module of a package. A module imports from lower lines alone, so a family of
 # `models` imports no other family.
 LAYERS = (
-    "machine spec boxes losses optim protocols terminal plot pickles launch convert.layout processes "
+    "machine spec boxes losses optim protocols terminal plot page pickles launch convert.layout processes "
     "data.headers data.indexes data.sample data.sampling data.transforms data.mixing data.fingerprint data.order "
     "data.layouts.text",
     "data.packets frames",
@@ -27,8 +27,9 @@ LAYERS = (
     "blocks download convert.slow data.pictures data.webp data.augment data.layouts.rows data.layouts.classes "
     "data.layouts.splits",
     "convert.?* data.video data.camera data.layouts.opposites data.layouts.places",
-    "data.layouts.activitynet data.layouts.ava data.layouts.charades data.layouts.folders data.layouts.framewise "
-    "data.layouts.kinetics data.layouts.lists data.layouts.something data.layouts.ucf",
+    "data.flow data.layouts.activitynet data.layouts.ava data.layouts.charades data.layouts.folders "
+    "data.layouts.framewise data.layouts.kinetics data.layouts.lists data.layouts.medmnist data.layouts.something "
+    "data.layouts.ucf",
     "data.layouts.?*",
     "data.layouts",
     "heads preset convert data.datasets data.loader data.motion data.listing examine regularize speed checkpoints",
@@ -38,8 +39,10 @@ LAYERS = (
     "models.?*",
     "models",
     "stream compare",
-    "train evaluate predict prepare",
-    "doctor report",
+    "train predict prepare",
+    "report",
+    "evaluate",
+    "doctor",
     "cli",
     "__main__",
 )
@@ -47,7 +50,8 @@ LAYERS = (
 GROUND = {"machine", "spec"}
 DOORS = {
     "av": "data.container",
-    "jinja2": "report",
+    "cv2": "data.flow",
+    "jinja2": "page",
     "jsonargparse": "cli",
     "lightning": "fit",
     "matplotlib": "plot",

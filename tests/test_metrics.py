@@ -135,6 +135,22 @@ def test_bootstrap_is_that_of_scipy():
     assert found == pytest.approx((other.low, other.high), rel=0.05)
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+def test_bootstrap_of_the_auc_is_that_of_its_definition(classes):
+    logits, targets = random_scores(samples=120, classes=classes)
+    for scores in (logits, logits.round()):  # without and with equal ones
+        expected = metrics.bootstrap(lambda s, t: metrics.roc_auc(s, t).nanmean(), scores, targets, rounds=60, seed=3)
+        found = metrics.bootstrap_auc(scores, targets, rounds=60, seed=3)
+        assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_bootstrap_of_the_auc_of_a_rare_class():
+    """In the resamples without it there is nothing to rank: nan, which the interval leaves out."""
+    found = metrics.bootstrap_auc(torch.tensor([[0.1, 0.9], [0.6, 0.4], [0.7, 0.3]]), torch.tensor([1, 0, 0]))
+    assert found.isnan().float().mean().item() == pytest.approx((2 / 3) ** 3 + (1 / 3) ** 3, abs=0.05)
+    assert metrics.interval(found) == (1, 1)
+
+
 def test_interval_by_hand():
     estimates = torch.cat([torch.arange(101.0), torch.tensor([torch.nan])])
     assert metrics.interval(estimates, 0.9) == pytest.approx((5, 95))

@@ -24,7 +24,7 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_the_package_alone(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert "tubelet/report.html.j2" in names and any(name.endswith("licenses/LICENSE") for name in names)
+    assert "tubelet/page.html.j2" in names and any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"tubelet"}
 
 

@@ -116,6 +116,28 @@ def test_best_epoch_prefers_top1_to_loss():
     assert plot._best_point(losses, accuracies) == ("val_top1", (0, 90.0))
     assert plot._best_point(losses, {}) == ("val_loss", (1, 0.5))
     assert plot._best_point({"train_loss": [(0, 1.0)]}, {}) is None
+    assert plot._best_point(losses, {"val_map": [(0, 9.0), (1, 8.0)]}) == ("val_map", (0, 9.0))
+
+
+def test_curves_of_every_task_have_two_panels(tmp_path):
+    for name in ("val_map", "val_frame_accuracy", "val_edit"):
+        width, height = size_of(plot.curves([{"train_loss": 1.0, name: 0.5}], tmp_path / "c.png"))
+        assert width > 2 * height
+
+
+# reliability
+
+
+def test_reliability_shows_the_gap_and_the_line(tmp_path):
+    bins = [{"samples": 90, "score": 0.55, "accuracy": 0.4}, {"samples": 10, "score": 0.95, "accuracy": 0.97}]
+    path = plot.reliability(bins, tmp_path / "r.png")
+    assert all(has_colour(path, colour) for colour in (plot.BLUE, plot.VERMILION, plot.PALE_BLUE))
+    honest = plot.reliability([{"samples": 5, "score": 0.5, "accuracy": 0.5}], tmp_path / "h.png")
+    assert (pixels_of(path) == torch.tensor([213, 94, 0])).all(2).sum() > 2 * (
+        pixels_of(honest) == torch.tensor([213, 94, 0])
+    ).all(2).sum()  # of an honest bin only the key is vermilion
+    with pytest.raises(ValueError, match="bins is empty"):
+        plot.reliability([], tmp_path / "r.png")
 
 
 # confusion

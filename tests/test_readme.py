@@ -69,16 +69,18 @@ def test_links_and_pictures_are_there(page):
         assert target.startswith("http") or (page.parent / target).exists(), target
 
 
-def test_the_list_of_words_is_made(tmp_path):
+@pytest.mark.parametrize(("slot", "num_classes", "train", "val"), [((), 51, 3600, 1200), (("digit",), 10, 600, 200)])
+def test_the_list_of_words_is_made(tmp_path, slot, num_classes, train, val):
     corpus = ROOT.parent / "shared" / "data" / "grid"
     if not corpus.exists():
         pytest.skip("../shared/data is absent")
-    script = ROOT / "examples" / "digit_words.py"
-    subprocess.run([sys.executable, script, corpus, tmp_path / "digits.csv"], check=True, capture_output=True)
-    found = open_data(tmp_path / "digits.csv")
-    assert len(found.classes) == 10
-    assert {name: len(samples) for name, samples in found.splits.items()} == {"train": 600, "val": 200}
-    assert {sample.end - sample.start for sample in found.splits["train"]} == {24}
+    script = ROOT / "examples" / "lip_words.py"
+    subprocess.run([sys.executable, script, corpus, tmp_path / "words.csv", *slot], check=True, capture_output=True)
+    found = open_data(tmp_path / "words.csv")
+    assert len(found.classes) == num_classes
+    assert {name: len(samples) for name, samples in found.splits.items()} == {"train": train, "val": val}
+    # the first word of the corpus lasts from frame 17 to 23
+    assert any(sample.name.endswith("bbaf4p.mp4[14:26]") for sample in found.splits["train"]) == (not slot)
 
 
 @pytest.mark.slow

@@ -84,6 +84,20 @@ def test_what_is_learned_is_what_the_targets_say(videos):
         assert task.figures(measures.compute())[FIGURES[kind]] == 1
 
 
+def test_where_most_are_of_one_class_the_best_epoch_is_that_of_the_ranks(videos):
+    """Three answers of class 0: all of them right by accuracy for the first two, none in the right order."""
+    logits, target = torch.tensor([[3.0, 0, 0], [2, 0, 0], [1, -1, 0]]), torch.tensor([0, 0, 1])
+    for counts, best in ((torch.tensor([5, 2, 1]), "val_top1"), (torch.tensor([6, 1, 1]), "val_auc")):
+        task = tasks.task_of(data_of("classify", videos), "cross_entropy", 0.0, "none", counts)
+        measures = task.measures()
+        for part in ([0], [1, 2]):
+            task.update(measures, logits[part], [target[part]])
+        figures = task.figures(measures.compute())
+        assert task.best == best and figures["val_top1"] == pytest.approx(2 / 3)
+        assert figures.get("val_auc") == (pytest.approx((1 + 0) / 2) if best == "val_auc" else None)
+        assert task.quality({**figures, "val_loss": 1.0}) == (figures[best], -1.0)
+
+
 def test_labels_of_a_coarser_network_are_stretched_over_its_frames(videos):
     task = tasks.task_of(data_of("frames", videos), "cross_entropy", 0.0, "none", torch.ones(3))
     logits = task.answer(lambda x: torch.arange(6.0).reshape(1, 3, 2), torch.rand(1), [torch.zeros(1, 8)])

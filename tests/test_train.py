@@ -11,12 +11,15 @@ import sys
 import time
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tubelet
 from tubelet import feed, memory, speed, weights
 from tubelet.data import motion
+from tubelet.data.augment import Augment
 from tubelet.data.sample import Sample, VideoData
 from tubelet.data.video import write_video
 
@@ -94,6 +97,21 @@ def test_run_json_replays_the_run(whole, clips, tmp_path):
     status, _, err = finished("train", "--config", folder / "run.json", "--out", "again", cwd=tmp_path)
     assert status == 0, err
     assert_same_weights(folder, tmp_path / "again")
+
+
+def test_tensorboard_gets_the_figures(clips, tmp_path):
+    options = {"model": "tiny_3d", "crop": 32, "num_frames": 4, "epochs": 2, "workers": 0, "batch_size": 4}
+    run = tubelet.train(clips, logger="tensorboard", out=tmp_path / "run", **options)
+    events = EventAccumulator(str(run.out / "tensorboard"))
+    events.Reload()
+    for name in ("train_loss", "val_loss", "val_top1", "lr"):
+        seen = [event.value for event in events.Scalars(name)]
+        assert seen == pytest.approx([row[name] for row in run.history])
+
+
+def test_a_logger_that_is_not_there(clips, tmp_path):
+    with pytest.raises(ValueError, match="logger 'wandb'; give csv, tensorboard or a Lightning logger"):
+        tubelet.train(clips, model="tiny_3d", crop=32, num_frames=4, logger="wandb", out=tmp_path / "run")
 
 
 def test_a_long_run_takes_fast_convolutions_and_keeps_its_choice(clips, tmp_path, monkeypatch, capsys):
@@ -381,3 +399,79 @@ def test_parts_without_samples_are_not_offered(clips, monkeypatch):
     monkeypatch.setattr(feed, "open_data", lambda *_, **__: data)
     with pytest.raises(ValueError, match=r"no part 'val'; it has train$"):
         tubelet.train(clips)
+
+
+def arrays(folder, channels):
+    """A list of twelve arrays of two classes; flow or gray."""
+    folder.mkdir(exist_ok=True)
+    rows = ["path,label,split"]
+    for number in range(12):
+        array = np.random.default_rng(number).integers(0, 256, (channels, 8, 40, 40), dtype=np.uint8)
+        np.save(folder / f"{number}.npy", array)
+        rows.append(f"{number}.npy,{'ab'[number % 2]},{'train' if number < 8 else 'val'}")
+    (folder / "list.csv").write_text("\n".join(rows) + "\n")
+    return folder / "list.csv"
+
+
+QUICK = {"epochs": 1, "batch_size": 4, "num_frames": 4, "crop": (32, 32), "resize": None, "workers": 0}
+
+
+def test_a_network_gets_the_channels_of_the_data(tmp_path, capsys):
+    gray, flow = arrays(tmp_path / "gray", 1), arrays(tmp_path / "flow", 2)
+    rgb = tubelet.create("tiny", num_classes=2)
+    tubelet.save(rgb, tmp_path / "rgb.safetensors")
+    augment = Augment(hue=0.2, color=0.2)
+    run = tubelet.train(
+        gray, model="tiny", weights=tmp_path / "rgb.safetensors", lr=1e-9, augment=augment, out=tmp_path / "a", **QUICK
+    )
+    assert "hue left out: not for 1 channel" in capsys.readouterr().err.replace("\n", " ")
+    model = run.load()
+    assert model.spec.in_channels == 1
+    picture = torch.rand(1, 1, 4, 32, 32)
+    maps = model.stem(picture), rgb.eval().stem(picture.expand(-1, 3, -1, -1, -1))
+    assert torch.allclose(*maps, atol=1e-2)  # spread as `create` does
+    assert tubelet.evaluate(run.out, gray, views=1, crops=1, audit=False, workers=0).summary["samples"] == 4
+    with pytest.raises(ValueError, match=r"\.npy: 2 channels, and the clips of the network have 1"):
+        tubelet.evaluate(run.out, flow, views=1, crops=1, audit=False, workers=0)
+    with pytest.raises(ValueError, match=r"takes clips of 3 channels, .* have 1: make it with in_channels=1"):
+        tubelet.train(gray, model=rgb, out=tmp_path / "b", **QUICK)
+
+
+@pytest.mark.slow
+def test_flow_of_videos_from_training_to_fusion(clips, tmp_path, monkeypatch):
+    pytest.importorskip("cv2")
+    monkeypatch.setenv("TUBELET_CACHE", str(tmp_path / "cache"))
+    options = {**QUICK, "num_frames": 2, "model": "tiny_3d"}
+    run = tubelet.train(clips, input="flow", out=tmp_path / "flow", **options)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "flow").rglob("*.mjpeg")}
+    assert len(kept) == 12 and run.load().spec.in_channels == 2
+    assert json.loads((run.out / "run.json").read_text())["input"] == "flow"
+    rgb = tubelet.train(clips, out=tmp_path / "rgb", **options)
+    assert rgb.load().spec.in_channels == 3
+    table = tubelet.evaluate([run.out, rgb.out], clips, views=2, crops=1, workers=0, out=tmp_path / "both")
+    assert {"top1 of flow", "top1 of rgb", "top1"} <= set(table.summary)
+    assert tubelet.predict(run.out, clips / "left" / "00.mp4").scores.shape[1] == 2
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())  # nothing is computed twice
+    array = motion.draw(["left"], 12, torch.Generator().manual_seed(0))
+    assert tubelet.predict(run.out, array).scores.shape[1] == 2
+    with pytest.raises(ValueError, match="live, and the network takes optical flow"):
+        tubelet.predict(run.out, "rtsp://localhost/none")
+    # what takes flow gets it without being told; a network of other channels is an error
+    of_flow = tubelet.create("tiny_3d", num_classes=2, in_channels=2)
+    assert tubelet.train(clips, **{**options, "model": of_flow}, out=tmp_path / "c").load().spec.in_channels == 2
+    with pytest.raises(ValueError, match=r"takes clips of 2 channels, and the videos of .* have 3"):
+        tubelet.train(clips, **{**options, "model": of_flow}, input="rgb", out=tmp_path / "d")
+    with pytest.raises(ValueError, match="input 'gray'; there is rgb, flow"):
+        tubelet.train(clips, input="gray")
+
+
+def test_bad_videos_end_the_computing_of_flow_unless_they_are_left_out(clips, tmp_path, monkeypatch):
+    pytest.importorskip("cv2")
+    monkeypatch.setenv("TUBELET_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(clips, tmp_path / "clips")
+    (tmp_path / "clips" / "left" / "00.mp4").write_bytes(b"no video")
+    options = {**QUICK, "num_frames": 2, "model": "tiny_3d", "input": "flow"}
+    with pytest.raises(ValueError, match=r"00\.mp4: .*--on_bad skip goes on"):
+        tubelet.train(tmp_path / "clips", out=tmp_path / "a", **options)
+    run = tubelet.train(tmp_path / "clips", out=tmp_path / "b", on_bad="skip", **options)
+    assert len(run.bad) == 1

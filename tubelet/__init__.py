@@ -7,6 +7,7 @@ from .convert import convert
 from .evaluate import evaluate
 from .models import create, load, models
 from .predict import Prediction, predict
+from .report import report
 from .spec import ClipSpec
 from .stream import Stream
 from .terminal import Table
@@ -27,6 +28,7 @@ __all__ = [
     "load",
     "models",
     "predict",
+    "report",
     "save",
     "train",
 ]

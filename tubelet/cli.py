@@ -8,7 +8,6 @@ import json
 import os
 import re
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -28,6 +27,7 @@ from .launch import is_first, is_launched, launch
 from .models import MODELS, models
 from .predict import Prediction, predict
 from .prepare import prepare
+from .report import report
 from .spec import ClipSpec
 from .train import train
 from .weights import CATALOGUE
@@ -192,12 +192,15 @@ def _parser() -> Any:
     )
     of_compare = command(compare, {name: {"help": "folder of a run that was evaluated"} for name in ("a", "b")}, set())
     commands.add_subcommand("compare", of_compare, help="which of two runs is better, and could it be chance")
+    commands.add_subcommand("report", command(report, {}, set()), help="one offline page of a run")
     commands.add_subcommand("prepare", command(prepare, {}, set()), help="make videos small and quick to read")
     group = parser("What is wrong, and what to do about it.")
     long_enough = {"default": None, "help": "name of a network, or file or run of one, for whose clips to look"}
     commands.add_subcommand("doctor", group, help="find out what is wrong")
     probes = group.add_subcommands(required=True)
     probes.add_subcommand("data", command(doctor.data, {"--model": long_enough}, set()), help="examine a data set")
+    timed = {"nargs": "?", "default": "r2plus1d_18", "help": "name of a network, or file or run of one"}
+    probes.add_subcommand("speed", command(doctor.speed, {"model": timed}, set()), help="time a step of training")
     listing = parser("The networks that there are, with the clip and the paper of each.")
     listing.add_argument("pattern", nargs="?", default="*", help="shell pattern of names, such as 'x3d*'")
     commands.add_subcommand("models", listing, help="list the networks")
@@ -267,13 +270,16 @@ def _compare(values: dict[str, Any]) -> None:
     print(compare(**values))
 
 
+def _report(values: dict[str, Any]) -> None:
+    print(report(**values))
+
+
 def _predict(values: dict[str, Any]) -> None:
     asked, source = values.pop("out"), values.pop("source")
     out = Path(asked) if asked else None
     if out is not None:  # before the work, so that it is not done in vain
         _check_out(out, source)
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: terminal.say(str(message))  # without a line of our code
+    with terminal.told():
         prediction = predict(values.pop("model") or _newest_run(), source, **values)
     print(prediction.top())
     if out is not None:
@@ -323,6 +329,10 @@ def _prepare(values: dict[str, Any]) -> None:
         raise ValueError(f"{terminal.counted(len(prepared.failed), 'video')} left out, see above")
 
 
+def _doctor_speed(values: dict[str, Any]) -> None:
+    print(doctor.speed(**values))
+
+
 def _doctor_data(values: dict[str, Any]) -> int:
     diagnosis = doctor.data(**values)
     print(diagnosis)
@@ -360,8 +370,10 @@ _COMMANDS: dict[str, Callable[[dict[str, Any]], int | None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "compare": _compare,
+    "report": _report,
     "predict": _predict,
     "prepare": _prepare,
     "doctor data": _doctor_data,
+    "doctor speed": _doctor_speed,
     "models": _models,
 }

@@ -1,4 +1,4 @@
-"""Examination of data sets: what spoils a training or flatters its figures, and how fast the videos are read."""
+"""Examination of data sets: what spoils a training or flatters its figures; and of networks: how fast a step is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import random
 import re
 import tempfile
+import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,10 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
+from . import speed as speeds
 from .data import fingerprint, motion, sampling
 from .data.layouts import open_data
 from .data.layouts.recognise import recognise
@@ -27,12 +29,12 @@ from .data.listing import write_list
 from .data.sample import Sample, Task, VideoData, shared_groups
 from .data.video import VideoError
 from .examine import Seen, contents, examine
-from .models import MODELS, ready
+from .models import MODELS, create, ready
 from .prepare import clip_rate, faster, megabytes, reencode, videos_in
-from .spec import ClipSpec
+from .spec import ClipSpec, at_least_one
 from .terminal import Table, counted, progress
 
-__all__ = ["Diagnosis", "Finding", "data"]
+__all__ = ["Diagnosis", "Finding", "data", "speed"]
 
 Splits = Mapping[str, Sequence[Sample]]
 
@@ -41,6 +43,7 @@ _CLASSES_SHOWN = 10
 _TRIED = 3  # videos on which reading is timed
 _LONGEST = 2000  # frames of those that are re-encoded for it
 _RARE = 10  # times that the most frequent class has the samples of the rarest
+_ROUNDS = 6  # of steps that are timed
 _RATES = 1.1  # of the least frame rate
 _STAYS = ("test", "val")  # of copies in two splits, the one in the first of these
 
@@ -249,6 +252,75 @@ def data(
         left_out=_left_out(marks, sum(map(len, splits.values()))),
     )
     return diagnosis if out is None else _written(diagnosis, Path(out))
+
+
+def speed(
+    model: str = "r2plus1d_18",
+    *,
+    num_frames: int | None = None,
+    crop: tuple[int, int] | None = None,
+    batch_size: int = 4,
+    precision: Literal["32", "bf16"] = "32",
+    seconds: float = 5.0,
+) -> Table:
+    """Time each convolution of a training step, torch's way and the fastest, and the whole step with both.
+
+    It is what `train` chooses by at its start, on the device that it would take, with the threads that it would have.
+
+    Args:
+        model: name of a network, or file or run of one.
+        num_frames: of the clips; by default the network's own.
+        crop: height and width of the clips (112x112); by default the network's own.
+        batch_size: clips of a step.
+        precision: 32, or bf16 for mixed precision.
+        seconds: for the convolutions.
+
+    Returns:
+        A row for each kind of layer, in milliseconds forward and back. `summary` has the whole step, with torch's
+        convolutions and with the chosen ones, its clips a second, and how many times as fast it is (medians of 5).
+
+    Raises:
+        ValueError: the model is not known, or its clips have no fixed size and none is given.
+    """
+    at_least_one(batch_size=batch_size)
+    names = {preset.name for preset in MODELS}
+    network, spec = ready(create(model) if model in names else model)
+    size = crop or spec.crop
+    if size is None:
+        raise ValueError(f"{model}: its clips have no fixed size; give one with --crop 112x112")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device).train()
+    clips = torch.randn(batch_size, spec.in_channels, num_frames or spec.num_frames, *size, device=device)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    choices = speeds.choose(network, clips, dtype=dtype, seconds=seconds)
+    took: dict[str, list[float]] = {"torch": [], "chosen": []}
+    for _ in range(_ROUNDS):
+        for name, ways in (("torch", speeds.Choices({})), ("chosen", choices)):
+            with speeds.applied(ways), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                took[name].append(_step_s(network, clips))
+    plain, fast = (median(each[1:]) for each in took.values())  # the first one makes what the others use
+    shape = "x".join(map(str, clips.shape))
+    return Table(
+        choices.rows,
+        {
+            "step as torch does it, ms": 1e3 * plain,
+            "step with what was chosen, ms": 1e3 * fast,
+            "clips a second": batch_size / fast,
+            "times as fast": plain / fast,
+        },
+        f"{model}, a step of {shape} on {device.type}, {counted(torch.get_num_threads(), 'thread')}; convolutions of "
+        f"{counted(choices.clips, 'clip')}, ms",
+    )
+
+
+def _step_s(network: Any, clips: torch.Tensor) -> float:
+    """Seconds of a step, forward and back."""
+    began = time.perf_counter()
+    network(clips).float().square().mean().backward()
+    network.zero_grad()
+    if clips.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 def _written(diagnosis: Diagnosis, out: Path) -> Diagnosis:
@@ -519,7 +591,7 @@ def _speeds(videos: Mapping[Path, Seen], spec: ClipSpec) -> dict[str, str]:
             told["reading"] = f"{clip_rate(tried, spec):.3g} random clips a second and core ({clip})"
         for path in tried:
             with suppress(VideoError):
-                if videos[path].num_frames <= _LONGEST:
+                if videos[path].num_frames <= _LONGEST and path.suffix.lower() != ".npy":  # arrays are fast already
                     reencode(path, target := Path(folder, f"{len(made)}.mp4"))
                     made[path] = target
         if told and made:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO, cast
 
@@ -18,12 +19,15 @@ from torch import Tensor, nn
 
 from . import feed, heads, metrics, plot, protocols, tasks, terminal
 from .compare import COLUMNS, Combine, Scores, combine, fuse, log_scores
-from .data import transforms
-from .data.datasets import ViewClips
-from .data.loader import Batches, loader
+from .data import flow, transforms
+from .data.datasets import ViewClips, WholeVideos
+from .data.loader import SKIP, Batches, loader
 from .data.sample import Actor, Sample, Span, Task, VideoData
 from .data.sampling import SHORTS, Short
+from .data.video import VideoError
 from .models import classifier, read_classes, ready, unnamed
+from .report import command
+from .report import report as write_page
 from .spec import ClipSpec, at_least_one
 from .terminal import Table
 
@@ -57,19 +61,21 @@ def evaluate(
 ) -> Table:
     """Measure a network on videos, each seen as views x crops clips whose answers become one.
 
-    Of the tasks frames and detect, each clip is measured by itself, and options for answers that become one are errors.
+    Of the task frames each video is seen from end to end, each frame once; of detect each clip is measured by itself.
+    Options for answers that become one are errors for both.
 
     Args:
         model: a file of weights, the folder of a run, or a network with a `spec`. Of several, each is measured, and
             then the average of their scores (late fusion).
-        data: as in `train`.
+        data: as in `train`. For a model of two channels, the optical flow of videos is computed and kept.
         task: classify, one class a video; multilabel, any number; frames, classes of each frame; detect, classes of
             each box. By default the task of the run, else classify.
         fold: as in `train`; by default that of the run whose model it is, where it was trained on this data.
         split: part of the data: train, val or test.
         protocol: name of a published way of measuring, such as k400-10x3 (`tubelet.protocols`), which sets views,
             crops, sizes and average.
-        views: clips spread over the length of each video; by default 10, of frames and detect 1.
+        views: clips spread over the length of each video; by default 10, of detect 1. Of frames these clips are then
+            measured, each as if it were a video.
         crops: crops of each, spread over its longer side; by default 3, of frames and detect 1.
         average: what is averaged over the views: scores (softmax, or sigmoid of multilabel), the default, or logits.
         temperature: also fit the temperature that makes scores honest (Guo et al. 2017), on the part val. Measured on
@@ -82,15 +88,15 @@ def evaluate(
         short: videos with fewer frames than a clip: error, loop or hold.
         on_bad: what a video does that cannot be read: raise ends with an error, skip leaves it out and counts it.
         workers: processes that read; 0 reads in this one.
-        out: folder for `scores.csv` (each view of each sample), `evaluate.json`, `classes.csv`, `confusion.png` and
-            `audit.png`; by default `evaluate` beside the weights, or `runs/evaluate`. Of several models, each has a
-            folder of its own in it.
+        out: folder for `scores.csv` (each view of each sample), `evaluate.json`, `classes.csv`, `confusion.png`,
+            `audit.png`, and for `report.html`, the page of them all; by default `evaluate` beside the weights, or
+            `runs/evaluate`. Of several models, each has a folder of its own in it.
 
     Returns:
-        A row for each class, but for frames. `summary` holds of classify top1 with its bootstrap 95 % interval, top5
-            (above five classes), mean_class and calibration_error, of multilabel and detect map, of frames what
-            `metrics.framewise` has; then the audit, all 0..1; and how many samples were measured, were bad, or are
-            missing on disk.
+        A row for each class, but for frames. `summary` holds of classify top1 and auc with their bootstrap 95 %
+            intervals, top5 (above five classes), mean_class and calibration_error, of multilabel and detect map, of
+            frames what `metrics.framewise` has; then the audit, all 0..1; and how many samples were measured, were
+            bad, or are missing on disk.
 
     Raises:
         ValueError: model, classes, data, split or protocol do not fit, a video cannot be read, or the network answers
@@ -107,6 +113,9 @@ def evaluate(
     runs = {_name(each): _run(each) for each in models}
     task = _task(task, runs)
     is_each = task in _HEADS  # each clip has an answer of its own
+    is_whole = task == "frames" and views is None and row is None
+    if is_whole and crops not in (None, 1):
+        raise ValueError(f"crops {crops} of whole videos of frames: leave them out, or give views as well")
     if is_each and (len(models) > 1 or average is not None or temperature):
         raise ValueError(f"several models, average and temperature are not for task {task}: leave them out")
     views, crops, how = _seen(row, views, crops, average, (1, 1) if is_each else (10, 3))
@@ -124,17 +133,22 @@ def evaluate(
     networks = [_opened(each, classes, row, task) for each in models]
     parts = tuple(dict.fromkeys((split, FITTED_ON) if temperature else (split,)))
     opened = feed.open_parts(data, parts, task, fold)
+    if any(spec.in_channels == flow.CHANNELS for _, spec in networks):
+        feed.compute_flow(opened, parts, on_bad, workers)
     ordered = [_in_order_of(spec, opened, data, parts) for _, spec in networks]
     if len({frozenset(found.classes) for found in ordered}) > 1:
         raise ValueError("the models know different classes: fuse models that were trained on the same")
 
-    seeing = _Seeing(split, views, crops, how, temperature, audit, batch_size, short, on_bad, workers)
+    seeing = _Seeing(split, views, crops, how, is_whole, temperature, audit, batch_size, short, on_bad, workers)
     report: dict[str, Any] = {
         "arguments": arguments, "data": str(data), "task": task, "fold": fold, "split": split, "protocol": protocol,
-        "views": views, "crops": crops, "combine": how,
+        "views": None if is_whole else views, "crops": crops, "combine": how, "layout": opened.layout,
+        "command": None if any(isinstance(each, nn.Module) for each in models) else command(evaluate, arguments),
     }  # fmt: skip
     if is_each:
-        return _measured_each(*networks[0], ordered[0], seeing, folder, report | _about(models[0], *networks[0]))
+        table = _measured_each(*networks[0], ordered[0], seeing, folder, report | _about(models[0], *networks[0]))
+        _write_page(folder)
+        return table
     title = f"{split} of {data}; of {views} x {crops} clips the {_COMBINED[how]}"
     places = [folder] if len(models) == 1 else [folder / name for name in _distinct(models)]
     results, tables = [], []
@@ -142,6 +156,7 @@ def evaluate(
         results.append(_measured(network, spec, found, seeing, place))
         tables.append(_finish(place, title, results[-1], report | _about(each, network, spec), temperature))
     if len(models) == 1:
+        _write_page(folder)
         return tables[0]
 
     fused = _fused(results, folder)
@@ -149,7 +164,9 @@ def evaluate(
     alone = {f"{figure} of {place.name}": table.summary[figure] for place, table in zip(places, tables, strict=True)}
     report |= _about(models[0], *networks[0]) | {"models": arguments["model"], "clip": None}
     report["alone"] = [*map(str, places)]
-    return _finish(folder, f"{title}; {len(models)} models fused", fused, report, temperature, alone)
+    table = _finish(folder, f"{title}; {len(models)} models fused", fused, report, temperature, alone)
+    _write_page(folder)
+    return table
 
 
 @dataclass(frozen=True)
@@ -160,6 +177,7 @@ class _Seeing:
     views: int
     crops: int
     how: Combine
+    is_whole: bool
     temperature: bool
     audit: bool
     batch_size: int
@@ -276,7 +294,7 @@ def _opened(
 ) -> tuple[nn.Module, ClipSpec]:
     """A network with the head of the task that names its classes, and the clip it is to see."""
     if task not in _HEADS:
-        network, spec = classifier(model, classes)
+        network, spec = classifier(model, classes, is_video=False)
     else:
         network, spec = ready(model)
         head = getattr(network, "head", None)
@@ -415,7 +433,8 @@ class _Altered(torch.utils.data.Dataset):
         frames = clip.shape[1]
         order = torch.randperm(frames, generator=torch.Generator().manual_seed(index))
         middle = clip[:, frames // 2 : frames // 2 + 1].expand_as(clip)
-        return torch.stack([clip, clip.flip(1), clip[:, order], middle]), target, index
+        backwards = transforms.negated(clip.flip(1)) if len(clip) == flow.CHANNELS else clip.flip(1)
+        return torch.stack([clip, backwards, clip[:, order], middle]), target, index
 
 
 def _audit(network: nn.Module, spec: ClipSpec, found: VideoData, seeing: _Seeing, said: set[str]) -> dict[str, float]:
@@ -436,12 +455,47 @@ def _audit(network: nn.Module, spec: ClipSpec, found: VideoData, seeing: _Seeing
 def _measured_each(
     network: nn.Module, spec: ClipSpec, found: VideoData, seeing: _Seeing, folder: Path, report: dict[str, Any]
 ) -> Table:
-    """All that is measured of frames or boxes, each clip by itself, and written."""
+    """All that is measured of frames or boxes, each video or clip by itself, and written."""
     folder.mkdir(parents=True, exist_ok=True)
     number = len(found.classes)
     task = tasks.task_of(found, "cross_entropy", 0.0, "none", torch.ones(number))
     measures = task.measures()
-    counts, seen = torch.zeros(number), 0
+    counts, seen, bad = torch.zeros(number), 0, dict[str, str]()
+    answered = _answered_whole if seeing.is_whole else _answered
+    for name, logits, targets in answered(network, spec, found, task, seeing, bad):
+        try:
+            heads.scores(logits.movedim(1, -1).flatten(0, -2), spec.classes)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        task.update(measures, logits, targets)
+        seen += 1
+        if task.name == "detect":
+            counts += targets[-1].sum(0)
+    measured = measures.compute()
+    summary: dict[str, Any] = {name: value.item() for name, value in measured.items() if value.ndim == 0}
+    summary |= {"samples": seen, "bad": len(bad), "missing": found.missing}
+    summary |= {} if seeing.is_whole else {"views": seeing.views, "crops": seeing.crops}
+    rows: list[dict[str, object]] = []
+    if task.name == "detect":
+        precision = measured["average_precision"].tolist()
+        each = zip(spec.classes, counts.int().tolist(), precision, strict=True)
+        rows = [{"class": name, "boxes": count, "average_precision": value} for name, count, value in each]
+    report |= {"combine": None, "classes": spec.classes, "summary": summary, "per_class": rows, "bad": bad}
+    _write_report(folder, report)
+    seen_as = "whole videos" if seeing.is_whole else "each clip"
+    table = Table(rows, summary, f"{seeing.split} of {report['data']}; {task.name} of {seen_as}")
+    if rows:
+        table.to_csv(folder / "classes.csv")
+    return table
+
+
+Answers = Iterator[tuple[str, Tensor, list[Tensor]]]  # name of a sample, logits, targets
+
+
+def _answered(
+    network: nn.Module, spec: ClipSpec, found: VideoData, task: tasks.Task, seeing: _Seeing, bad: dict[str, str]
+) -> Answers:
+    """Of the views of each sample. What cannot be read goes to `bad`."""
     said: set[str] = set()
     clips = feed.Noted(ViewClips(found, seeing.split, spec, seeing.views, seeing.crops, seeing.short))
     batches = loader(clips, 1, workers=seeing.workers, on_bad=seeing.on_bad)
@@ -452,29 +506,33 @@ def _measured_each(
                 targets = [targets[0][0]]
             passes = (transforms.prepare(part, spec, network) for part in views[0].split(seeing.batch_size))
             logits = torch.cat([task.answer(network, x, [each.to(x.device) for each in targets]) for x in passes]).cpu()
-            try:
-                heads.scores(logits.movedim(1, -1).flatten(0, -2), spec.classes)
-            except ValueError as error:
-                raise ValueError(f"{batches.dataset.name(int(index))}: {error}") from None
-            task.update(measures, logits, targets)
-            seen += 1
-            if task.name == "detect":
-                counts += targets[-1].sum(0)
-    measured = measures.compute()
-    summary: dict[str, Any] = {name: value.item() for name, value in measured.items() if value.ndim == 0}
-    summary |= {"samples": seen, "bad": len(batches.bad), "missing": found.missing}
-    summary |= {"views": seeing.views, "crops": seeing.crops}
-    rows: list[dict[str, object]] = []
-    if task.name == "detect":
-        precision = measured["average_precision"].tolist()
-        each = zip(spec.classes, counts.int().tolist(), precision, strict=True)
-        rows = [{"class": name, "boxes": count, "average_precision": value} for name, count, value in each]
-    report |= {"combine": None, "classes": spec.classes, "summary": summary, "per_class": rows, "bad": batches.bad}
-    _write_report(folder, report)
-    table = Table(rows, summary, f"{seeing.split} of {report['data']}; {task.name} of each clip")
-    if rows:
-        table.to_csv(folder / "classes.csv")
-    return table
+            yield clips.name(int(index)), logits, targets
+    bad.update(batches.bad)
+
+
+def _answered_whole(
+    network: nn.Module, spec: ClipSpec, found: VideoData, task: tasks.Task, seeing: _Seeing, bad: dict[str, str]
+) -> Answers:
+    """Of all frames of each sample, read as they are needed, since a video may be hours."""
+    videos = WholeVideos(found, seeing.split, spec, seeing.short)
+    for index, sample in enumerate(terminal.progress(videos.samples, f"evaluating {seeing.split}")):
+        clips = videos.clips(index)
+        logits, targets = list[Tensor](), list[Tensor]()
+        try:
+            with terminal.told():
+                while batch := list(islice(clips, seeing.batch_size)):
+                    pictures, truth, fresh = zip(*batch, strict=True)
+                    x = transforms.prepare(torch.stack(pictures), spec, network)
+                    answers = task.answer(network, x, [torch.stack(truth).to(x.device)]).cpu()
+                    logits += [one[..., part] for one, part in zip(answers, fresh, strict=True)]
+                    targets += [one[..., part] for one, part in zip(truth, fresh, strict=True)]
+        except VideoError as error:
+            if seeing.on_bad == "raise":
+                with feed.explained(found, [seeing.split], spec, seeing.short):
+                    raise VideoError(f"{error} {SKIP}") from None
+            bad[sample.name] = str(error)
+            continue
+        yield sample.name, torch.cat(logits, -1)[None], [torch.cat(targets, -1)[None]]
 
 
 # What it comes to
@@ -529,6 +587,8 @@ def _classified(scores: Scores) -> tuple[dict[str, Any], list[dict[str, object]]
     summary: dict[str, Any] = {"top1": measured["top1"].item(), "top1_low": low, "top1_high": high}
     if "top5" in measured:
         summary["top5"] = measured["top5"].item()
+    summary["auc"] = metrics.roc_auc(scores.scores, scores.targets).nanmean().item()
+    summary["auc_low"], summary["auc_high"] = metrics.interval(metrics.bootstrap_auc(scores.scores, scores.targets))
     summary["mean_class"] = metrics.mean_class(confusion)
     summary["calibration_error"] = _calibration_error(scores.scores, scores.targets)
     figures = {name: values.tolist() for name, values in metrics.per_class(confusion).items()}
@@ -606,6 +666,7 @@ def _mistakes(scores: Scores, samples: Sequence[Sample]) -> list[dict[str, Any]]
                 "start": sample.start,
                 "end": sample.end,
                 "unit": sample.unit,
+                "fps": sample.fps,
                 "target": scores.classes[target],
                 "answer": scores.classes[answer],
                 "score": tops[i].item(),
@@ -633,6 +694,14 @@ def _write_report(folder: Path, report: Mapping[str, Any]) -> None:
     plain = json.loads(json.dumps(report), parse_constant=lambda _: None)  # nan is no json
     with _aside(folder / "evaluate.json") as file:
         file.write(json.dumps(plain, indent=2, allow_nan=False) + "\n")
+
+
+def _write_page(folder: Path) -> None:
+    """Write `report.html`. What was measured is on disk by then, so that a page that fails is told and no more."""
+    try:
+        write_page(folder)
+    except (ImportError, ValueError, OSError) as error:
+        terminal.say(f"no {folder / 'report.html'}: {error}")
 
 
 def _writer(file: TextIO, classes: Sequence[str]) -> Callable[[str, Tensor, Tensor, int], None]:

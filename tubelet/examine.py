@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .data import fingerprint
 from .data.container import codec_of
+from .data.indexes import footprint
 from .data.video import Video, VideoError
 from .machine import cache_dir
 from .processes import Failed, alive, each
@@ -43,14 +44,14 @@ class Seen:
         duration_s: its length.
         height: of the pictures; 0 where none could be decoded.
         width: likewise.
-        codec: how the file is compressed, such as h264; empty for a folder of frames.
+        codec: how the file is compressed, such as h264; empty for a folder of frames and for an array.
         size: bytes of the file, or of all files of a folder of frames.
         is_steady: whether all frames are shown for the same time.
         is_blank: no picture shows more than one colour.
         is_still: all pictures are the same.
         cut_short: what is there of a file that breaks off; empty if it is whole.
         damage: which frame cannot be decoded; empty if all those looked at can.
-        print: fingerprint of a video that shows something, float16 in base64.
+        print: fingerprint of a video that shows something, float16 in base64; empty for an array.
     """
 
     num_frames: int
@@ -71,15 +72,6 @@ class Seen:
     def fingerprint(self) -> Tensor:
         """(576,) float32."""
         return torch.from_numpy(np.frombuffer(base64.b64decode(self.print), np.float16).astype(np.float32))
-
-
-def footprint(path: Path) -> tuple[int, int]:
-    """Bytes, and time of the last change (ns), of a video, file or folder of frames: with others it is another one."""
-    status = path.stat()
-    if not path.is_dir():
-        return status.st_size, status.st_mtime_ns
-    inside = [file.stat() for file in path.rglob("*")]
-    return sum(s.st_size for s in inside), max(s.st_mtime_ns for s in [status, *inside])
 
 
 def examine(
@@ -139,6 +131,7 @@ def _remembered(
 
 
 def _look(path: Path, full: bool) -> dict[str, Any]:
+    is_array = path.suffix.lower() == ".npy"
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         with Video(path) as video:
@@ -148,7 +141,7 @@ def _look(path: Path, full: bool) -> dict[str, Any]:
                 duration_s=video.duration_s,
                 height=0,
                 width=0,
-                codec="" if path.is_dir() else codec_of(path),
+                codec="" if path.is_dir() or is_array else codec_of(path),
                 size=footprint(path)[0],
                 is_steady=_is_steady(video.times),
                 cut_short="; ".join(str(each.message).removeprefix(f"{path}: ") for each in told),
@@ -166,7 +159,8 @@ def _look(path: Path, full: bool) -> dict[str, Any]:
                 "width": video.width,
                 "is_blank": is_blank,
                 "is_still": video.num_frames > 1 and bool((gray - gray[0]).abs().max() < _STILL),
-                "print": "" if is_blank else base64.b64encode(print_).decode(),
+                # arrays are volumes: organs cut out alike are near to one another without being copies
+                "print": "" if is_blank or is_array else base64.b64encode(print_).decode(),
             }
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import terminal
-from .data import motion, sampling
+from .data import flow, motion, sampling
 from .data.datasets import ViewClips
 from .data.layouts import open_data
-from .data.loader import Readable
+from .data.loader import SKIP, OnBad, Readable
 from .data.sample import Task, VideoData
 from .data.sampling import Short
-from .data.video import VideoError
+from .data.video import Video, VideoError
+from .processes import cores
 from .spec import ClipSpec
 
 _LOOKED_AT = 10  # videos, before it is said that none gives a clip
@@ -42,6 +43,42 @@ def open_parts(data: str | os.PathLike, parts: Sequence[str], task: Task, fold: 
             there = ", ".join(sorted(name for name, samples in found.splits.items() if samples))
             raise ValueError(f"{data}: no part {part!r}; it has {there or 'no samples at all'}")
     return found
+
+
+def channels_of(data: VideoData, part: str) -> int:
+    """Channels of the clips of a part: those of its first video that can be opened, and 3 where none can."""
+    for sample in data.splits[part][:_LOOKED_AT]:
+        with (
+            suppress(VideoError),
+            warnings.catch_warnings(action="ignore"),
+            Video(sample.path, sample.fps) as video,
+        ):
+            return video.channels
+    return 3
+
+
+def compute_flow(data: VideoData, parts: Sequence[str], on_bad: OnBad, workers: int | None) -> None:
+    """Have the optical flow of all videos of some parts in the cache folder, see `flow.compute`, unless they are flow.
+
+    Of the processes of one machine that share a step, each computes its share.
+
+    Args:
+        data: the data set.
+        parts: names of splits.
+        on_bad: with raise, a video that cannot be read is an error here; else whoever reads it will tell.
+        workers: processes; None, or 0, takes one a core.
+
+    Raises:
+        VideoError: a video cannot be read.
+        ValueError: as in `flow.compute`.
+    """
+    if channels_of(data, parts[0]) == flow.CHANNELS:
+        return
+    paths = list(dict.fromkeys(sample.path for part in parts for sample in data.splits[part]))
+    rank, world = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    failed = flow.compute(paths[rank::world], workers=workers or max(1, cores() // world))
+    if failed and on_bad == "raise":
+        raise VideoError(f"{next(iter(failed.values()))} {SKIP}")
 
 
 def check_apart(data: str | os.PathLike, folder: str | os.PathLike) -> None:

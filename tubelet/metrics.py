@@ -20,17 +20,19 @@ from .spec import at_least_one
 
 TOP_K = 5
 BINS = 15
+_COLUMNS = 50  # resamples at a time
 
 
-def classification(num_classes: int) -> Any:
+def classification(num_classes: int, *, has_auc: bool = False) -> Any:
     """Accuracies of logits or scores (N, K) against class indices (N,).
 
     Args:
         num_classes: K.
+        has_auc: also the mean of `roc_auc`, for which the scores of all samples are kept.
 
     Returns:
         A torchmetrics MetricCollection of `top1`, `top5` (above five classes) and `confusion` (K, K) counts, rows the
-            target, columns the prediction.
+            target, columns the prediction; and `auc`.
     """
     with needs("train"):
         from torchmetrics import MetricCollection
@@ -42,6 +44,12 @@ def classification(num_classes: int) -> Any:
     }
     if num_classes > TOP_K:
         measures["top5"] = MulticlassAccuracy(num_classes, top_k=TOP_K, average="micro")
+    if has_auc:
+        measures["auc"] = _rows_class()(
+            (torch.zeros(0, num_classes), torch.zeros(0, dtype=torch.int64)),
+            lambda scores, targets: (scores.detach(), targets),
+            lambda scores, targets: {"auc": roc_auc(scores, targets).nanmean()},
+        )
     return MetricCollection(measures, compute_groups=False)
 
 
@@ -303,6 +311,43 @@ def bootstrap(statistic: Callable[..., Any], *samples: Tensor, rounds: int = 100
         drawn = torch.randint(count, (count,), generator=generator)
         values.append(float(statistic(*(each[drawn] for each in samples))))
     return torch.tensor(values, dtype=torch.float64)
+
+
+def bootstrap_auc(scores: Tensor, targets: Tensor, *, rounds: int = 1000, seed: int = 0) -> Tensor:
+    """The mean of `roc_auc` over classes on resamples: what `bootstrap` gives of it, sorted once for all resamples.
+
+    Args:
+        scores: (N, K), or logits.
+        targets: class indices (N,).
+        rounds: R.
+        seed: as in `bootstrap`.
+
+    Returns:
+        (R,) float64; nan for resamples in which all samples are of one class.
+    """
+    count, num_classes = scores.shape
+    order = scores.cpu().argsort(dim=0)
+    generator = torch.Generator().manual_seed(seed)
+    targets, found = targets.cpu(), []
+    ranks = [scores[order[:, k], k].cpu().unique_consecutive(return_inverse=True)[1] for k in range(num_classes)]
+    for first in range(0, rounds, _COLUMNS):
+        drawn = [torch.randint(count, (count,), generator=generator) for _ in range(min(_COLUMNS, rounds - first))]
+        times = torch.stack([each.bincount(minlength=count) for each in drawn], dim=1).float()
+        values = [_weighted_auc(times[order[:, k]], targets[order[:, k]] == k, ranks[k]) for k in range(num_classes)]
+        found.append(torch.stack(values).nanmean(0))
+    return torch.cat(found)
+
+
+def _weighted_auc(weights: Tensor, is_positive: Tensor, rank: Tensor) -> Tensor:
+    """AUC of samples in the order of their scores, equal ones of one rank (N,), for each column of weights (N, R)."""
+    positive = weights * is_positive[:, None]
+    negative = weights - positive
+    if rank[-1] + 1 < len(rank):
+        empty = weights.new_zeros(int(rank[-1]) + 1, weights.shape[1])
+        positive, negative = empty.index_add(0, rank, positive), empty.index_add(0, rank, negative)
+    below = negative.cumsum(0) - negative / 2  # an equal score is half in order
+    order = (positive * below).sum(0, dtype=torch.float64)
+    return order / (positive.sum(0, dtype=torch.float64) * negative.sum(0))
 
 
 def interval(estimates: Tensor, level: float = 0.95) -> tuple[float, float]:

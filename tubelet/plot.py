@@ -1,4 +1,4 @@
-"""Pictures of a run: training curves, confusion, clips, timelines and the motion audit, each one PNG file.
+"""Pictures of a run: training curves, confusion, calibration, clips, timelines and the motion audit, each a PNG file.
 
 Figures are built with matplotlib's objects and never with pyplot, so no display is needed and no state is
 shared between calls. Colours are Okabe and Ito's, which colour-blind readers can tell apart (Color Universal
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.ImageFont import FreeTypeFont
 
-__all__ = ["annotate", "audit", "clips", "confusion", "curves", "strip", "timeline"]
+__all__ = ["annotate", "audit", "clips", "confusion", "curves", "reliability", "strip", "timeline"]
 
 INK, FAINT, GRID, OTHER = "#24292f", "#6e7781", "#e6e8eb", "#b4b9c0"
 BLUE, VERMILION, PALE_BLUE = "#0072b2", "#d55e00", "#9ccbe6"
@@ -39,6 +39,7 @@ Band = tuple[float, float, str]  # start and end in seconds, class name
 DOTS_PER_INCH = 150
 MOST_CELLS_WITH_NUMBERS = 20  # classes; beyond it a count no longer fits its cell
 MOST_CLASS_LABELS = 60  # per axis of a confusion matrix; beyond it every n-th class is named
+BEST = ("_auc", "_top1", "_map", "_frame_accuracy")  # figures by which an epoch is the best
 SMALLEST_LETTERS = 8.0  # pixels; smaller letters cannot be read, so longer lines lose their middle instead
 DARKEN = 0.65  # leaves white text a contrast of at least 7 to 1 on a white frame
 
@@ -47,18 +48,19 @@ def curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Path:
     """Draw the losses (left) and accuracies in % (right) of a training run, with its best epoch marked.
 
     Args:
-        history: one row per epoch. Keys ending in `_loss` are losses, keys ending in `_top1` or `_top5` are
-            accuracies as fractions 0..1; `epoch` numbers the row (its position when missing). A row may lack
-            any key; a panel with nothing to show is left out.
+        history: one row per epoch. Keys ending in `_loss` are losses, keys ending in `_auc`, `_top1`, `_top5`,
+            `_map`, `_frame_accuracy`, `_edit` or `_f1_50` are accuracies as fractions 0..1; `epoch` numbers the row
+            (its position when missing). A row may lack any key; a panel with nothing to show is left out.
         path: the PNG file to write.
 
-    The best epoch has the highest `val_top1`, or the lowest `val_loss` where no accuracy was measured.
+    The best epoch has the highest `val_auc`, else `val_top1`, `val_map` or `val_frame_accuracy`, or the lowest
+    `val_loss` where none of these was measured.
 
     Raises:
         ValueError: no row has a loss or an accuracy.
     """
     losses = _series(history, ("_loss",), factor=1)
-    accuracies = _series(history, ("_top1", "_top5"), factor=100)
+    accuracies = _series(history, (*BEST, "_top5", "_edit", "_f1_50"), factor=100)
     panels = [(label, lines) for label, lines in (("loss", losses), ("accuracy (%)", accuracies)) if lines]
     if not panels:
         raise ValueError(
@@ -108,6 +110,36 @@ def confusion(matrix: Tensor, classes: Sequence[str], path: str | Path) -> Path:
     bar.outline.set_visible(False)
     top1 = counts.trace() / counts.sum()
     axes.set_title(f"top-1 {top1:.1%} of {int(counts.sum()):,}".replace("%", " %"), color=INK, fontsize=12, loc="left")
+    return _save(figure, path)
+
+
+def reliability(bins: Sequence[Mapping[str, float]], path: str | Path) -> Path:
+    """Draw how many answers are right over their score, the line of honest scores, and below it how many answers.
+
+    Args:
+        bins: a row for each bin of scores that has answers: `samples`, and their mean `score` and `accuracy`, 0..1
+            (Guo et al. 2017, arXiv 1706.04599, figure 1).
+        path: the PNG file to write.
+
+    Raises:
+        ValueError: there is no bin.
+    """
+    if not bins:
+        raise ValueError("bins is empty; the picture needs at least one")
+    scores, rights = ([100 * row[name] for row in bins] for name in ("score", "accuracy"))
+    counts = [row["samples"] for row in bins]
+    figure = _figure(5.2, 5.2)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    _style(upper, grid="y").plot([0, 100], [0, 100], color=FAINT, linewidth=1.2, linestyle=(0, (4, 2)), label="honest")
+    upper.vlines(scores, scores, rights, color=VERMILION, linewidth=1.6, label="gap")
+    upper.plot(scores, rights, "o-", color=BLUE, linewidth=1.2, markersize=5, label="accuracy")
+    upper.set(ylabel="right (%)", ylim=(-3, 104), yticks=range(0, 101, 20))
+    upper.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    bars = _style(lower, grid="y").bar(scores, counts, width=4.5, color=PALE_BLUE)
+    lower.bar_label(bars, [f"{count:,.0f}" for count in counts], color=INK, fontsize=7, padding=2)
+    lower.set(xlabel="score of the answer (%)", ylabel="answers", xlim=(-3, 103), xticks=range(0, 101, 20))
+    lower.margins(y=0.2)
+    lower.locator_params(axis="y", nbins=3, integer=True)
     return _save(figure, path)
 
 
@@ -432,10 +464,10 @@ def _series(
 
 
 def _best_point(losses: Mapping[str, list[Point]], accuracies: Mapping[str, list[Point]]) -> tuple[str, Point] | None:
-    """Return the highest point of val_top1 (of equal ones that of least val_loss), else the lowest of val_loss."""
-    if "val_top1" in accuracies:
+    """Return the highest point of the first of `BEST` (of equal ones that of least val_loss), else of least loss."""
+    if name := next((f"val{ending}" for ending in BEST if f"val{ending}" in accuracies), None):
         loss = dict(losses.get("val_loss", []))
-        return "val_top1", max(accuracies["val_top1"], key=lambda point: (point[1], -loss.get(point[0], 0.0)))
+        return name, max(accuracies[name], key=lambda point: (point[1], -loss.get(point[0], 0.0)))
     if "val_loss" in losses:
         return "val_loss", min(losses["val_loss"], key=lambda point: point[1])
     return None

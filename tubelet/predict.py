@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from . import heads, plot, terminal
-from .data import sampling, transforms
+from .data import flow, sampling, transforms
 from .data.camera import Camera, is_live
+from .data.datasets import check_channels
 from .data.layouts import SUFFIXES
 from .data.layouts.places import videos_among
 from .data.pictures import is_frames
@@ -167,7 +168,8 @@ def predict(
     Args:
         model: a file of weights, the folder of a run, or a network with a `spec`.
         source: a video file, a folder of frames, a folder of either, an array or a tensor (C, T, H, W) of uint8 (see
-            `tubelet.data.video.Video`), or a live source: the number of a camera or an address (see
+            `tubelet.data.video.Video`; for a network of two channels their optical flow is computed and kept, see
+            `tubelet.data.flow`), or a live source: the number of a camera or an address (see
             `tubelet.data.camera.Camera`). A live source is seen until it ends or Ctrl-C, a line for each window.
         stride_s: seconds between the starts of two windows; by default half a window.
         fps: rate of what has no times: a folder of frames (None takes 30), or an array (None takes it to be at the
@@ -192,6 +194,8 @@ def predict(
     if not spec.classes:
         log.info("%s", unnamed(model, network))
     if is_live(source):
+        if spec.in_channels == flow.CHANNELS:
+            raise ValueError(f"{source}: live, and the network takes optical flow: record it, and give the file")
         if fps is not None:
             raise ValueError(f"fps {fps}: {source} is live and has times of its own")
         return _watch(network, spec, source, stride_s)
@@ -256,23 +260,17 @@ def _predict_video(
     short: Short,
 ) -> Prediction:
     counts_frames = fps is None and not isinstance(source, Path)
-    with Video(source, 1.0 if counts_frames else fps) as video:
+    with flow.open_video(source, 1.0 if counts_frames else fps, spec.in_channels, is_shown=True) as video:
         name = str(video.path)
+        check_channels(video, spec)
         step = spec.frame_stride if counts_frames else sampling.step(spec, video.fps)
         stride = None if stride_s is None else round(stride_s * video.fps)
         windows, lasts = _windows(name, spec, video.num_frames, step, stride, short)
-        clips = _checked(name, spec, video.clips(windows, resize=spec.resize, crop=spec.crop))
+        clips = video.clips(windows, resize=spec.resize, crop=spec.crop)
         scores = _run(network, spec, terminal.progress(clips, video.path.name, len(windows)), batch_size)
         ends = torch.cat([video.times[1:], video.times.new_tensor([video.duration_s])])
         times = torch.stack([video.times[[window[0] for window in windows]], ends[lasts]], 1)
     return Prediction((name,) * len(windows), times, scores, _classes(spec, scores))
-
-
-def _checked(name: str, spec: ClipSpec, clips: Iterable[Tensor]) -> Iterator[Tensor]:
-    for clip in clips:
-        if clip.shape[0] != spec.in_channels:
-            raise VideoError(f"{name}: {clip.shape[0]} channels, and the clips of the network have {spec.in_channels}")
-        yield clip
 
 
 def _watch(network: nn.Module, spec: ClipSpec, source: int | str, stride_s: float | None) -> Prediction:

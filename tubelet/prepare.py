@@ -25,6 +25,7 @@ from torch import Tensor
 from .data import motion
 from .data.augment import Augment
 from .data.datasets import TrainClips
+from .data.indexes import footprint
 from .data.layouts import SUFFIXES, open_data
 from .data.layouts.places import videos_among
 from .data.listing import difference, whole, write_list
@@ -32,7 +33,6 @@ from .data.pictures import is_frames
 from .data.sample import Sample, VideoData
 from .data.transforms import Size, resize_shape
 from .data.video import Video, VideoError, write_video
-from .examine import footprint
 from .processes import Failed, alive, each
 from .spec import ClipSpec, at_least_one
 from .terminal import counted, progress

@@ -1,133 +1,394 @@
-"""Reports: one HTML file that holds its text, tables, pictures and videos and needs no network."""
+"""The report of a run: how it was trained, how good it is, where it goes wrong, on one offline page."""
 
 from __future__ import annotations
 
-import base64
+import csv
+import heapq
+import inspect
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
+import os
+import re
+import shlex
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import machine
+from . import plot, terminal
+from .data.augment import Augment
+from .data.datasets import part_of
+from .data.mixing import Mixing
+from .data.sample import Sample
+from .data.video import Video, write_video
+from .models import models
+from .page import Section, write_report
+from .train import train
 
-__all__ = ["Section", "write_report"]
+__all__ = ["command", "report"]
 
-MEDIA_TYPES = {".png": "image/png", ".mp4": "video/mp4"}
+# The first that is there leads the page: figures that were measured, and those by which a run chose its best epoch.
+FIGURES = {"top1": "top-1", "map": "mAP", "frame_accuracy": "frames right"}
+BEST = {"auc": "AUC", **FIGURES}
+MOST_PAIRS = 30  # of confused classes, where the matrix is too large to read
+MOST_BAD = 100  # samples that are listed with their reasons
+# A thumbnail: seconds and frames at most, pixels of its short and long side at most, and H.264's constant quality.
+# Noise, the worst there is, comes to 0.35 MB, what people film to 0.03: the page of 24 mistakes to 11 MB and to 1.
+SECONDS, NUM_FRAMES, SHORT_SIDE, LONG_SIDE, CRF = 4, 50, 112, 224, 30
 
-
-@dataclass
-class Section:
-    """One headed part of a report.
-
-    Attributes:
-        title: the heading.
-        text: plain text; blank lines part paragraphs.
-        pictures: (path, caption) pairs, each a `.png` or an `.mp4` file; the caption is the alternative text.
-        table: rows of one table. Columns are the keys in the order they first appear; a row may lack some.
-    """
-
-    title: str
-    text: str = ""
-    pictures: Sequence[tuple[Path, str]] = ()
-    table: Sequence[Mapping[str, object]] = ()
+_FIELDS: dict[str, Any] = {"augment": Augment, "mixing": Mixing}
 
 
-def write_report(path: str | Path, title: str, sections: Sequence[Section], *, summary: str = "") -> Path:
-    """Write sections as one self-contained HTML file.
+def report(folder: str | os.PathLike, out: str | os.PathLike | None = None) -> Path:
+    """Write one HTML page of a run: figures, commands, curves, confusion, worst mistakes, classes, audit, calibration.
+
+    It holds its pictures and videos, and asks no other machine for anything. What was not measured is left out.
 
     Args:
-        path: the HTML file; it is written aside and renamed, so a reader never sees half of it.
-        title: the heading of the page.
-        sections: shown in order; from four on, a list of contents comes first.
-        summary: plain text below the title.
+        folder: of a run (`tubelet train`), or of an evaluation (`tubelet evaluate`, which writes this page itself).
+        out: the page; by default `report.html` in the folder.
+
+    Returns:
+        Path of the page.
 
     Raises:
-        ValueError: a picture is missing, or is neither a `.png` nor an `.mp4` file.
+        ValueError: the folder is neither, a file in it is damaged, or `out` is a folder.
+        ImportError: a package of `tubelet[plot]` is missing.
     """
-    with machine.needs("plot"):
-        import jinja2
+    folder = Path(folder)
+    path = folder / "report.html" if out is None else Path(out)
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; give the name of a file, such as {path / 'report.html'}")
+    place = next((each for each in (folder / "evaluate", folder) if (each / "evaluate.json").is_file()), None)
+    measured = _read_json(place / "evaluate.json", "summary") if place else {}
+    runs = [_run(each) for each in _run_folders(folder, measured)]
+    if not measured and not runs:
+        raise ValueError(
+            f"{folder}: no run.json and no evaluate.json in it; give the folder of a run, such as runs/NAME"
+        )
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    page = environment.from_string(source).render(
-        title=title, summary=summary, sections=[_content(section) for section in sections]
-    )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(page, encoding="utf-8")
-    return aside.replace(path)
+    with tempfile.TemporaryDirectory() as drawn:
+        sections = [_commands(runs, measured), _training(runs, Path(drawn))]
+        if place is not None:
+            sections += [
+                _all_figures(measured),
+                _confusion(measured, place),
+                _mistakes(measured, Path(drawn)),
+                _classes(measured),
+                _audit(measured, place),
+                _calibration(measured, Path(drawn)),
+            ]
+        sections += [_data(runs, measured), _environment(measured)]
+        names = [run.folder.resolve().name for run in runs] or [Path(name).name for name in measured["models"]]
+        data = measured["data"] if measured else runs[0].arguments["data"]
+        return write_report(
+            path,
+            f"{' + '.join(names)} on {data}",
+            [section for section in sections if section is not None],
+            summary=_summary(measured),
+            figures=_headline(runs, measured),
+        )
 
 
-def _content(section: Section) -> dict[str, object]:
-    """Return what the template shows of a section."""
-    return {
-        "title": section.title,
-        "paragraphs": section.text.strip().split("\n\n") if section.text.strip() else [],
-        "pictures": [_picture(Path(path), caption) for path, caption in section.pictures],
-        "table": _table(section.table),
-    }
+def command(verb: Callable, values: Mapping[str, Any]) -> str:
+    """The line that calls a verb of tubelet in a shell, what is the default left out.
+
+    Args:
+        verb: `train` or `evaluate`.
+        values: its arguments by name, as `run.json` and `evaluate.json` hold them.
+    """
+    words = ["tubelet", verb.__name__, str(values["data"])]
+    for name, parameter in inspect.signature(verb).parameters.items():
+        value = values.get(name)
+        if name == "data":
+            continue
+        if name in _FIELDS and value is not None:
+            for key, each in _changed(value, _FIELDS[name]).items():
+                words += [f"--{name}.{key}", _typed(each)]
+        elif value not in (None, parameter.default):
+            several = value if isinstance(value, list) and isinstance(value[0], str) else [value]
+            for each in several:
+                words += [f"--{name}", _typed(each)]
+    return shlex.join(words)
 
 
-def _picture(path: Path, caption: str) -> dict[str, object]:
-    """Return a picture or video as a data URI, with its caption."""
-    media_type = MEDIA_TYPES.get(path.suffix.lower())
-    if media_type is None:
-        raise ValueError(f"{path} is neither a .png nor an .mp4 file; a report holds only these")
+def _changed(fields: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """The fields that differ from the usual ones; where none does, one of them, since to ask for none is to choose."""
+    usual = json.loads(json.dumps(asdict(kind())))
+    return {key: value for key, value in fields.items() if value != usual[key]} or dict([[*fields.items()][-1]])
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, list):
+        return "x".join(map(str, value)) if all(isinstance(each, int) for each in value) else json.dumps(value)
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+# What is there
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run left: its folder, `run.json`, `metrics.csv` and `bad.csv`."""
+
+    folder: Path
+    arguments: dict[str, Any]
+    history: list[dict[str, float]]
+    bad: dict[str, str]
+
+
+def _run_folders(folder: Path, measured: Mapping[str, Any]) -> list[Path]:
+    """The folders of the runs whose models were measured, as far as they are there."""
+    around = [each for each in (folder, folder.parent) if (each / "run.json").is_file()]
+    if len(measured.get("models", [])) < 2 and around:
+        return around[:1]
+    models = (Path(name) for name in measured.get("models", []) if Path(name).exists())
+    folders = (model if model.is_dir() else model.parent for model in models)
+    return [each for each in folders if (each / "run.json").is_file()]
+
+
+def _run(folder: Path) -> _Run:
+    rows = _read_csv(folder / "metrics.csv")
+    try:
+        history = [{name: float(value) for name, value in row.items() if value} for row in rows]
+    except (TypeError, ValueError):
+        raise ValueError(f"{folder / 'metrics.csv'}: damaged; move it away") from None
+    bad = {row["sample"]: row["reason"] for row in _read_csv(folder / "bad.csv")}
+    return _Run(folder, _read_json(folder / "run.json", "data"), history, bad)
+
+
+def _read_json(path: Path, key: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or key not in found:
+        raise ValueError(f"{path}: not whole; train or evaluate again")
+    return found
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; write the picture before the report")
-    data = path.read_bytes()
-    return {
-        "uri": f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}",
-        "caption": caption,
-        "is_video": media_type.startswith("video/"),
-        "is_wide": media_type == "image/png" and _is_wide(data),
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# The head of the page
+
+
+def _summary(measured: Mapping[str, Any]) -> str:
+    if not measured:
+        return "Not measured yet: the figures are those of the validation after each epoch."
+    views = measured["views"]  # None where each frame is seen once
+    seen = "whole videos" if views is None else f"{views} x {measured['crops']} clips of each video"
+    return f"Part {measured['split']}, {seen}" + (f", protocol {measured['protocol']}" if measured["protocol"] else "")
+
+
+def _headline(runs: Sequence[_Run], measured: Mapping[str, Any]) -> dict[str, str]:
+    """The figures in large letters."""
+    if measured:
+        found = measured["summary"]
+        name = next(name for name in FIGURES if name in found)
+        tiles = {FIGURES[name]: _percent(found[name])}
+        if f"{name}_low" in found:
+            low, high = _percent(found[f"{name}_low"]), _percent(found[f"{name}_high"])
+            tiles["95 % interval"] = f"{low.removesuffix(' %')} to {high}"
+        if "auc" in found:
+            tiles["AUC"] = _percent(found["auc"])
+        tiles |= {"samples": f"{found['samples']:,}"}
+        return tiles | {name: f"{found[name]:,}" for name in ("bad", "missing") if found[name]}
+    history = runs[0].history
+    figure = next((name for name in BEST if history and f"val_{name}" in history[0]), None)
+    best = {
+        f"{BEST[name]}, best epoch": _percent(max(row.get(f"val_{name}", 0) for row in history))
+        for name in BEST
+        if name == figure
     }
+    return best | {"epochs": str(len(history))}
 
 
-def _is_wide(png: bytes) -> bool:
-    """Tell whether a PNG would be too flat or too detailed to read in half the page's width.
-
-    Width and height are big-endian at bytes 16 and 20 (PNG specification, 11.2.1 IHDR).
-    """
-    width, height = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
-    return width > 1.8 * height or width > 1200
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def _table(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
-    """Return the heads and cells of a table as text, each with whether its column holds numbers."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = [[row.get(name) for row in rows] for name in names]
-    numeric = [all(_is_number(value) for value in column if value is not None) for column in columns]
-    texts = [
-        _numbers(column) if is_number else _words(column) for column, is_number in zip(columns, numeric, strict=True)
+# Its sections; None where there is nothing to show
+
+
+def _commands(runs: Sequence[_Run], measured: Mapping[str, Any]) -> Section:
+    lines, notes = [], []
+    for run in runs:
+        if run.arguments["model"] in models():
+            lines.append(command(train, _asked(run.arguments)))
+        else:
+            notes.append(f"{run.folder} was trained from Python, on a network in memory: see its run.json.")
+    if measured.get("command"):
+        lines.append(measured["command"])
+    elif measured:
+        notes.append("Measured from Python, on a network in memory: see evaluate.json.")
+    return Section("Commands", "\n".join(notes), commands=lines)
+
+
+def _asked(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a run without the two paths that it chose by itself."""
+    chosen = dict(arguments)
+    out = Path(chosen.get("out") or "")
+    if re.fullmatch(re.escape(f"{Path(chosen['data']).stem}-{chosen['model']}") + r"(-\d+)?", out.name) and (
+        out.parent == Path("runs")
+    ):
+        del chosen["out"]
+    if Path(chosen.get("convolutions") or "").parent.name == out.name:
+        chosen["convolutions"] = None
+    return chosen
+
+
+def _training(runs: Sequence[_Run], drawn: Path) -> Section | None:
+    pictures, lines = [], []
+    for number, run in enumerate(run for run in runs if run.history):
+        epochs, seconds = len(run.history), sum(row.get("seconds", 0) for row in run.history)
+        lines.append(f"{run.folder}: {terminal.counted(epochs, 'epoch')} in {seconds / 60:.1f} minutes.")
+        caption = f"Loss and accuracy of {run.folder.resolve().name} over its {terminal.counted(epochs, 'epoch')}"
+        pictures.append((plot.curves(run.history, drawn / f"curves{number}.png"), caption))
+    return Section("Training", "\n".join(lines), pictures) if pictures else None
+
+
+def _all_figures(measured: Mapping[str, Any]) -> Section:
+    elsewhere = ("samples", "bad", "missing", "views", "crops")
+    found = {name: value for name, value in measured["summary"].items() if name not in elsewhere}
+    rows = [{"figure": name.replace("_", " "), "value": _shown(value)} for name, value in found.items()]
+    return Section("Figures", "Accuracies and errors are shares, 0 to 1.", table=rows)
+
+
+def _confusion(measured: Mapping[str, Any], place: Path) -> Section | None:
+    counts, classes = measured.get("confusion"), measured["classes"]
+    if counts is None:
+        return None
+    picture = place / "confusion.png"
+    if len(classes) <= plot.MOST_CELLS_WITH_NUMBERS and picture.is_file():
+        return Section("Confusion", pictures=[(picture, "Confusion matrix: rows are targets, columns are answers")])
+    wrong = [(n, i, j) for i, row in enumerate(counts) for j, n in enumerate(row) if n and i != j]
+    rows = [
+        {
+            "target": classes[i],
+            "taken for": classes[j],
+            "times": n,
+            "of its samples (%)": round(100 * n / sum(counts[i]), 1),
+        }
+        for n, i, j in heapq.nlargest(MOST_PAIRS, wrong, key=lambda each: each[0])
     ]
-    return {
-        "heads": list(zip(names, numeric, strict=True)),
-        "rows": [list(zip(row, numeric, strict=True)) for row in zip(*texts, strict=True)],
-    }
+    text = f"{sum(n for n, _, _ in wrong):,} wrong answers in {len(wrong):,} pairs of the {len(classes)} classes"
+    return Section("Confusion", f"{text}; the {len(rows)} most frequent pairs:" if rows else f"{text}.", table=rows)
 
 
-def _is_number(value: object) -> bool:
-    """Tell whether a value is a number to be aligned; True and False are words."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _mistakes(measured: Mapping[str, Any], drawn: Path) -> Section | None:
+    if "mistakes" not in measured:
+        return None
+    if not measured["mistakes"]:
+        return Section("Worst mistakes", "No answer is wrong.")
+    pictures, unseen = [], []
+    root = os.path.commonpath([Path(row["path"]).absolute().parent for row in measured["mistakes"]])
+    for number, row in enumerate(terminal.progress(measured["mistakes"], "drawing mistakes")):
+        path = drawn / f"mistake{number}.mp4"
+        says = f"{row['target']}, taken for {row['answer']}"
+        told = f"{says}\n{_percent(row['score'])} against {_percent(row['score_of_target'])}"
+        told += f"\n{str(Path(row['sample']).absolute()).removeprefix(root + os.sep)}"
+        try:
+            _write_thumbnail(row, path)
+            pictures.append((path, told))
+        except (ValueError, OSError) as error:
+            unseen.append({"target": row["target"], "answer": row["answer"], "cannot be shown": str(error)})
+    text = (
+        "The wrong answers with the highest scores: target and answer, and the score of the answer against that of the "
+        f"target. The files are in {root}."
+    )
+    return Section("Worst mistakes", text, pictures, unseen, is_gallery=True)
 
 
-def _words(column: Sequence[object]) -> list[str]:
-    """Return a column as text: yes and no for True and False, nothing for None."""
-    return [{"True": "yes", "False": "no", "None": ""}.get(str(value), str(value)) for value in column]
+def _write_thumbnail(row: Mapping[str, Any], path: Path) -> None:
+    """Write the middle of a sample as a small video, all of it where it is short."""
+    sample = Sample(Path(row["path"]), 0, row["start"], row["end"], unit=row["unit"], fps=row.get("fps"))
+    with warnings.catch_warnings(action="ignore"), Video(sample.path, sample.fps) as video:
+        part = part_of(sample, video)
+        span = min(len(part), max(1, round(SECONDS * video.fps)))
+        count = min(span, NUM_FRAMES)
+        start = part.start + (len(part) - span) // 2
+        scale = min(1, SHORT_SIDE / min(video.height, video.width), LONG_SIDE / max(video.height, video.width))
+        size = max(2, 2 * round(video.height * scale / 2)), max(2, 2 * round(video.width * scale / 2))
+        clip = video.frames([start + i * span // count for i in range(count)], resize=size)
+        rate = video.fps * count / span
+    colours = clip[:3] if len(clip) >= 3 else clip[:1].expand(3, -1, -1, -1)  # of flow and volumes the first channel
+    write_video(path, colours.unbind(1), rate, crf=CRF)
 
 
-def _numbers(column: Sequence[Any]) -> list[str]:
-    """Return a column of numbers with its decimal points in line: four digits of a float, all of an integer.
+def _classes(measured: Mapping[str, Any]) -> Section | None:
+    rows = measured["per_class"]
+    if not rows:
+        return None
+    shares = ("recall", "precision", "f1", "average_precision")
+    figure = next(name for name in ("f1", "average_precision") if name in rows[0])
+    table = [
+        {
+            f"{name} (%)".replace("_", " ") if name in shares else name: round(100 * value, 1)
+            if name in shares and value is not None else value for name, value in row.items()
+        }
+        for row in sorted(rows, key=lambda row: math.inf if row[figure] is None else row[figure])
+    ]  # fmt: skip
+    return Section("Classes", f"The worst first, by {figure.replace('_', ' ')}.", table=table)
 
-    A column with values below 0.0001 keeps their exponents instead. What is no number at all is a dash.
-    """
-    floats = [f"{value:.4g}" for value in column if isinstance(value, float) and math.isfinite(value)]
-    decimals = max((len(text.partition(".")[2]) for text in floats if "e" not in text), default=0)
-    pattern = ".4g" if any("e-" in text for text in floats) else f",.{decimals}f"
-    return ["" if value is None else "-" if math.isnan(value) else format(value, pattern) for value in column]
+
+def _audit(measured: Mapping[str, Any], place: Path) -> Section | None:
+    picture = place / "audit.png"
+    if "audit as is" not in measured["summary"] or not picture.is_file():
+        return None
+    text = (
+        "The centre clip of each video as it is, with its frames reversed, shuffled, and as one frame repeated. Where "
+        "one frame does as well as the clip, one picture tells the class; far below it, the network uses motion."
+    )
+    return Section("Motion audit", text, [(picture, "Accuracy of clips as they are and with their time altered")])
+
+
+def _calibration(measured: Mapping[str, Any], drawn: Path) -> Section | None:
+    bins = measured.get("calibration")
+    if not bins:
+        return None
+    found = measured["summary"]
+    text = (
+        "Answers by their score, and how many of them are right: on the line, scores are honest. Calibration error "
+        f"{_percent(found['calibration_error'])}."
+    )
+    if "temperature" in found:
+        text += f" With temperature {found['temperature']:.3f}: {_percent(found['calibration_error_tempered'])}."
+    picture = plot.reliability(bins, drawn / "reliability.png")
+    return Section("Calibration", text, [(picture, "Accuracy over score, and the number of answers of each score")])
+
+
+def _data(runs: Sequence[_Run], measured: Mapping[str, Any]) -> Section:
+    first = runs[0].arguments if runs else {}
+    found = {name: measured[name] for name in ("data", "layout", "task", "fold", "split") if measured.get(name)}
+    found = found or {name: first[name] for name in ("data", "task", "fold") if first.get(name)}
+    if measured:
+        found |= {"classes": len(measured["classes"])}
+        found |= {name: measured["summary"][name] for name in ("samples", "bad", "missing")}
+    found |= {f"bad, {run.folder}": len(run.bad) for run in runs if run.bad}
+    bad = measured.get("bad", {}) | {name: reason for run in runs for name, reason in run.bad.items()}
+    rows: list[dict[str, object]] = [{"what": name, "value": _shown(value)} for name, value in found.items()]
+    rows += [{"what": f"bad: {name}", "value": reason} for name, reason in [*bad.items()][:MOST_BAD]]
+    if len(bad) > MOST_BAD:
+        rows.append({"what": "bad", "value": f"and {len(bad) - MOST_BAD:,} more, in evaluate.json and bad.csv"})
+    return Section("Data", table=rows)
+
+
+def _environment(measured: Mapping[str, Any]) -> Section | None:
+    if not measured:
+        return None
+    found = measured["environment"] | {f"clip, {name}": value for name, value in (measured["clip"] or {}).items()}
+    return Section("Environment", table=[{"what": name, "value": _shown(value)} for name, value in found.items()])
+
+
+def _shown(value: object) -> str:
+    """A value in words, a size as 56 x 72."""
+    if isinstance(value, list):
+        return " x ".join(map(_shown, value))
+    return "none" if value is None else terminal.show(value)

@@ -70,10 +70,15 @@ class ClipSpec:
         return len(self.mean)
 
     def with_channels(self, in_channels: int) -> ClipSpec:
-        """The same spec for another number of channels, each with the average statistics of the old ones."""
+        """The same spec for another number of channels, each with the average statistics of the old ones.
+
+        Two channels are optical flow, whose mean is 0.5: nothing moves.
+        """
         if in_channels == self.in_channels:
             return self
         mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
+        if in_channels == 2:
+            mean = 0.5
         return dataclasses.replace(self, mean=(mean,) * in_channels, std=(std,) * in_channels)
 
     def to_dict(self) -> dict[str, Any]:

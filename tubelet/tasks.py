@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -17,6 +18,11 @@ from .data.sample import VideoData
 __all__ = ["TASKS", "Task", "task_of", "with_head"]
 
 TASKS = ("classify", "multilabel", "frames", "detect")
+
+# Share of the training samples in one class, from which accuracy tells little: to answer it always is hard to beat.
+# Ours. Of two runs on AdrenalMNIST3D (78 %), choosing the epoch by the AUC of 98 samples gave other 224 an AUC 0.4 and
+# 1.2 points higher than choosing it by their accuracy.
+LOPSIDED = 0.75
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -116,7 +122,9 @@ def task_of(data: VideoData, loss: str, label_smoothing: float, class_weights: s
     elif data.task == "detect":
         measures, best = lambda: metrics.detection(number, data.evaluated), "val_map"
     else:
-        measures, best = lambda: metrics.classification(number), "val_top1"
+        is_lopsided = bool(counts.max() >= LOPSIDED * counts.sum())
+        measures = partial(metrics.classification, number, has_auc=is_lopsided)
+        best = "val_auc" if is_lopsided else "val_top1"
     return Task(data.task, number, chosen, plain, measures, best)
 
 

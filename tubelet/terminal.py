@@ -7,7 +7,9 @@ import functools
 import io
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -74,6 +76,14 @@ def say(line: str) -> None:
     _console().print(line, markup=False, emoji=False, soft_wrap=True)
 
 
+@contextmanager
+def told() -> Iterator[None]:
+    """While it lasts, Python's warnings are lines for the reader, without a line of our code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: say(str(message))
+        yield
+
+
 class _Lines(logging.Handler):
     """Says each log line, above a bar that runs, on what stderr is by then."""
 
@@ -112,7 +122,7 @@ class Table:
             is_text = isinstance(self.rows[0][column], str)
             drawing.add_column(column, justify="left" if is_text else "right", overflow="fold")
         for row in self.rows:
-            drawing.add_row(*map(show, row.values()))
+            drawing.add_row(*(show(row[column]) if column in row else "" for column in self.rows[0]))
         text = io.StringIO()
         out = Console(file=text, width=100, highlight=False, markup=False, emoji=False, color_system=None)
         if self.rows:

@@ -23,7 +23,7 @@ from . import feed, fit, optim, plot, regularize, speed, tasks, terminal
 from . import memory as memories
 from . import weights as files
 from .checkpoints import LAST
-from .data import datasets
+from .data import datasets, flow
 from .data.augment import Augment
 from .data.layouts.splits import labels_of
 from .data.loader import ON_BAD, OnBad, loader
@@ -32,7 +32,7 @@ from .data.order import EpochOrder
 from .data.sample import VideoData
 from .data.sampling import SHORTS, Short
 from .launch import is_first
-from .models import create, load, ready
+from .models import MODELS, create, load, ready
 from .recipe import Recipe, choose
 from .spec import ClipSpec, at_least_one
 
@@ -78,6 +78,7 @@ def train(
     *,
     model: str | nn.Module = "r2plus1d_18",
     task: TaskName = "classify",
+    input: Literal["rgb", "flow"] | None = None,
     fold: int | None = None,
     weights: str | os.PathLike | None = None,
     recipe: str | None = None,
@@ -134,6 +135,8 @@ def train(
         model: name of a network, or any nn.Module from (B, C, T, H, W) to logits (B, K) with a `spec`.
         task: classify, one class a clip; multilabel, any number; frames, a class for each frame; detect, classes for
             each box. Data that can be read in several ways is read so.
+        input: flow, the optical flow of the videos, which is computed before the training and kept in the cache folder;
+            rgb, what the data holds. By default what the network takes, where it takes flow, else rgb.
         fold: official fold of UCF101 or HMDB51; by default the first.
         weights: a tag of the catalogue or a checkpoint to start from; the head is new where classes differ.
         recipe: scratch, scratch_small, finetune or finetune_small.
@@ -195,6 +198,8 @@ def train(
     arguments = {name: value for name, value in locals().items() if name != "resume"}
     at_least_one(batch_size=batch_size, accumulate=accumulate, devices=devices)
     _check(task, short, on_bad, precision, memory)
+    if input not in (None, "rgb", "flow"):
+        raise ValueError(f"input {input!r}; there is rgb, flow")
     if weights is not None and not isinstance(model, str):
         raise ValueError(
             f"weights {weights} with a network in memory: load them into it, or give the name of a network"
@@ -204,13 +209,23 @@ def train(
 
     torch.manual_seed(seed)
     name = model if isinstance(model, str) else type(model).__name__
+    channels = feed.channels_of(found, "train")
+    if input == "flow" or (input is None and _takes_flow(model)):
+        channels = flow.CHANNELS
     if isinstance(model, str):
-        model = create(model, num_classes=len(found.classes), weights=weights)
+        model = create(model, num_classes=len(found.classes), in_channels=channels, weights=weights)
     network: Any
     network, spec = ready(model)
+    if spec.in_channels != channels:
+        raise ValueError(
+            f"{name} takes clips of {spec.in_channels} channels, and the videos of {data} have {channels}: make it "
+            f"with in_channels={channels}"
+        )
     tasks.with_head(network, task)
     network.spec = spec = _spec(spec, found.classes, num_frames, frame_stride, fps, resize, crop)
     files.header(network)  # what could not be saved is said before the training, not after its first epoch
+    if channels == flow.CHANNELS:
+        feed.compute_flow(found, ("train", "val"), on_bad, workers)
 
     if memory == "auto":
         planned = _plan(network, spec, batch_size, optimizer or "adamw", precision)
@@ -283,6 +298,8 @@ def train(
     )
     for reason in reasons:
         say(f"  {reason}")
+    if undefined := chosen.augment.undefined(spec.in_channels):
+        say(f"  {', '.join(undefined)} left out: not for {terminal.counted(spec.in_channels, 'channel')}")
     course = fit.Course(
         epochs=chosen.epochs,
         seed=seed,
@@ -344,6 +361,13 @@ def train(
         if fabric.is_global_zero:
             _write_bad(bad, folder / "bad.csv")
     return Run(folder, progress.history, progress.best, objective.best, bad)
+
+
+def _takes_flow(model: str | nn.Module) -> bool:
+    """Whether a network is for optical flow, by the clip that it was published for or that it is told to take."""
+    if isinstance(model, str):
+        return any(preset.name == model and preset.spec.in_channels == flow.CHANNELS for preset in MODELS)
+    return ready(model)[1].in_channels == flow.CHANNELS
 
 
 def _silent(line: str) -> None:
@@ -465,7 +489,7 @@ class _Kept:
 
 def _figure(name: str, row: Mapping[str, float]) -> str:
     """A figure of a row in words: `top-1  97.5 %`."""
-    words = {"val_top1": "top-1", "val_map": "mAP", "val_frame_accuracy": "frames right"}
+    words = {"val_top1": "top-1", "val_auc": "AUC", "val_map": "mAP", "val_frame_accuracy": "frames right"}
     return f"{words.get(name, name)} {100 * row[name]:5.1f} %"
 
 

@@ -357,3 +357,19 @@ def test_every_setting_is_described():
 def test_recipes_begin_with_the_default():
     assert RECIPES["plain"] == Augment()
     assert len(set(RECIPES.values())) == len(RECIPES)
+
+
+def test_changes_of_colour_are_for_gray_and_rgb():
+    every = Augment(color=0.1, saturation=0.1, hue=0.1, randaugment=1, erase=1, zoom=2)
+    assert [every.undefined(channels) for channels in (3, 1, 2, 4)] == [
+        (),
+        ("saturation", "hue"),
+        *[("color", "saturation", "hue", "randaugment")] * 2,
+    ]
+    assert Augment(flip=True, erase=1, zoom=2).undefined(2) == ()
+
+
+def test_mirrored_flow_runs_the_other_way():
+    clip = noise(2, 3, 20, 32)
+    mirrored = Change((0, 0, 20, 32), (20, 32), flip=True).apply(clip)
+    assert torch.equal(mirrored, torch.stack([255 - clip[0].flip(-1), clip[1].flip(-1)]))

@@ -405,3 +405,17 @@ def test_what_boxes_forbid(patches):
     empty = Sample(patches.path, (), moment=3)
     _, (boxes, targets) = train_clips(empty, task="detect")[0, 0]
     assert boxes.shape == (0, 4) and targets.shape == (0, 8)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_clips_of_other_channels(channels, tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (channels, 20, 40, 64), dtype=np.uint8))
+    every = Augment(color=1, saturation=1, hue=0.5, randaugment=4, erase=1, flip=True, reverse=True)
+    sample, spec = Sample(tmp_path / "a.npy", 0), SPEC.with_channels(channels)
+    clip, _ = train_clips(sample, spec=spec, augment=every)[0, 0]
+    assert clip.shape == (channels, 4, 20, 32)
+    clips, _, _ = view_clips(sample, spec=spec, views=2, crops=3)[0]
+    assert clips.shape == (6, channels, 4, 20, 32)
+    for one in (train_clips(sample), view_clips(sample)):
+        with pytest.raises(VideoError, match=rf"a\.npy: {channels} channels, and the clips of the network have 3"):
+            one[(0, 0)] if isinstance(one, TrainClips) else one[0]

@@ -78,6 +78,13 @@ def test_windows_cover_every_frame(total, span, stride):
         assert {start + i for start in starts for i in range(span)} == set(range(total))
 
 
+def test_a_clip_as_long_as_the_video():
+    assert [sampling.count(total, 1) for total in (1, 7)] == [1, 7]
+    assert [sampling.count(total, 2) for total in (1, 2, 3, 8)] == [1, 1, 2, 4]
+    assert sampling.clip(0, sampling.count(10, 2.5), 2.5) == [0, 2, 5, 7]
+    assert sampling.count(31, 0.5) == 61
+
+
 @given(totals, counts, st.integers(0, 99))
 def test_segments_take_one_frame_of_each_part(total, num_segments, seed):
     middle, random = sampling.segments(total, num_segments), sampling.segments(total, num_segments, generator(seed))

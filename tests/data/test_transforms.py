@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
 from tubelet.data import transforms
+from tubelet.data.augment import RANDAUGMENT
 from tubelet.data.transforms import resize_shape
 from tubelet.spec import IMAGENET, TORCHVISION, ClipSpec
 
@@ -364,3 +365,20 @@ def test_prepare_gives_what_the_network_takes(dtype):
     prepared = transforms.prepare(noise(2, 3, 4, 5, 6), ClipSpec(), network)
     assert prepared.dtype == dtype
     assert network(prepared).shape == (2, 1, 4, 5, 6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.sampled_from(sorted(RANDAUGMENT)), min_size=1, max_size=4), st.floats(0, 10), st.integers(0, 99))
+def test_a_gray_clip_is_changed_as_three_equal_channels_are(names, magnitude, seed):
+    gray = torch.randint(0, 256, (1, 2, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    steps = [(name, RANDAUGMENT[name][0] + RANDAUGMENT[name][1] * magnitude / 10) for name in names]
+    steps = [*(step for step in steps if step[0] != "identity"), ("hue", 0.3), ("contrast", 0.7)]
+    as_rgb = transforms.change(gray.expand(3, -1, -1, -1), tuple(steps))
+    assert off(transforms.change(gray, tuple(steps)), as_rgb[:1]) <= 1
+
+
+def test_flow_runs_the_other_way():
+    flow = torch.tensor([0, 100, 127, 128, 255], dtype=torch.uint8).expand(2, 1, 1, 5)
+    both = transforms.negated(flow)
+    assert both[0].flatten().tolist() == both[1].flatten().tolist() == [255, 155, 128, 127, 0]
+    assert torch.equal(transforms.negated(flow, (0,)), torch.stack([both[0], flow[1]]))

@@ -76,13 +76,14 @@ class Change:
         """All that follows the box and the resize, alike in every frame.
 
         Flip, then places, then colours, then the erased box. It is the same as these steps one by one, to one grey
-        level; `transforms.change` says where values are rounded.
+        level; `transforms.change` says where values are rounded. What two channels show is optical flow: mirrored, it
+        also runs the other way.
 
         Args:
-            clip: uint8 (3, T, H, W), with (H, W) the `size`; it is not changed.
+            clip: uint8 (C, T, H, W), with (H, W) the `size`; it is not changed.
 
         Returns:
-            uint8 (3, T, H, W).
+            uint8 (C, T, H, W).
 
         Raises:
             ValueError: the clip has another size.
@@ -94,6 +95,8 @@ class Change:
         clip = clip.contiguous()  # from a decoder's (T, H, W, C) once, since each later pass is faster so
         if self.flip:
             clip = transforms.flip(clip)
+            if len(clip) == 2:
+                clip = transforms.negated(clip, (0,))
         clip = transforms.change(clip, self.steps)
         if self.erase is not None:
             clip = transforms.erase(clip, self.erase, self.seed)
@@ -165,6 +168,16 @@ class Augment:
             raise ValueError(
                 f"area {self.area} places and scales the box by itself; leave out max_shift and zoom, or area"
             )
+
+    def undefined(self, channels: int) -> tuple[str, ...]:
+        """Names of the changes of colour asked for that clips of so many channels do not have.
+
+        One channel has no saturation and no hue, and in `randaugment` its saturation stays as it is. What is neither
+        gray nor RGB, such as the displacements of optical flow, has no colour at all, and turned flow would have to
+        turn its vectors as well.
+        """
+        colors = {3: (), 1: ("saturation", "hue")}.get(channels, ("color", "saturation", "hue", "randaugment"))
+        return tuple(name for name in colors if getattr(self, name))
 
     def choose(
         self, total: int, num_frames: int, step: float, short: Short, generator: torch.Generator

@@ -91,12 +91,15 @@ class File:
         path: the file.
         times: (num_frames,) float64, seconds from the first frame to each.
         duration_s: seconds from the first frame to the end of the last.
+        channels: 3, also of gray.
         is_damaged: the file breaks off, or something in it is lost. Each frame that it offers is right or an error.
 
     Raises:
         VideoError: there is no such file, or it is not a video with frames.
         ImportError: PyAV is not installed.
     """
+
+    channels = 3
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._closed = False

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..spec import ClipSpec
-from . import sampling, transforms
+from . import flow, sampling, transforms
 from .augment import Augment, Change
 from .sample import Actor, Sample, Span, VideoData
 from .sampling import Short
@@ -52,7 +52,7 @@ class TrainClips(Dataset):
         split: which of its parts.
         spec: of the clips.
         augment: random changes. A clip of a class without a mirror image is not mirrored, one of a class that has no
-            name backwards is not reversed.
+            name backwards is not reversed, and what `Augment.undefined` names is left out.
         short: what videos with fewer frames than a clip do, see `sampling.fit`.
         seed: of all chance.
 
@@ -64,7 +64,9 @@ class TrainClips(Dataset):
         if data.task == "detect" and augment.randaugment:
             raise ValueError("randaugment turns and moves the picture and not its boxes: leave it out for detection")
         self.samples, self.truth = data.splits[split], _Truth.of(data)
-        self.spec, self.augment, self.short, self.seed = spec, augment, short, seed
+        undefined: dict[str, Any] = dict.fromkeys(augment.undefined(spec.in_channels), 0)
+        self.augment = replace(augment, **undefined)
+        self.spec, self.short, self.seed = spec, short, seed
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -82,9 +84,12 @@ class TrainClips(Dataset):
 
     def _read(self, index: int, keys: list[Key]) -> list[tuple[Tensor, Target]]:
         sample = self.samples[index]
-        with Video(sample.path, sample.fps) as video, _naming(sample):
+        with _opened(sample, self.spec) as video:
             plans = [self._plan(sample, video, key) for key in keys]
             clips = _cut(video, plans)
+            if self.spec.in_channels == 2:
+                pairs = zip(plans, clips, strict=True)
+                clips = [transforms.negated(clip) if plan.is_reversed else clip for plan, clip in pairs]
             return [(plan.change.apply(clip), plan.target) for plan, clip in zip(plans, clips, strict=True)]
 
     def _plan(self, sample: Sample, video: Video, key: Key) -> _Plan:
@@ -92,7 +97,7 @@ class TrainClips(Dataset):
         generator = torch.Generator().manual_seed(hash((self.seed, epoch, index, draw)) & (2**63 - 1))
         spec, truth, augment = self.spec, self.truth, self.augment
         classes = truth.classes(sample)
-        step, part = sampling.step(spec, video.fps), _part(sample, video)
+        step, part = sampling.step(spec, video.fps), part_of(sample, video)
         is_reversed = False
         if truth.task == "detect":
             indices = _around(sample, video, part, spec.num_frames, step)
@@ -109,7 +114,7 @@ class TrainClips(Dataset):
             becomes = cast("dict[int, int]", mirrored)
         if truth.task == "detect":
             return _Plan(indices, change, _in_crop(truth.boxes(sample, becomes), size, change))
-        return _Plan(indices, change, truth.of_clip(sample, video, indices, becomes))
+        return _Plan(indices, change, truth.of_clip(sample, video, indices, becomes), is_reversed)
 
 
 class ViewClips(Dataset):
@@ -146,7 +151,7 @@ class ViewClips(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target, int]:
         sample, spec, truth = self.samples[index], self.spec, self.truth
-        with Video(sample.path, sample.fps) as video, _naming(sample):
+        with _opened(sample, spec) as video:
             lists = self._lists(sample, video)
             clips = video.clips(lists, resize=spec.resize, crop=spec.crop if self.crops == 1 else None)
             # cropped one by one: all views at full size may be gigabytes
@@ -165,12 +170,53 @@ class ViewClips(Dataset):
 
     def _lists(self, sample: Sample, video: Video) -> list[list[int]]:
         """Frame indices of each view."""
-        num_frames, step, part = self.spec.num_frames, sampling.step(self.spec, video.fps), _part(sample, video)
+        num_frames, step, part = self.spec.num_frames, sampling.step(self.spec, video.fps), part_of(sample, video)
         if self.truth.task == "detect":
             return [_around(sample, video, part, num_frames, step)]
         starts = sampling.view_starts(len(part), sampling.span(num_frames, step), self.views)
         views = [sampling.fit(sampling.clip(start, num_frames, step), len(part), self.short) for start in starts]
         return [[part.start + index for index in indices] for indices in views]
+
+
+class WholeVideos:
+    """Samples of a data set of frames from end to end, in clips that follow one another.
+
+    Args:
+        data: a data set of the task frames.
+        split: which of its parts.
+        spec: of the clips.
+        short: what videos with fewer frames than a clip do, see `sampling.fit`.
+    """
+
+    def __init__(self, data: VideoData, split: str, spec: ClipSpec, short: Short) -> None:
+        self.samples, self.truth = data.splits[split], _Truth.of(data)
+        self.spec, self.short = spec, short
+
+    def clips(self, index: int) -> Iterator[tuple[Tensor, Tensor, slice]]:
+        """The clips of a sample: (C, T, H, W) uint8, its target, and which of its frames no other clip has.
+
+        Frames lie as far apart as in any clip of the spec. The last clip is moved back to end with the video.
+
+        Raises:
+            VideoError: the video cannot be read, or is too short.
+        """
+        sample, spec, num_frames = self.samples[index], self.spec, self.spec.num_frames
+        with _opened(sample, spec) as video:
+            step, part = sampling.step(spec, video.fps), part_of(sample, video)
+            total = sampling.count(len(part), step)
+            starts = sampling.window_starts(total, num_frames, num_frames)
+            grid = sampling.clip(0, max(total, num_frames), step)
+            lists = [sampling.fit(grid[start : start + num_frames], len(part), self.short) for start in starts]
+            lists = [[part.start + frame for frame in indices] for indices in lists]
+            same = {name: name for name in self.truth.classes(sample)}
+            done = 0
+            for start, indices, clip in zip(
+                starts, lists, video.clips(lists, resize=spec.resize, crop=spec.crop), strict=True
+            ):
+                target = cast(Tensor, self.truth.of_clip(sample, video, indices, same))
+                end = min(start + num_frames, total)
+                yield clip, target, slice(done - start, end - start)
+                done = end
 
 
 @dataclass(frozen=True)
@@ -180,6 +226,7 @@ class _Plan:
     indices: list[int]
     change: Change
     target: Target
+    is_reversed: bool = False
 
 
 @dataclass(frozen=True)
@@ -250,7 +297,7 @@ def _overlap(spans: Sequence[Span]) -> bool:
     return False
 
 
-def _part(sample: Sample, video: Video) -> range:
+def part_of(sample: Sample, video: Video) -> range:
     """Source frames that belong to the sample."""
     if sample.unit == "frames":
         end = video.num_frames if sample.end is None else int(sample.end)
@@ -334,11 +381,21 @@ def _clamped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @contextmanager
-def _naming(sample: Sample) -> Iterator[None]:
-    """Whatever does not fit this sample, as an error that begins with its name."""
-    try:
-        yield
-    except VideoError:
-        raise  # it has the name already
-    except ValueError as error:
-        raise VideoError(f"{sample.name}: {error}") from None
+def _opened(sample: Sample, spec: ClipSpec) -> Iterator[Video]:
+    """The video of a sample; whatever does not fit is an error that begins with its name."""
+    with flow.open_video(sample.path, sample.fps, spec.in_channels) as video:
+        try:
+            check_channels(video, spec)
+            yield video
+        except VideoError:
+            raise  # it has the name already
+        except ValueError as error:
+            raise VideoError(f"{sample.name}: {error}") from None
+
+
+def check_channels(video: Video, spec: ClipSpec) -> None:
+    """Raise VideoError unless a video has the channels of the clips that are to be cut from it."""
+    if video.channels != spec.in_channels:
+        raise VideoError(
+            f"{video.path}: {video.channels} channels, and the clips of the network have {spec.in_channels}"
+        )

@@ -14,10 +14,19 @@ import numpy as np
 
 from ..machine import cache_dir
 
-__all__ = ["load", "save"]
+__all__ = ["footprint", "load", "save"]
 
 _SLOTS = 1 << 18
 _KEY_SIZE = 16
+
+
+def footprint(path: Path) -> tuple[int, int]:
+    """Bytes, and time of the last change (ns), of a video, file or folder of frames: with others it is another one."""
+    status = path.stat()
+    if not path.is_dir():
+        return status.st_size, status.st_mtime_ns
+    inside = [file.stat() for file in path.rglob("*")]
+    return sum(s.st_size for s in inside), max(s.st_mtime_ns for s in [status, *inside])
 
 
 def load(path: Path, state: os.stat_result, version: str) -> np.ndarray | None:

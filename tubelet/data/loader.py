@@ -33,6 +33,7 @@ log = logging.getLogger("tubelet")
 OnBad = Literal["raise", "skip", "substitute"]
 Read = tuple[list, dict[str, str]]  # items, and why samples have none
 
+SKIP = "(--on_bad skip goes on without such files and counts them)"
 ON_BAD = ("raise", "skip", "substitute")
 SUBSTITUTES = 10  # tries before a data set counts as broken
 POLL_S = 5.0  # how long a worker may be dead before it is seen where no signal tells (Windows, threads)
@@ -257,7 +258,7 @@ class Batches:
                 raise VideoError(reason(error)) from None
             if bad and self.on_bad == "raise":
                 line = next(iter(bad.values()))
-                raise VideoError(f"{line} (--on_bad skip goes on without such files and counts them)")
+                raise VideoError(f"{line} {SKIP}")
             self.bad |= bad
             return batch
 

@@ -68,6 +68,7 @@ class Folder:
         path: the folder.
         times: (num_frames,) float64, seconds from the first frame to each.
         duration_s: seconds from the first frame to the end of the last.
+        channels: 3, or 2 of flow.
         is_damaged: never; a number that is missing is an error.
 
     Raises:
@@ -86,6 +87,7 @@ class Folder:
                 f"{self.path}: {len(x)} pictures like {x[0]} and {len(y)} like {y[0]}; flow has as many of both"
             )
         self._size: tuple[int, int] | None = None
+        self.channels = 2 if len(self._files) == 2 else 3
         self.times, self.duration_s = _times(len(self._files[0]), fps)
 
     @property
@@ -134,6 +136,7 @@ class Array:
         path: what errors call it.
         times: (num_frames,) float64, seconds from the first frame to each.
         duration_s: seconds from the first frame to the end of the last.
+        channels: C.
         is_damaged: never.
 
     Raises:
@@ -158,6 +161,7 @@ class Array:
         if not (is_first or is_last):
             raise VideoError(f"{what} is neither of {layouts}")
         self._frames = array if is_last else array.transpose(1, 2, 3, 0)
+        self.channels = int(self._frames.shape[3])
         self.times, self.duration_s = _times(len(self._frames), fps)
 
     @property

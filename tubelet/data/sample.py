@@ -61,6 +61,7 @@ class Sample:
         group: samples of one group (the same source, person, patient) belong in one split; empty where only the file
             itself is one.
         fps: rate of a folder of frames, where the data set tells it; a video file has its own.
+        title: what it is called where its file is a copy of a part of another; empty where the path tells.
     """
 
     path: Path
@@ -71,10 +72,13 @@ class Sample:
     unit: Unit = "frames"
     group: str = ""
     fps: float | None = None
+    title: str = ""
 
     @property
     def name(self) -> str:
-        """The path, with the part when it is not all."""
+        """The title, else the path, with the part when it is not all."""
+        if self.title:
+            return self.title
         unit = " s" if self.unit == "s" else ""
         if self.moment is not None:
             return f"{self.path}[{self.moment}{unit}]"

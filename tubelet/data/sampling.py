@@ -33,6 +33,11 @@ def span(num_frames: int, step: float) -> int:
     return _floor((num_frames - 1) * step) + 1
 
 
+def count(total: int, step: float) -> int:
+    """Frames of a clip that lasts as long as a video of `total` frames: those at or before the last one."""
+    return _floor((total - 1) / step) + 1
+
+
 def clip(start: int, num_frames: int, step: float) -> list[int]:
     """The clip that begins at frame `start`: T indices, none rounded up."""
     return [start + _floor(i * step) for i in range(num_frames)]

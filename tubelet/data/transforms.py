@@ -103,6 +103,14 @@ def flip(clip: Tensor) -> Tensor:
     return clip.flip(-1)
 
 
+def negated(flow: Tensor, channels: Sequence[int] = (0, 1)) -> Tensor:
+    """uint8 (2, T, H, W) of optical flow, 0..255 for -20..20 pixels -> the same with these channels the other way."""
+    flow = flow.clone()
+    for channel in channels:
+        flow[channel] = 255 - flow[channel]
+    return flow
+
+
 def change(clip: Tensor, steps: Steps) -> Tensor:
     """Change places and colours, alike in every frame.
 
@@ -126,8 +134,10 @@ def change(clip: Tensor, steps: Steps) -> Tensor:
     rounded (and then their order makes no difference); a run of autocontrast, equalize, posterize and solarize is one
     table. After the warp, each run and each sharpness, values are cut off at 0 and 255 and rounded.
 
+    A clip of one channel is changed as three equal ones would be.
+
     Args:
-        clip: uint8 (3, T, H, W); it is not changed.
+        clip: uint8 (3, T, H, W) or (1, T, H, W); it is not changed. Of other channels, places alone are defined.
         steps: (name, amount) of each change.
     """
     places = [step for step in steps if step[0] in _PLACES]
@@ -204,7 +214,7 @@ _PLACES: dict[str, Callable[[float, int, int], np.ndarray]] = {
 
 def _recolor(clip: Tensor, steps: Sequence[tuple[str, float]]) -> Tensor:
     """A run of linear changes: one affine map of (R, G, B, 1)."""
-    pixels = clip.reshape(3, -1).float()
+    pixels = clip.reshape(len(clip), -1).float()
     matrix = np.eye(4)
     for name, amount in steps:
         if name == "hue":
@@ -212,9 +222,11 @@ def _recolor(clip: Tensor, steps: Sequence[tuple[str, float]]) -> Tensor:
             continue
         other = _WITHOUT[name]
         if name == "contrast":
-            mean = matrix @ [*pixels.mean(1).tolist(), 1]
+            mean = matrix @ [*pixels.mean(1).expand(3).tolist(), 1]
             other = other + LUMA @ mean[:3] * _TO_FLAT
         matrix = (amount * np.eye(4) + (1 - amount) * other) @ matrix
+    if len(clip) == 1:  # three equal channels
+        return _to_uint8(pixels.mul_(matrix[0, :3].sum()).add_(matrix[0, 3])).view(clip.shape)
     values = torch.from_numpy(matrix.astype(np.float32))
     return _to_uint8(torch.addmm(values[:3, 3:], values[:3, :3], pixels)).view(clip.shape)
 

@@ -47,12 +47,14 @@ class Source(Protocol):
         path: what errors call it.
         times: (num_frames,) float64, seconds from the first frame to each.
         duration_s: seconds from the first frame to the end of the last.
+        channels: C of the pictures.
         is_damaged: it breaks off; the frames before the break are there.
     """
 
     path: Path
     times: Tensor
     duration_s: float
+    channels: int
     is_damaged: bool
 
     @property
@@ -76,7 +78,7 @@ class Video:
     Args:
         source: a file of any container and codec of the FFmpeg inside PyAV; a folder of frames (see
             `tubelet.data.pictures.Folder`); an array or tensor (C, T, H, W), or (T, H, W, C), of uint8, or a `.npy`
-            file of one, which is memory-mapped.
+            file of one, which is memory-mapped; or another `Source`.
         fps: frames a second of a folder or an array, which have no times; None takes 30.
 
     Attributes:
@@ -84,6 +86,7 @@ class Video:
         num_frames: frames that are displayed, leaving out what an edit list hides.
         times: (num_frames,) float64, seconds from the first frame to each.
         duration_s: seconds from the first frame to the end of the last.
+        channels: C of its clips: 3 of a file or a folder of pictures, 2 of flow, an array's own.
         fps: frames a second, the average over the video.
 
     Raises:
@@ -96,12 +99,13 @@ class Video:
     that refers to what is not, is an error.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | np.ndarray | Tensor, fps: float | None = None) -> None:
+    def __init__(self, source: str | os.PathLike[str] | np.ndarray | Tensor | Source, fps: float | None = None) -> None:
         self._source: Source | None = None
         self._source = _source(source, fps)
         self.path = self._source.path
         self.times = self._source.times
         self.duration_s = self._source.duration_s
+        self.channels = self._source.channels
         self.num_frames = len(self.times)
         if self._source.is_damaged:
             message = f"{self.path}: the file is damaged or cut short: only {self.num_frames} frames are there"
@@ -258,9 +262,11 @@ class Video:
         return self._source
 
 
-def _source(source: str | os.PathLike[str] | np.ndarray | Tensor, fps: float | None) -> Source:
+def _source(source: str | os.PathLike[str] | np.ndarray | Tensor | Source, fps: float | None) -> Source:
     if isinstance(source, np.ndarray | Tensor):
         return Array(source, fps)
+    if not isinstance(source, str | os.PathLike):
+        return source
     if isinstance(source, str) and _ADDRESS.match(source):
         raise VideoError(
             f"{source}: an address; download the file and give its path, or, if it is live, give the address to "

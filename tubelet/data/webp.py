@@ -40,12 +40,15 @@ class Webp:
         path: the file.
         times: (num_frames,) float64, seconds from the first frame to each.
         duration_s: seconds from the first frame to the end of the last.
+        channels: 3.
         is_damaged: the file breaks off; the frames before the break are there.
         size: (height, width) of the pictures.
 
     Raises:
         VideoError: the file holds no frame.
     """
+
+    channels = 3
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)

@@ -190,7 +190,7 @@ def classifier(
     Args:
         model: as for `ready`.
         classes: a file of class names (see `read_classes`), which go before those of the network's `spec`.
-        is_video: whether the network is to see videos, which have three channels.
+        is_video: whether the network is to see videos, which have three channels, and their optical flow two.
 
     Raises:
         ValueError: as in `ready`; also when the head has another task, the names do not fit, or the channels do not.
@@ -200,7 +200,7 @@ def classifier(
     if classes is not None:
         spec = dataclasses.replace(spec, classes=read_classes(classes))
     heads.check_classes(getattr(network, "head", None), spec.classes)
-    if is_video and spec.in_channels != 3:
+    if is_video and spec.in_channels not in (2, 3):
         raise ValueError(
             f"the network's clips have {spec.in_channels} channels and a video has 3; predict takes an array "
             f"({spec.in_channels}, T, H, W), and tubelet.create(NAME, weights=PATH, in_channels=3) makes it take 3"

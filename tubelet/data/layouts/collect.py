@@ -47,9 +47,11 @@ def collect(path: Path, found: Found, skip_missing: bool) -> VideoData:
                 raise ValueError(f"{path}: no training video for {listed}, which validation has")
             log.warning("%s: no training video for %s is there, validation has some", path, listed)
     evaluated = tuple(classes.index(name) for name in found.evaluated)
-    data = VideoData(
-        classes, splits, found.task, found.layout, mirrors(classes, told), reversals(classes, told), missing, evaluated
-    )
+    mirrored, backwards = mirrors(classes, told), reversals(classes, told)
+    if found.is_volume and (told is None or told.reversed is None):
+        becomes = {index: mirrored.get(index, index) for index in range(len(classes))}
+        backwards = {index: other for index, other in becomes.items() if other is not None}
+    data = VideoData(classes, splits, found.task, found.layout, mirrored, backwards, missing, evaluated)
     _warn_of_shared(path, data)
     _warn_of_contradictions(path, data)
     return data
@@ -156,7 +158,7 @@ def _sample(row: Row, place: Path, found: Found, names: dict[str, int]) -> Sampl
         moment -= found.cut_s
     group = row.group or group_in(place.name)
     fps = None if row.fps is None or has_video_suffix(place.name) else row.fps
-    return Sample(place, target, row.start, row.end, moment, row.unit, group, fps)
+    return Sample(place, target, row.start, row.end, moment, row.unit, group, fps, row.title)
 
 
 def _warn_of_shared(path: Path, data: VideoData) -> None:

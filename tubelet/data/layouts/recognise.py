@@ -8,17 +8,17 @@ from pathlib import Path
 from ...terminal import counted
 from ..pictures import is_frames
 from ..sample import Task
-from . import activitynet, ava, charades, folders, framewise, kinetics, lists, something, ucf
+from . import activitynet, ava, charades, folders, framewise, kinetics, lists, medmnist, something, ucf
 from .places import Places, is_annotation
 from .rows import ACCEPTED, Found, Layout
 from .text import LISTS, Part, families, has_video_suffix, head, kin, names_of
 
 LAYOUTS: tuple[Layout, ...] = (
     *something.LAYOUTS, *charades.LAYOUTS, *ava.LAYOUTS, *activitynet.LAYOUTS, *kinetics.LAYOUTS,
-    *lists.LAYOUTS,
+    *medmnist.LAYOUTS, *lists.LAYOUTS,
 )  # fmt: skip
 FOLDS = (ucf.read_ucf, ucf.read_hmdb, framewise.read)
-ANNOTATIONS = LISTS | {".json"}
+ANNOTATIONS = LISTS | {".json", ".npz"}
 MOST_FILES = 1000  # of a folder that are looked into; of more, those whose names say a split
 
 
@@ -60,7 +60,7 @@ def _of_file(file: Path, task: Task | None) -> Found:
         raise ValueError(f"{file}: no annotation of a known form; {ACCEPTED}")
     name, split = kin(file.name)
     parts = [Part(file, None)]
-    if split:
+    if split and layout not in medmnist.LAYOUTS:  # those hold all their parts in one file
         beside = [other for other in file.parent.iterdir() if kin(other.name)[0] == name]
         parts = families(beside)[file.parent, name]
     return layout.read(parts, task)

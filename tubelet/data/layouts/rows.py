@@ -13,7 +13,8 @@ from .text import LISTS, SPLITS, Part
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2, fractions of the frame
 
 ACCEPTED = (
-    f"give a folder with a folder of videos for each class, or a list ({', '.join(sorted(LISTS))}) of `path label`"
+    f"give a folder with a folder of videos for each class, or a list ({', '.join(sorted(LISTS))}) of `path label`, "
+    "or a .npz of volumes as MedMNIST has them"
 )
 
 
@@ -28,6 +29,7 @@ class Row(NamedTuple):
         start: as in `Sample`; so are end, unit, moment, group and fps.
         file: the annotation.
         line: of the row there, 0 where it has no lines.
+        title: as in `Sample`.
     """
 
     video: Path | str | tuple[str, ...]
@@ -41,6 +43,7 @@ class Row(NamedTuple):
     fps: float | None = None
     file: Path = Path()
     line: int = 0
+    title: str = ""
 
     @property
     def where(self) -> str:
@@ -61,6 +64,7 @@ class Found:
         is_official: a published list: videos that are not there are counted and left out.
         cut_s: seconds of a video that its folder of frames, or its cut copy, leaves out at the start.
         evaluated: names of the classes that the data set's own measure counts; empty means all.
+        is_volume: the third axis is a depth: backwards is one more mirror, in which a class is what it is in the other.
     """
 
     layout: str
@@ -71,6 +75,7 @@ class Found:
     is_official: bool = False
     cut_s: float = 0
     evaluated: tuple[str, ...] = ()
+    is_volume: bool = False
 
 
 class Layout(NamedTuple):
