@@ -39,14 +39,14 @@ LAYERS = (
     "models.?*",
     "models",
     "stream compare",
-    "train predict prepare",
+    "train predict prepare measure",
     "report",
     "evaluate",
     "doctor",
     "cli",
     "__main__",
 )
-# `needs` and `cache_dir` are for every other module of the lowest line.
+# `needs`, `aside` and `cache_dir` are for every other module of the lowest line.
 GROUND = {"machine", "spec"}
 DOORS = {
     "av": "data.container",

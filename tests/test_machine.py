@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tubelet.machine import cache_dir, glibc, needs
+from tubelet.machine import aside, cache_dir, glibc, needs
 
 
 def test_a_missing_package_is_told_with_the_line_that_installs_it():
@@ -50,3 +50,22 @@ def test_the_allocator_of_glibc_can_be_told_to_give_memory_back():
 def test_elsewhere_there_is_no_glibc(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert glibc.__wrapped__() is None
+
+
+@pytest.mark.parametrize("name", ["file.csv", "folder"])
+def test_what_is_made_aside_takes_its_name_when_it_is_whole(tmp_path, name):
+    def write(place, text):
+        if place.suffix:
+            place.write_text(text)
+        else:
+            place.mkdir()
+            (place / "inside").write_text(text)
+
+    with aside(tmp_path / name) as made:
+        write(made, "whole")
+        assert (made.parent, made.suffix, (tmp_path / name).exists()) == (tmp_path, (tmp_path / name).suffix, False)
+    with pytest.raises(KeyboardInterrupt), aside(tmp_path / name) as made:
+        write(made, "half")
+        raise KeyboardInterrupt
+    (left,) = tmp_path.iterdir()
+    assert left.name == name and (left if left.is_file() else left / "inside").read_text() == "whole"

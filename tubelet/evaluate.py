@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TextIO, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from . import feed, heads, metrics, plot, protocols, tasks, terminal
-from .compare import COLUMNS, Combine, Scores, combine, fuse, log_scores
-from .data import flow, transforms
-from .data.datasets import ViewClips, WholeVideos
-from .data.loader import SKIP, Batches, loader
+from . import feed, heads, measure, metrics, plot, protocols, tasks, terminal
+from .compare import Combine, Scores, log_scores
+from .data import flow
 from .data.sample import Actor, Sample, Span, Task, VideoData
 from .data.sampling import SHORTS, Short
-from .data.video import VideoError
+from .machine import aside
 from .models import classifier, read_classes, ready, unnamed
 from .report import command
 from .report import report as write_page
@@ -34,8 +29,8 @@ from .terminal import Table
 Model = str | os.PathLike | nn.Module
 
 _HEADS = {"frames": (heads.PerFrame, heads.TemporalTransformer), "detect": (heads.Detect,)}
-FITTED_ON = "val"  # the part that temperatures are fitted on
 MISTAKES = 24
+MOST_RESAMPLED = 1_000_000  # scores; the interval of their AUC takes 15 s
 _COMBINED = {"scores": "mean of the scores", "logits": "mean of the logits", "max": "highest score of each class"}
 
 
@@ -131,7 +126,7 @@ def evaluate(
     folder = Path(out) if out is not None else _default_folder(models)
     feed.check_apart(data, folder)
     networks = [_opened(each, classes, row, task) for each in models]
-    parts = tuple(dict.fromkeys((split, FITTED_ON) if temperature else (split,)))
+    parts = tuple(dict.fromkeys((split, measure.FITTED_ON) if temperature else (split,)))
     opened = feed.open_parts(data, parts, task, fold)
     if any(spec.in_channels == flow.CHANNELS for _, spec in networks):
         feed.compute_flow(opened, parts, on_bad, workers)
@@ -139,27 +134,25 @@ def evaluate(
     if len({frozenset(found.classes) for found in ordered}) > 1:
         raise ValueError("the models know different classes: fuse models that were trained on the same")
 
-    seeing = _Seeing(split, views, crops, how, is_whole, temperature, audit, batch_size, short, on_bad, workers)
+    seeing = measure.Seeing(split, views, crops, how, is_whole, temperature, audit, batch_size, short, on_bad, workers)
     report: dict[str, Any] = {
         "arguments": arguments, "data": str(data), "task": task, "fold": fold, "split": split, "protocol": protocol,
         "views": None if is_whole else views, "crops": crops, "combine": how, "layout": opened.layout,
         "command": None if any(isinstance(each, nn.Module) for each in models) else command(evaluate, arguments),
     }  # fmt: skip
     if is_each:
-        table = _measured_each(*networks[0], ordered[0], seeing, folder, report | _about(models[0], *networks[0]))
-        _write_page(folder)
-        return table
+        return _finish_each(*networks[0], ordered[0], seeing, folder, report | _about(models[0], *networks[0]))
     title = f"{split} of {data}; of {views} x {crops} clips the {_COMBINED[how]}"
     places = [folder] if len(models) == 1 else [folder / name for name in _distinct(models)]
     results, tables = [], []
     for each, (network, spec), found, place in zip(models, networks, ordered, places, strict=True):
-        results.append(_measured(network, spec, found, seeing, place))
+        results.append(measure.measured(network, spec, found, seeing, place))
         tables.append(_finish(place, title, results[-1], report | _about(each, network, spec), temperature))
     if len(models) == 1:
         _write_page(folder)
         return tables[0]
 
-    fused = _fused(results, folder)
+    fused = measure.fused(results, folder)
     figure = "top1" if task == "classify" else "map"
     alone = {f"{figure} of {place.name}": table.summary[figure] for place, table in zip(places, tables, strict=True)}
     report |= _about(models[0], *networks[0]) | {"models": arguments["model"], "clip": None}
@@ -167,35 +160,6 @@ def evaluate(
     table = _finish(folder, f"{title}; {len(models)} models fused", fused, report, temperature, alone)
     _write_page(folder)
     return table
-
-
-@dataclass(frozen=True)
-class _Seeing:
-    """How samples are read and seen, and what is measured, alike for all models."""
-
-    split: str
-    views: int
-    crops: int
-    how: Combine
-    is_whole: bool
-    temperature: bool
-    audit: bool
-    batch_size: int
-    short: Short
-    on_bad: Literal["raise", "skip"]
-    workers: int | None
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What was measured: scores, those that a temperature is fitted on (None: the same), and what was not."""
-
-    samples: Sequence[Sample]
-    scores: Scores
-    fitted_on: Scores | None
-    bad: dict[str, str]
-    missing: int
-    audited: Mapping[str, float]
 
 
 # What is asked for
@@ -332,216 +296,13 @@ def _in_order_of(spec: ClipSpec, found: VideoData, data: str | os.PathLike, part
     return replace(found, classes=spec.classes, splits=splits, evaluated=moved(found.evaluated))
 
 
-# Measuring
-
-
-def _measured(network: nn.Module, spec: ClipSpec, found: VideoData, seeing: _Seeing, folder: Path) -> _Result:
-    """All that is measured of one model; `scores.csv` in the folder is replaced when all of it is done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    said: set[str] = set()
-    fitted_on, audited = None, {}
-    with feed.explained(found, [*found.splits], spec, seeing.short), _aside(folder / "scores.csv") as file:
-        scores, bad = _measure(network, spec, found, seeing.split, seeing, said, file)
-        if seeing.temperature and seeing.split != FITTED_ON:
-            fitted_on, _ = _measure(network, spec, found, FITTED_ON, seeing, said)
-        if seeing.audit:
-            audited = _audit(network, spec, found, seeing, said)
-    return _Result(found.splits[seeing.split], scores, fitted_on, bad, found.missing, audited)
-
-
-def _fused(results: Sequence[_Result], folder: Path) -> _Result:
-    """Late fusion of several, with its `scores.csv`: one row a sample."""
-    scores = fuse([result.scores for result in results])
-    fitted_on = [result.fitted_on for result in results if result.fitted_on is not None]
-    bad = {name: reason for result in results for name, reason in result.bad.items()}
-    with _aside(folder / "scores.csv") as file:
-        write = _writer(file, scores.classes)
-        for name, target, answer in zip(scores.samples, scores.targets, scores.scores, strict=True):
-            write(name, target, answer[None], 1)
-    first = results[0]
-    return _Result(first.samples, scores, fuse(fitted_on) if fitted_on else None, bad, first.missing, {})
-
-
-def _measure(
-    network: nn.Module,
-    spec: ClipSpec,
-    found: VideoData,
-    split: str,
-    seeing: _Seeing,
-    said: set[str],
-    file: TextIO | None = None,
-) -> tuple[Scores, dict[str, str]]:
-    """The answers for a split, with a row for each view in `file`; and what could not be read, and why."""
-    clips = feed.Noted(ViewClips(found, split, spec, seeing.views, seeing.crops, seeing.short))
-    batches = loader(clips, 1, workers=seeing.workers, on_bad=seeing.on_bad)
-    is_open = found.task == "multilabel"
-    write = _writer(file, spec.classes) if file is not None else None
-    names, targets, answers = [], [], []
-    for index, target, scores in _scores(network, spec, batches, seeing, f"evaluating {split}", is_open, said):
-        names.append(found.splits[split][index].name)
-        targets.append(target)
-        answers.append(combine(scores, seeing.how, is_open=is_open))
-        if write is not None:
-            write(names[-1], target, scores, seeing.crops)
-    return Scores(tuple(names), spec.classes, torch.stack(targets).long(), torch.stack(answers)), batches.bad
-
-
-@torch.no_grad()
-def _scores(
-    network: nn.Module,
-    spec: ClipSpec,
-    batches: Batches,
-    seeing: _Seeing,
-    what: str,
-    is_open: bool,
-    said: set[str],
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Index, target and scores (V, K), float64, of each sample, from batches of one (clips (V, C, T, H, W), ...).
-
-    Notes on files that are not in `said` are printed, and added.
-    """
-    with closing(batches), batches.watched():
-        for views, target, index, notes in terminal.progress(batches, what):
-            feed.say_once(notes, said)
-            parts = [network(transforms.prepare(part, spec, network)) for part in views[0].split(seeing.batch_size)]
-            logits = torch.cat(parts)
-            try:
-                heads.scores(logits, spec.classes)
-            except ValueError as error:
-                raise ValueError(f"{batches.dataset.name(int(index))}: {error}") from None
-            logits = logits.cpu().double()
-            yield int(index), target[0], logits.sigmoid() if is_open else logits.softmax(1)
-
-
-class _Altered(torch.utils.data.Dataset):
-    """The centre view of each sample, as it is and with its frames altered in the ways of `WAYS`."""
-
-    WAYS = ("as is", "reversed", "shuffled", "single frame")
-
-    def __init__(self, clips: ViewClips) -> None:
-        self.clips = clips
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def name(self, index: int) -> str:
-        """Of the sample."""
-        return self.clips.name(index)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Any, int]:
-        (clip,), target, _ = self.clips[index]
-        frames = clip.shape[1]
-        order = torch.randperm(frames, generator=torch.Generator().manual_seed(index))
-        middle = clip[:, frames // 2 : frames // 2 + 1].expand_as(clip)
-        backwards = transforms.negated(clip.flip(1)) if len(clip) == flow.CHANNELS else clip.flip(1)
-        return torch.stack([clip, backwards, clip[:, order], middle]), target, index
-
-
-def _audit(network: nn.Module, spec: ClipSpec, found: VideoData, seeing: _Seeing, said: set[str]) -> dict[str, float]:
-    """Accuracy, or mAP, of each way of altering time."""
-    altered = feed.Noted(_Altered(ViewClips(found, seeing.split, spec, 1, 1, seeing.short)))
-    batches = loader(altered, 1, workers=seeing.workers, on_bad=seeing.on_bad)
-    is_open = found.task == "multilabel"
-    seen = [each[1:] for each in _scores(network, spec, batches, seeing, "motion audit", is_open, said)]
-    targets, scores = (torch.stack(each) for each in zip(*seen, strict=True))
-    if is_open:
-        values = [metrics.average_precision(way, targets).nanmean() for way in scores.unbind(1)]
-    else:
-        values = [(way.argmax(1) == targets).double().mean() for way in scores.unbind(1)]
-    return {way: value.item() for way, value in zip(_Altered.WAYS, values, strict=True)}
-
-
-@torch.no_grad()
-def _measured_each(
-    network: nn.Module, spec: ClipSpec, found: VideoData, seeing: _Seeing, folder: Path, report: dict[str, Any]
-) -> Table:
-    """All that is measured of frames or boxes, each video or clip by itself, and written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    number = len(found.classes)
-    task = tasks.task_of(found, "cross_entropy", 0.0, "none", torch.ones(number))
-    measures = task.measures()
-    counts, seen, bad = torch.zeros(number), 0, dict[str, str]()
-    answered = _answered_whole if seeing.is_whole else _answered
-    for name, logits, targets in answered(network, spec, found, task, seeing, bad):
-        try:
-            heads.scores(logits.movedim(1, -1).flatten(0, -2), spec.classes)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-        task.update(measures, logits, targets)
-        seen += 1
-        if task.name == "detect":
-            counts += targets[-1].sum(0)
-    measured = measures.compute()
-    summary: dict[str, Any] = {name: value.item() for name, value in measured.items() if value.ndim == 0}
-    summary |= {"samples": seen, "bad": len(bad), "missing": found.missing}
-    summary |= {} if seeing.is_whole else {"views": seeing.views, "crops": seeing.crops}
-    rows: list[dict[str, object]] = []
-    if task.name == "detect":
-        precision = measured["average_precision"].tolist()
-        each = zip(spec.classes, counts.int().tolist(), precision, strict=True)
-        rows = [{"class": name, "boxes": count, "average_precision": value} for name, count, value in each]
-    report |= {"combine": None, "classes": spec.classes, "summary": summary, "per_class": rows, "bad": bad}
-    _write_report(folder, report)
-    seen_as = "whole videos" if seeing.is_whole else "each clip"
-    table = Table(rows, summary, f"{seeing.split} of {report['data']}; {task.name} of {seen_as}")
-    if rows:
-        table.to_csv(folder / "classes.csv")
-    return table
-
-
-Answers = Iterator[tuple[str, Tensor, list[Tensor]]]  # name of a sample, logits, targets
-
-
-def _answered(
-    network: nn.Module, spec: ClipSpec, found: VideoData, task: tasks.Task, seeing: _Seeing, bad: dict[str, str]
-) -> Answers:
-    """Of the views of each sample. What cannot be read goes to `bad`."""
-    said: set[str] = set()
-    clips = feed.Noted(ViewClips(found, seeing.split, spec, seeing.views, seeing.crops, seeing.short))
-    batches = loader(clips, 1, workers=seeing.workers, on_bad=seeing.on_bad)
-    with feed.explained(found, [seeing.split], spec, seeing.short), closing(batches), batches.watched():
-        for views, *targets, index, notes in terminal.progress(batches, f"evaluating {seeing.split}"):
-            feed.say_once(notes, said)
-            if task.name == "frames":
-                targets = [targets[0][0]]
-            passes = (transforms.prepare(part, spec, network) for part in views[0].split(seeing.batch_size))
-            logits = torch.cat([task.answer(network, x, [each.to(x.device) for each in targets]) for x in passes]).cpu()
-            yield clips.name(int(index)), logits, targets
-    bad.update(batches.bad)
-
-
-def _answered_whole(
-    network: nn.Module, spec: ClipSpec, found: VideoData, task: tasks.Task, seeing: _Seeing, bad: dict[str, str]
-) -> Answers:
-    """Of all frames of each sample, read as they are needed, since a video may be hours."""
-    videos = WholeVideos(found, seeing.split, spec, seeing.short)
-    for index, sample in enumerate(terminal.progress(videos.samples, f"evaluating {seeing.split}")):
-        clips = videos.clips(index)
-        logits, targets = list[Tensor](), list[Tensor]()
-        try:
-            with terminal.told():
-                while batch := list(islice(clips, seeing.batch_size)):
-                    pictures, truth, fresh = zip(*batch, strict=True)
-                    x = transforms.prepare(torch.stack(pictures), spec, network)
-                    answers = task.answer(network, x, [torch.stack(truth).to(x.device)]).cpu()
-                    logits += [one[..., part] for one, part in zip(answers, fresh, strict=True)]
-                    targets += [one[..., part] for one, part in zip(truth, fresh, strict=True)]
-        except VideoError as error:
-            if seeing.on_bad == "raise":
-                with feed.explained(found, [seeing.split], spec, seeing.short):
-                    raise VideoError(f"{error} {SKIP}") from None
-            bad[sample.name] = str(error)
-            continue
-        yield sample.name, torch.cat(logits, -1)[None], [torch.cat(targets, -1)[None]]
-
-
 # What it comes to
 
 
 def _finish(
     folder: Path,
     title: str,
-    result: _Result,
+    result: measure.Result,
     report: dict[str, Any],
     temperature: bool,
     alone: Mapping[str, Any] | None = None,
@@ -556,7 +317,7 @@ def _finish(
         if temperature:
             tempered = _tempered(scores, result.fitted_on)
             summary |= tempered
-            found["temperature"] = {**tempered, "fitted_on": FITTED_ON}
+            found["temperature"] = {**tempered, "fitted_on": measure.FITTED_ON}
     else:
         summary, rows, confusion = *_labelled(scores), None
         chance = scores.targets.double().mean(0)[scores.targets.any(0)].mean().item()
@@ -576,6 +337,27 @@ def _finish(
     return table
 
 
+def _finish_each(
+    network: nn.Module,
+    spec: ClipSpec,
+    found: VideoData,
+    seeing: measure.Seeing,
+    folder: Path,
+    report: dict[str, Any],
+) -> Table:
+    """Figures of frames or boxes, measured and written."""
+    summary, rows, bad = measure.measured_each(network, spec, found, seeing)
+    folder.mkdir(parents=True, exist_ok=True)
+    report |= {"combine": None, "classes": spec.classes, "summary": summary, "per_class": rows, "bad": bad}
+    _write_report(folder, report)
+    seen_as = "whole videos" if seeing.is_whole else "each clip"
+    table = Table(rows, summary, f"{seeing.split} of {report['data']}; {found.task} of {seen_as}")
+    if rows:
+        table.to_csv(folder / "classes.csv")
+    _write_page(folder)
+    return table
+
+
 def _classified(scores: Scores) -> tuple[dict[str, Any], list[dict[str, object]], Tensor]:
     """Figures, rows of the classes, and confusion (K, K) of samples with one class each."""
     measures = metrics.classification(len(scores.classes))
@@ -588,7 +370,8 @@ def _classified(scores: Scores) -> tuple[dict[str, Any], list[dict[str, object]]
     if "top5" in measured:
         summary["top5"] = measured["top5"].item()
     summary["auc"] = metrics.roc_auc(scores.scores, scores.targets).nanmean().item()
-    summary["auc_low"], summary["auc_high"] = metrics.interval(metrics.bootstrap_auc(scores.scores, scores.targets))
+    if scores.scores.numel() <= MOST_RESAMPLED:
+        summary["auc_low"], summary["auc_high"] = metrics.interval(metrics.bootstrap_auc(scores.scores, scores.targets))
     summary["mean_class"] = metrics.mean_class(confusion)
     summary["calibration_error"] = _calibration_error(scores.scores, scores.targets)
     figures = {name: values.tolist() for name, values in metrics.per_class(confusion).items()}
@@ -627,7 +410,9 @@ def _tempered(scores: Scores, fitted_on: Scores | None) -> dict[str, float]:
         after = (logits / found).softmax(1)
     else:
         if len(targets) < 2:
-            raise ValueError(f"temperature: {FITTED_ON} has 1 sample, and two halves are needed; leave temperature out")
+            raise ValueError(
+                f"temperature: {measure.FITTED_ON} has 1 sample, and two halves are needed; leave temperature out"
+            )
         found, after = metrics.fit_temperature(logits, targets), torch.empty_like(logits)
         for half in (0, 1):
             is_held = torch.arange(len(targets)) % 2 == half
@@ -692,8 +477,8 @@ def _about(model: Model, network: nn.Module, spec: ClipSpec) -> dict[str, Any]:
 
 def _write_report(folder: Path, report: Mapping[str, Any]) -> None:
     plain = json.loads(json.dumps(report), parse_constant=lambda _: None)  # nan is no json
-    with _aside(folder / "evaluate.json") as file:
-        file.write(json.dumps(plain, indent=2, allow_nan=False) + "\n")
+    with aside(folder / "evaluate.json") as made:
+        made.write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _write_page(folder: Path) -> None:
@@ -702,29 +487,3 @@ def _write_page(folder: Path) -> None:
         write_page(folder)
     except (ImportError, ValueError, OSError) as error:
         terminal.say(f"no {folder / 'report.html'}: {error}")
-
-
-def _writer(file: TextIO, classes: Sequence[str]) -> Callable[[str, Tensor, Tensor, int], None]:
-    """Writes rows of `scores.csv`: name, target, scores (V, K) and crops of a view."""
-    writer = csv.writer(file)
-    writer.writerow([*COLUMNS, *classes])
-
-    def write(name: str, target: Tensor, scores: Tensor, crops: int) -> None:
-        of_several = [classes[i] for i in target.nonzero().flatten().tolist()] if target.ndim else None
-        label = classes[int(target)] if of_several is None else json.dumps(of_several, ensure_ascii=False)
-        for i, row in enumerate(scores.tolist()):
-            writer.writerow([name, label, i // crops, i % crops, *(f"{value:.6g}" for value in row)])
-
-    return write
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[TextIO]:
-    """A file that takes its name when it is whole: what fails leaves the one that was there."""
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        with aside.open("w", newline="", encoding="utf-8") as file:
-            yield file
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -1,14 +1,16 @@
-"""What this machine has: optional packages, its allocator, a folder for what is downloaded or drawn once."""
+"""What this machine has: optional packages, its allocator, a folder for what is downloaded or drawn once, and disks."""
 
 import ctypes
 import os
 import platform
+import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-__all__ = ["cache_dir", "glibc", "needs"]
+__all__ = ["aside", "cache_dir", "glibc", "needs"]
 
 
 @contextmanager
@@ -32,6 +34,24 @@ def cache_dir() -> Path:
     """Where downloads and drawn data sets go: $TUBELET_CACHE, else `tubelet` in the user's cache folder."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("TUBELET_CACHE") or home / "tubelet")
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """Another name beside `path` for a file or a folder that is being made, which takes its own when it is whole.
+
+    What fails or is interrupted leaves nothing, and what was there before.
+    """
+    # in the same folder, since a rename is atomic only within a file system
+    made = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield made
+        made.replace(path)
+    finally:
+        if made.is_dir():
+            shutil.rmtree(made, ignore_errors=True)
+        else:
+            made.unlink(missing_ok=True)
 
 
 @cache

@@ -74,9 +74,9 @@ def write_report(
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(page, encoding="utf-8")
-    return aside.replace(path)
+    with machine.aside(path) as aside:
+        aside.write_text(page, encoding="utf-8")
+    return path
 
 
 def _content(section: Section) -> dict[str, object]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from . import heads, pickles
 from .download import check, download
-from .machine import cache_dir
+from .machine import aside, cache_dir
 from .spec import ClipSpec
 
 FORMAT = "tubelet-1"
@@ -274,18 +274,17 @@ def _tensor(value: Tensor | np.ndarray) -> Tensor:
 
 
 def _write(state: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write safetensors under another name first, so that the file is whole or absent."""
+    """Write safetensors, so that the file is whole or absent."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.part")
+    tensors = {key: value.detach().contiguous().clone() for key, value in state.items()}
     try:
-        save_file({key: value.detach().contiguous().clone() for key, value in state.items()}, aside, metadata=metadata)
+        with aside(path) as made:
+            save_file(tensors, made, metadata=metadata)
     except SafetensorError as error:
-        aside.unlink(missing_ok=True)
         raise ValueError(f"{path}: cannot be written ({error})") from None
-    aside.replace(path)
 
 
 def save(model: Any, path: str | os.PathLike, *, metrics: Mapping[str, float] | None = None) -> Path:

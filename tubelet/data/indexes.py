@@ -5,14 +5,13 @@ a file that comes to a taken one takes it over: the folder stays below that many
 """
 
 import os
-import uuid
 import zlib
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
-from ..machine import cache_dir
+from ..machine import aside, cache_dir
 
 __all__ = ["footprint", "load", "save"]
 
@@ -61,13 +60,9 @@ def save(path: Path, state: os.stat_result, version: str, numbers: np.ndarray) -
     try:
         place = _place(path)
         place.parent.mkdir(parents=True, exist_ok=True)
-        aside = place.with_name(uuid.uuid4().hex)
         steps = np.diff(numbers, prepend=0).astype("<i8")
-        try:
-            aside.write_bytes(_key(path, state, version) + zlib.compress(steps.tobytes(), 1))
-            aside.replace(place)
-        finally:
-            aside.unlink(missing_ok=True)
+        with aside(place) as made:
+            made.write_bytes(_key(path, state, version) + zlib.compress(steps.tobytes(), 1))
     except (OSError, RuntimeError):
         pass
 

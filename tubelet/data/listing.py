@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from ..machine import aside
 from .layouts import open_data
 from .sample import Actor, Sample, Span, VideoData
 
@@ -137,9 +138,7 @@ def whole(path: Path) -> Path:
 
 
 def _write(path: Path, columns: list[str], rows: Any) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    with aside.open("w", newline="", encoding="utf-8") as file:
+    with aside(path) as made, made.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    aside.replace(path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..machine import cache_dir
+from ..machine import aside, cache_dir
 from ..terminal import progress
 from .video import write_video
 
@@ -123,7 +122,6 @@ def motion(root: str | os.PathLike | None = None, *, seed: int = 0) -> Path:
         if not (root / "train").is_dir():
             raise ValueError(f"{root}: exists and is not the motion data set; give a new folder")
         return root
-    aside = root.with_name(f"{root.name}.{os.getpid()}.part")
     files = [
         (split, name, number)
         for split, count in (("train", TRAIN), ("val", VAL))
@@ -131,19 +129,17 @@ def motion(root: str | os.PathLike | None = None, *, seed: int = 0) -> Path:
         for number in range(count)
     ]
     try:
-        for i, (split, name, number) in enumerate(progress(files, "drawing the motion data set")):
-            path = aside / split / name / f"{name}_{number:03}.mp4"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            generator = torch.Generator().manual_seed(1_000_003 * seed + i)
-            write_video(path, draw([name], NUM_FRAMES, generator).unbind(1), FPS)
-        aside.rename(root)
+        with aside(root) as made:
+            for i, (split, name, number) in enumerate(progress(files, "drawing the motion data set")):
+                path = made / split / name / f"{name}_{number:03}.mp4"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                generator = torch.Generator().manual_seed(1_000_003 * seed + i)
+                write_video(path, draw([name], NUM_FRAMES, generator).unbind(1), FPS)
     except OSError as error:
         if not root.exists():  # else another process was first
             raise ValueError(
                 f"{root}: cannot be made ({error.strerror}); set TUBELET_CACHE to a folder that can be written"
             ) from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return root
 
 

@@ -3,7 +3,6 @@
 import os
 import re
 import reprlib
-import uuid
 import warnings
 from bisect import bisect_right
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..machine import aside
 from .container import File, VideoError, encode
 from .pictures import Array, Folder, is_animated, open_array
 from .transforms import check_crop, resize_shape
@@ -448,17 +448,13 @@ def write_video(
     if times and any(after <= before for before, after in pairwise(times)):
         raise ValueError(f"times_s of {path}: a frame must come after the one before it")
     pictures = _even_pictures(frames, None if times is None else len(times))
-    # In the same folder, since a rename is atomic only within a file system.
-    aside = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.mp4")
     # With its macroblock tree x264 writes other bytes for the same small frames from one call to the next.
     options = {"crf": str(crf), "g": str(gop), "mbtree": "0"}
     try:
-        encode(aside, pictures, Fraction(fps).limit_denominator(10_000), options, times)
-        aside.replace(path)
+        with aside(path) as made:
+            encode(made, pictures, Fraction(fps).limit_denominator(10_000), options, times)
     except OSError as error:
         raise VideoError(f"{path}: cannot be written ({error})") from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _other_form(frames: Iterable[Tensor], number: int, frame: Any) -> str:

@@ -7,8 +7,6 @@ every process that trains then maps into memory.
 from __future__ import annotations
 
 import hashlib
-import shutil
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...machine import cache_dir
+from ...machine import aside, cache_dir
 from ...terminal import progress
 from ..sample import Task
 from .rows import Found, Layout, Row
@@ -101,21 +99,18 @@ def _unpacked(file: Path, labels: Mapping[str, Sequence[int]]) -> Path:
     folder = cache_dir() / f"{file.stem}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
     if folder.exists():
         return folder
-    aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
+    count = sum(map(len, labels.values()))
     try:
-        count = sum(map(len, labels.values()))
-        for split, i, volume in progress(_volumes(file, labels), f"unpacking {file.name}", count):
-            path = _volume(aside, split, i)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, volume)
-        aside.rename(folder)
+        with aside(folder) as made:
+            for split, i, volume in progress(_volumes(file, labels), f"unpacking {file.name}", count):
+                path = _volume(made, split, i)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, volume)
     except OSError as error:
         if not folder.exists():  # else another process was first
             raise ValueError(
                 f"{folder}: cannot be written ({error.strerror or error}); set TUBELET_CACHE to a folder that can be"
             ) from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 
