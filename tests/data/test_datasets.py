@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tubelet import ClipSpec
-from tubelet.data import datasets
+from tubelet.data import datasets, flow
 from tubelet.data.augment import Augment
 from tubelet.data.datasets import TrainClips, ViewClips
 from tubelet.data.sample import Actor, Sample, Span, VideoData
@@ -164,7 +164,7 @@ def test_several_clips_come_from_one_opening(videos, monkeypatch):
     keys = [(2, 0, 0), (2, 0, 1), (2, 0, 2), (2, 1, 0), (2, 1, 1)]
     alone = [clips[key] for key in keys]
     opened = []
-    monkeypatch.setattr(datasets, "Video", lambda path, fps: opened.append(path.name) or Video(path, fps))
+    monkeypatch.setattr(flow, "Video", lambda path, fps: opened.append(path.name) or Video(path, fps))
     together = clips.__getitems__(keys)
     assert opened == ["long.mp4", "ramp.mp4"]
     for (clip, target), (same, again) in zip(alone, together, strict=True):

@@ -12,9 +12,15 @@ from tubelet.models import MODELS
 KINDS = {}
 for preset in MODELS:
     KINDS.setdefault(preset.build, preset.name)  # the first row of a family's function is its smallest or its plainest
-NAMES = [
-    pytest.param(preset.name, marks=[] if preset.name in KINDS.values() else [pytest.mark.slow]) for preset in MODELS
-]
+QUICK = set(KINDS.values()) - {"c3d"}  # whose 78 million parameters take minutes
+EXPORTED = {"tiny", "r3d_18", "movinet_a0_stream", "tsm_mobilenetv2", "x3d_xs", "unet3d"}  # a minute for all of them
+
+
+def names(quick):
+    """Every network, but for the quick ones with `make test-all`."""
+    return [pytest.param(each.name, marks=[] if each.name in quick else [pytest.mark.slow]) for each in MODELS]
+
+
 # What has no gradient at first, or none on a small clip: a non-local block begins as the identity, so that its last
 # norm alone moves; the next norm takes away a shift between the two convolutions of an ip-CSN; of two gates in a U-Net
 # the larger counts.
@@ -37,7 +43,7 @@ def boxes(model, batch=1):
     return (torch.tensor([[float(i), 0.0, 0.0, 9.0, 7.0] for i in range(batch)]),)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=names(QUICK))
 def model(request):
     torch.manual_seed(0)
     return tubelet.create(request.param, num_classes=5).eval()
@@ -100,7 +106,7 @@ def test_another_input_is_named_with_what_is_taken(model, shape):
             call(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", names(QUICK))
 def test_gradients_reach_every_parameter(name):
     torch.manual_seed(0)
     model = tubelet.create(name, num_classes=5).train()
@@ -121,6 +127,7 @@ def test_saved_loaded_and_copied_it_answers_the_same(model, tmp_path):
         assert torch.equal(copy.deepcopy(model)(x, *boxes(model)), expected)
 
 
+@pytest.mark.parametrize("model", names(EXPORTED), indirect=True)
 def test_it_can_be_exported(model):
     x = clip(model, (1, 3, 3))
     inputs = (x, *boxes(model))
