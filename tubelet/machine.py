@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-__all__ = ["aside", "cache_dir", "glibc", "needs"]
+__all__ = ["aside", "cache_dir", "glibc", "kept", "needs"]
 
 
 @contextmanager
@@ -52,6 +52,24 @@ def aside(path: Path) -> Iterator[Path]:
             shutil.rmtree(made, ignore_errors=True)
         else:
             made.unlink(missing_ok=True)
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[Path]:
+    """`aside` for what is made once and kept in the cache folder. Another process may be the first to make it.
+
+    Raises:
+        ValueError: it cannot be written there; the message says where else.
+    """
+    try:
+        with aside(path) as made:
+            yield made
+    except OSError as error:
+        if not path.exists():
+            reason = error.strerror or error
+            raise ValueError(
+                f"{path}: cannot be written ({reason}); set TUBELET_CACHE to a folder that can be"
+            ) from None
 
 
 @cache

@@ -138,3 +138,9 @@ def test_targets_that_do_not_fit_are_named(targets, num_classes, says):
 def test_values_out_of_range_are_named(settings, says):
     with pytest.raises(ValueError, match=says):
         Mixing(**settings)
+
+
+def test_clips_of_one_video_one_after_another_are_mixed_with_those_of_another():
+    clips, targets = torch.zeros(8, 3, 2, 4, 4), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    _, soft = Mixing(mixup=5.0)(clips, targets, torch.Generator().manual_seed(0), num_classes=2)
+    assert ((soft > 0) & (soft < 1)).all()

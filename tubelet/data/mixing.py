@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixes each clip of a batch with its neighbour, on the device where the batch is.
+    """Mixes each clip of a batch with another one, on the device where the batch is.
 
     A batch is mixed in one way, with one weight or one box for all its clips and frames, as in the published code.
     The label smoothing of a loss comes on top.
@@ -42,7 +42,7 @@ class Mixing:
     def __call__(
         self, clips: Tensor, targets: Tensor, generator: torch.Generator, num_classes: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """A batch mixed with itself, moved on by one clip.
+        """A batch mixed with itself, moved on by half of its clips: neighbours may be of one video.
 
         Args:
             clips: (B, C, T, H, W), uint8 or float; they are not changed.
@@ -65,8 +65,9 @@ class Mixing:
         kind, alpha = alphas[int(torch.randint(len(alphas), (), generator=generator))]
         # torch's own Beta takes no generator
         weight = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator))).beta(alpha, alpha)
-        mixed, kept = kind(clips, clips.roll(1, 0), weight, generator)
-        return mixed, soft.lerp(soft.roll(1, 0), 1 - kept)
+        half = len(clips) // 2
+        mixed, kept = kind(clips, clips.roll(half, 0), weight, generator)
+        return mixed, soft.lerp(soft.roll(half, 0), 1 - kept)
 
 
 def _soft(targets: Tensor, batch: int, num_classes: int | None) -> Tensor:

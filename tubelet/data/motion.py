@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..machine import aside, cache_dir
+from ..machine import cache_dir, kept
 from ..terminal import progress
 from .video import write_video
 
@@ -128,18 +128,12 @@ def motion(root: str | os.PathLike | None = None, *, seed: int = 0) -> Path:
         for name in CLASSES
         for number in range(count)
     ]
-    try:
-        with aside(root) as made:
-            for i, (split, name, number) in enumerate(progress(files, "drawing the motion data set")):
-                path = made / split / name / f"{name}_{number:03}.mp4"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                generator = torch.Generator().manual_seed(1_000_003 * seed + i)
-                write_video(path, draw([name], NUM_FRAMES, generator).unbind(1), FPS)
-    except OSError as error:
-        if not root.exists():  # else another process was first
-            raise ValueError(
-                f"{root}: cannot be made ({error.strerror}); set TUBELET_CACHE to a folder that can be written"
-            ) from None
+    with kept(root) as made:
+        for i, (split, name, number) in enumerate(progress(files, "drawing the motion data set")):
+            path = made / split / name / f"{name}_{number:03}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            generator = torch.Generator().manual_seed(1_000_003 * seed + i)
+            write_video(path, draw([name], NUM_FRAMES, generator).unbind(1), FPS)
     return root
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...machine import aside, cache_dir
+from ...machine import cache_dir, kept
 from ...terminal import progress
 from ..sample import Task
 from .rows import Found, Layout, Row
@@ -100,17 +100,11 @@ def _unpacked(file: Path, labels: Mapping[str, Sequence[int]]) -> Path:
     if folder.exists():
         return folder
     count = sum(map(len, labels.values()))
-    try:
-        with aside(folder) as made:
-            for split, i, volume in progress(_volumes(file, labels), f"unpacking {file.name}", count):
-                path = _volume(made, split, i)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                np.save(path, volume)
-    except OSError as error:
-        if not folder.exists():  # else another process was first
-            raise ValueError(
-                f"{folder}: cannot be written ({error.strerror or error}); set TUBELET_CACHE to a folder that can be"
-            ) from None
+    with kept(folder) as made:
+        for split, i, volume in progress(_volumes(file, labels), f"unpacking {file.name}", count):
+            path = _volume(made, split, i)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, volume)
     return folder
 
 
