@@ -12,6 +12,7 @@ import numpy
 import pytest
 import torch
 
+import tubelet
 from tubelet import doctor, examine, processes
 from tubelet.data import fingerprint
 from tubelet.data.layouts import open_data
@@ -447,9 +448,22 @@ def test_speed_shows_each_layer_and_the_whole_step():
     assert "2x3x4x16x16 on" in str(table)
 
 
+def test_speed_of_a_detector(tmp_path):
+    model = tubelet.create("tiny", num_classes=2)
+    model.head = tubelet.heads.Detect(model.channels[-1], 2, model.strides[-1][1])
+    path = tubelet.save(model, tmp_path / "detector.safetensors")
+    table = doctor.speed(str(path), num_frames=4, crop=(16, 16), batch_size=2, seconds=0)
+    assert table.summary["times as fast"] > 0
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({"model": "resnet3d_99"}, "resnet3d_99"), ({"model": "tiny", "batch_size": 0}, "batch_size 0")],
+    [
+        ({"model": "resnet3d_99"}, "resnet3d_99"),
+        ({"model": "tiny", "batch_size": 0}, "batch_size 0"),
+        ({"model": "tiny", "num_frames": 0}, "num_frames 0"),
+        ({"model": "tiny", "precision": "16"}, "precision '16'; there is 32, bf16"),
+    ],
 )
 def test_speed_of_what_is_not_there(options, reason):
     with pytest.raises(ValueError, match=reason):

@@ -622,6 +622,9 @@ def test_frames_by_hand(halves, tmp_path, num_frames):
     skipped = tubelet.evaluate(model, tmp_path, on_bad="skip", **options)
     assert (skipped.summary["samples"], skipped.summary["bad"]) == (1, 1)
     assert skipped.summary["frame_accuracy"] == pytest.approx(7 / 8)
+    (tmp_path / "a.mp4").write_text("no video")
+    with pytest.raises(ValueError, match=r"no video of val gives a clip \(2 of 2"):
+        tubelet.evaluate(model, tmp_path, on_bad="skip", **options)
     with pytest.raises(ValueError, match="crops 3 of whole videos"):
         tubelet.evaluate(model, tmp_path, crops=3, **options)
     for more in ({"average": "logits"}, {"temperature": True}):

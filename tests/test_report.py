@@ -113,6 +113,22 @@ def test_a_run_that_is_not_measured_has_a_page_too(measured, tmp_path):
     assert "top-1, best epoch" in shown(page) and "clips/x.mp4" in shown(page)
 
 
+def test_the_best_epoch_is_that_of_a_number(measured, tmp_path):
+    shutil.copy(measured / "run" / "run.json", tmp_path / "run.json")
+    (tmp_path / "metrics.csv").write_text("epoch,val_auc\n1,nan\n2,0.8\n3,0.7\n")
+    assert "AUC, best epoch80.0 %" in shown(tubelet.report(tmp_path)).replace("\n", "").replace("  ", "")
+
+
+def test_the_page_is_of_what_was_measured_into_the_folder(measured, tmp_path):
+    """Another measurement lies below it, and another run beside it."""
+    shutil.copytree(measured / "run", tmp_path / "other")
+    options = {"views": 1, "crops": 1, "workers": 0, "audit": False}
+    tubelet.evaluate(measured / "run", measured / "clips", split="train", out=tmp_path / "other", **options)
+    page = shown(tmp_path / "other" / "report.html")
+    assert "Part train, 1 x 1 clips" in page
+    assert f"--out {measured / 'run'}" in page and f"--out {tmp_path}" not in page.split("Training")[0].splitlines()[0]
+
+
 def test_many_classes_are_a_table_of_pairs(measured, tmp_path):
     """Of 51 classes, i is taken for the next one i times: the matrix would be too small to read."""
     shutil.copy(measured / "run" / "evaluate" / "evaluate.json", tmp_path)

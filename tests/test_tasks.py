@@ -85,7 +85,7 @@ def test_what_is_learned_is_what_the_targets_say(videos):
 
 
 def test_where_most_are_of_one_class_the_best_epoch_is_that_of_the_ranks(videos):
-    """Three answers of class 0: all of them right by accuracy for the first two, none in the right order."""
+    """Scores of class 0: 0.91, 0.79, 0.67, in order; of class 1: 0.05, 0.11, 0.09, where one of two pairs is."""
     logits, target = torch.tensor([[3.0, 0, 0], [2, 0, 0], [1, -1, 0]]), torch.tensor([0, 0, 1])
     for counts, best in ((torch.tensor([5, 2, 1]), "val_top1"), (torch.tensor([6, 1, 1]), "val_auc")):
         task = tasks.task_of(data_of("classify", videos), "cross_entropy", 0.0, "none", counts)
@@ -94,7 +94,7 @@ def test_where_most_are_of_one_class_the_best_epoch_is_that_of_the_ranks(videos)
             task.update(measures, logits[part], [target[part]])
         figures = task.figures(measures.compute())
         assert task.best == best and figures["val_top1"] == pytest.approx(2 / 3)
-        assert figures.get("val_auc") == (pytest.approx((1 + 0) / 2) if best == "val_auc" else None)
+        assert figures.get("val_auc") == (pytest.approx((1 + 1 / 2) / 2) if best == "val_auc" else None)
         assert task.quality({**figures, "val_loss": 1.0}) == (figures[best], -1.0)
 
 

@@ -457,6 +457,8 @@ def test_flow_of_videos_from_training_to_fusion(clips, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="live, and the network takes optical flow"):
         tubelet.predict(run.out, "rtsp://localhost/none")
     # what takes flow gets it without being told; a network of other channels is an error
+    fine = tubelet.train(clips, weights=run.out / "model.safetensors", out=tmp_path / "fine", **options)
+    assert fine.load().spec.in_channels == 2
     of_flow = tubelet.create("tiny_3d", num_classes=2, in_channels=2)
     assert tubelet.train(clips, **{**options, "model": of_flow}, out=tmp_path / "c").load().spec.in_channels == 2
     with pytest.raises(ValueError, match=r"takes clips of 2 channels, and the videos of .* have 3"):

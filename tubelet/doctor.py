@@ -32,6 +32,7 @@ from .examine import Seen, contents, examine
 from .models import MODELS, create, ready
 from .prepare import clip_rate, faster, megabytes, reencode, videos_in
 from .spec import ClipSpec, at_least_one
+from .tasks import inputs_of
 from .terminal import Table, counted, progress
 
 __all__ = ["Diagnosis", "Finding", "data", "speed"]
@@ -280,24 +281,28 @@ def speed(
         convolutions and with the chosen ones, its clips a second, and how many times as fast it is (medians of 5).
 
     Raises:
-        ValueError: the model is not known, or its clips have no fixed size and none is given.
+        ValueError: the model is not known, its clips have no fixed size and none is given, or a value is out of range.
     """
-    at_least_one(batch_size=batch_size)
+    if precision not in ("32", "bf16"):
+        raise ValueError(f"precision {precision!r}; there is 32, bf16")
     names = {preset.name for preset in MODELS}
     network, spec = ready(create(model) if model in names else model)
+    frames = spec.num_frames if num_frames is None else num_frames
+    at_least_one(batch_size=batch_size, num_frames=frames)
     size = crop or spec.crop
     if size is None:
         raise ValueError(f"{model}: its clips have no fixed size; give one with --crop 112x112")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device).train()
-    clips = torch.randn(batch_size, spec.in_channels, num_frames or spec.num_frames, *size, device=device)
+    clips = torch.randn(batch_size, spec.in_channels, frames, *size, device=device)
+    inputs = inputs_of(network, clips)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    choices = speeds.choose(network, clips, dtype=dtype, seconds=seconds)
+    choices = speeds.choose(network, *inputs, dtype=dtype, seconds=seconds)
     took: dict[str, list[float]] = {"torch": [], "chosen": []}
     for _ in range(_ROUNDS):
         for name, ways in (("torch", speeds.Choices({})), ("chosen", choices)):
             with speeds.applied(ways), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                took[name].append(_step_s(network, clips))
+                took[name].append(_step_s(network, inputs))
     plain, fast = (median(each[1:]) for each in took.values())  # the first one makes what the others use
     shape = "x".join(map(str, clips.shape))
     return Table(
@@ -313,12 +318,12 @@ def speed(
     )
 
 
-def _step_s(network: Any, clips: torch.Tensor) -> float:
+def _step_s(network: Any, inputs: Sequence[torch.Tensor]) -> float:
     """Seconds of a step, forward and back."""
     began = time.perf_counter()
-    network(clips).float().square().mean().backward()
+    network(*inputs).float().square().mean().backward()
     network.zero_grad()
-    if clips.is_cuda:
+    if inputs[0].is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - began
 

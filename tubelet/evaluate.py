@@ -21,8 +21,7 @@ from .data.sample import Actor, Sample, Span, Task, VideoData
 from .data.sampling import SHORTS, Short
 from .machine import aside
 from .models import classifier, read_classes, ready, unnamed
-from .report import command
-from .report import report as write_page
+from .report import command, report_of_evaluation
 from .spec import ClipSpec, at_least_one
 from .terminal import Table
 
@@ -82,7 +81,7 @@ def evaluate(
         batch_size: clips in one pass of the network.
         short: videos with fewer frames than a clip: error, loop or hold.
         on_bad: what a video does that cannot be read: raise ends with an error, skip leaves it out and counts it.
-        workers: processes that read; 0 reads in this one.
+        workers: processes that read; 0 reads in this one, which always reads whole videos of frames.
         out: folder for `scores.csv` (each view of each sample), `evaluate.json`, `classes.csv`, `confusion.png`,
             `audit.png`, and for `report.html`, the page of them all; by default `evaluate` beside the weights, or
             `runs/evaluate`. Of several models, each has a folder of its own in it.
@@ -484,6 +483,6 @@ def _write_report(folder: Path, report: Mapping[str, Any]) -> None:
 def _write_page(folder: Path) -> None:
     """Write `report.html`. What was measured is on disk by then, so that a page that fails is told and no more."""
     try:
-        write_page(folder)
+        report_of_evaluation(folder)
     except (ImportError, ValueError, OSError) as error:
         terminal.say(f"no {folder / 'report.html'}: {error}")

@@ -18,7 +18,7 @@ from . import feed, heads, metrics, tasks, terminal
 from .compare import COLUMNS, Combine, Scores, combine, fuse
 from .data import flow, transforms
 from .data.datasets import ViewClips, WholeVideos
-from .data.loader import SKIP, Batches, loader
+from .data.loader import SKIP, Batches, loader, told
 from .data.sample import Sample, VideoData
 from .data.sampling import Short
 from .data.video import VideoError
@@ -251,6 +251,11 @@ def _answered_whole(
             bad[sample.name] = str(error)
             continue
         yield sample.name, torch.cat(logits, -1)[None], [torch.cat(targets, -1)[None]]
+    if len(bad) == len(videos.samples):
+        with feed.explained(found, [seeing.split], spec, seeing.short):
+            raise VideoError(f"no video of {seeing.split} can be read, first {next(iter(bad.values()))}")
+    if bad:
+        terminal.say(told(bad, len(videos.samples)))
 
 
 def _writer(file: TextIO, classes: Sequence[str]) -> Callable[[str, Tensor, Tensor, int], None]:

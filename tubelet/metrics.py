@@ -28,7 +28,7 @@ def classification(num_classes: int, *, has_auc: bool = False) -> Any:
 
     Args:
         num_classes: K.
-        has_auc: also the mean of `roc_auc`, for which the scores of all samples are kept.
+        has_auc: also the mean of `roc_auc`, for which the scores, not logits, of all samples are kept.
 
     Returns:
         A torchmetrics MetricCollection of `top1`, `top5` (above five classes) and `confusion` (K, K) counts, rows the
@@ -206,7 +206,7 @@ def roc_auc(scores: Tensor, targets: Tensor) -> Tensor:
     The mean over classes is the AUC of MedMNIST (Yang et al. 2023); with two classes both have the same.
 
     Args:
-        scores: (N, K), or logits: only their order counts.
+        scores: (N, K); of several classes not their logits, whose order between samples is another.
         targets: class indices (N,), or labels (N, K), 0 or 1.
 
     Returns:
@@ -317,7 +317,7 @@ def bootstrap_auc(scores: Tensor, targets: Tensor, *, rounds: int = 1000, seed: 
     """The mean of `roc_auc` over classes on resamples: what `bootstrap` gives of it, sorted once for all resamples.
 
     Args:
-        scores: (N, K), or logits.
+        scores: (N, K).
         targets: class indices (N,).
         rounds: R.
         seed: as in `bootstrap`.

@@ -61,7 +61,17 @@ def report(folder: str | os.PathLike, out: str | os.PathLike | None = None) -> P
     path = folder / "report.html" if out is None else Path(out)
     if path.is_dir():
         raise ValueError(f"{path}: a folder; give the name of a file, such as {path / 'report.html'}")
-    place = next((each for each in (folder / "evaluate", folder) if (each / "evaluate.json").is_file()), None)
+    places = (folder / "evaluate", folder)
+    return _written(folder, path, next((each for each in places if (each / "evaluate.json").is_file()), None))
+
+
+def report_of_evaluation(folder: Path) -> Path:
+    """The page of what was measured into this very folder, as `report.html` in it; raises as `report`."""
+    return _written(folder, folder / "report.html", folder)
+
+
+def _written(folder: Path, path: Path, place: Path | None) -> Path:
+    """The page of a folder, with the figures of `place`."""
     measured = _read_json(place / "evaluate.json", "summary") if place else {}
     runs = [_run(each) for each in _run_folders(folder, measured)]
     if not measured and not runs:
@@ -142,11 +152,10 @@ class _Run:
 def _run_folders(folder: Path, measured: Mapping[str, Any]) -> list[Path]:
     """The folders of the runs whose models were measured, as far as they are there."""
     around = [each for each in (folder, folder.parent) if (each / "run.json").is_file()]
-    if len(measured.get("models", [])) < 2 and around:
-        return around[:1]
     models = (Path(name) for name in measured.get("models", []) if Path(name).exists())
     folders = (model if model.is_dir() else model.parent for model in models)
-    return [each for each in folders if (each / "run.json").is_file()]
+    found = [each for each in folders if (each / "run.json").is_file()]
+    return found or (around[:1] if len(measured.get("models", [])) < 2 else [])  # the run may have been moved
 
 
 def _run(folder: Path) -> _Run:
@@ -203,9 +212,10 @@ def _headline(runs: Sequence[_Run], measured: Mapping[str, Any]) -> dict[str, st
     history = runs[0].history
     figure = next((name for name in BEST if history and f"val_{name}" in history[0]), None)
     best = {
-        f"{BEST[name]}, best epoch": _percent(max(row.get(f"val_{name}", 0) for row in history))
+        f"{BEST[name]}, best epoch": _percent(max(values))
         for name in BEST
         if name == figure
+        and (values := [value for row in history if not math.isnan(value := row.get(f"val_{name}", math.nan))])
     }
     return best | {"epochs": str(len(history))}
 

@@ -15,7 +15,7 @@ from . import heads, losses, metrics
 from .data.datasets import has_overlaps
 from .data.sample import VideoData
 
-__all__ = ["TASKS", "Task", "task_of", "with_head"]
+__all__ = ["TASKS", "Task", "inputs_of", "task_of", "with_head"]
 
 TASKS = ("classify", "multilabel", "frames", "detect")
 
@@ -73,6 +73,8 @@ class Task:
                 measures.update(boxes[rows, 1:], logits[rows], boxes[rows, 1:], labels[rows])
         elif targets[-1].shape == logits.shape and logits.ndim == 3:  # several classes a frame: each frame is a sample
             measures.update(*(each.movedim(1, -1).flatten(0, 1) for each in (logits, targets[-1])))
+        elif self.best == "val_auc":  # between samples the order of logits is not that of scores
+            measures.update(logits.float().softmax(1), targets[-1])
         else:
             measures.update(logits, targets[-1])
 
@@ -126,6 +128,13 @@ def task_of(data: VideoData, loss: str, label_smoothing: float, class_weights: s
         measures = partial(metrics.classification, number, has_auc=is_lopsided)
         best = "val_auc" if is_lopsided else "val_top1"
     return Task(data.task, number, chosen, plain, measures, best)
+
+
+def inputs_of(model: Any, clips: Tensor) -> list[Tensor]:
+    """What a step gives a network: clips (B, C, T, H, W), and a box (1, 5) where its head answers for boxes."""
+    if isinstance(getattr(model, "head", None), heads.Detect):
+        return [clips, clips.new_tensor([[0.0, 0.0, 0.0, 16.0, 16.0]])]
+    return [clips]
 
 
 def with_head(model: Any, task: str) -> None:

@@ -210,7 +210,7 @@ def train(
     torch.manual_seed(seed)
     name = model if isinstance(model, str) else type(model).__name__
     channels = feed.channels_of(found, "train")
-    if input == "flow" or (input is None and _takes_flow(model)):
+    if input == "flow" or (input is None and _takes_flow(model, weights)):
         channels = flow.CHANNELS
     if isinstance(model, str):
         model = create(model, num_classes=len(found.classes), in_channels=channels, weights=weights)
@@ -317,7 +317,7 @@ def train(
         if fabric.is_global_zero and not ways.exists():
             is_timed = fabric.device.type == "cpu" and spec.crop is not None
             steps = chosen.epochs * len(batches)
-            _write_ways(_timed(network, spec, task, part, steps, precision) if is_timed else None, ways)
+            _write_ways(_timed(network, spec, part, steps, precision) if is_timed else None, ways)
         routes = fabric.broadcast(json.loads(ways.read_text()) if fabric.is_global_zero else None)
         with (
             closing(batches),
@@ -363,9 +363,11 @@ def train(
     return Run(folder, progress.history, progress.best, objective.best, bad)
 
 
-def _takes_flow(model: str | nn.Module) -> bool:
-    """Whether a network is for optical flow, by the clip that it was published for or that it is told to take."""
+def _takes_flow(model: str | nn.Module, weights: str | os.PathLike | None) -> bool:
+    """Whether a network is for optical flow, by its weights' own clip or the one that it was published for."""
     if isinstance(model, str):
+        if weights is not None and Path(weights).exists() and (header := files.read(weights).header):
+            return len(header["spec"]["mean"]) == flow.CHANNELS
         return any(preset.name == model and preset.spec.in_channels == flow.CHANNELS for preset in MODELS)
     return ready(model)[1].in_channels == flow.CHANNELS
 
@@ -440,13 +442,11 @@ def _checkpointed(network: Any, num_stages: int) -> AbstractContextManager[None]
 
 
 def _timed(
-    network: nn.Module, spec: ClipSpec, task: str, batch_size: int, steps: int, precision: fit.Precision
+    network: nn.Module, spec: ClipSpec, batch_size: int, steps: int, precision: fit.Precision
 ) -> speed.Choices | None:
     """The fast convolutions of a run on a CPU; None for one so short that the timing would not be worth its while."""
     clips = min(2, batch_size)
-    inputs = [torch.zeros(clips, spec.in_channels, spec.num_frames, *cast(Any, spec.crop))]
-    if task == "detect":
-        inputs.append(torch.tensor([[0.0, 0.0, 0.0, 16.0, 16.0]]))
+    inputs = tasks.inputs_of(network, torch.zeros(clips, spec.in_channels, spec.num_frames, *cast(Any, spec.crop)))
     with torch.random.fork_rng(devices=[]):
         twin = copy.deepcopy(network).train()
         began = time.perf_counter()

@@ -61,7 +61,7 @@ def open_video(
 
     Raises:
         VideoError: as in `Video`; or a picture cannot be decoded while the flow is computed.
-        OSError: the cache folder cannot be written, or its disk is full.
+        ValueError: the cache folder cannot be written, or its disk is full.
         ImportError: flow is to be computed, and OpenCV is not installed.
     """
     video = Video(source, fps)
@@ -70,7 +70,11 @@ def open_video(
     with video:
         if not isinstance(source, str | os.PathLike):
             return Video(np.stack(list(_pictures(video))).transpose(3, 0, 1, 2), video.fps)
-        return Video(_Flow(video, _kept(video, is_shown=is_shown)))
+        try:
+            return Video(_Flow(video, _kept(video, is_shown=is_shown)))
+        except OSError as error:
+            reason = error.strerror or error
+            raise ValueError(f"{_root()}: {reason}; set TUBELET_CACHE to a folder that can be written") from None
 
 
 def compute(paths: Iterable[Path], *, workers: int | None = None) -> dict[Path, str]:
@@ -98,8 +102,8 @@ def compute(paths: Iterable[Path], *, workers: int | None = None) -> dict[Path, 
                 failed[path] = answer.reason if str(path) in answer.reason else f"{path}: {answer.reason}"
             elif answer:
                 raise ValueError(
-                    f"{_root()}: {answer}; the flow of {done} of {len(paths)} videos is there. Make room or set "
-                    "TUBELET_CACHE to a folder on another disk, and the same command goes on"
+                    f"{_root()}: {answer}; the flow of {done - len(failed)} of {len(paths)} videos is there. Make room "
+                    "or set TUBELET_CACHE to a folder on another disk, and the same command goes on"
                 )
             done += 1
     return failed

@@ -214,12 +214,12 @@ class Batches:
                 if self.position == len(self):
                     self._current = None
                     if self.bad:
-                        log.warning(_told(self.bad, len(self.dataset)))
+                        log.warning(told(self.bad, len(self.dataset)))
                 if batch is not None:
                     is_empty = False
                     yield batch
             if is_empty and parts:
-                raise VideoError(f"no sample is left: {_told(self.bad, len(self.dataset))}")
+                raise VideoError(f"no sample is left: {told(self.bad, len(self.dataset))}")
         except Exception:
             if self._current in (current, None):
                 self.close()
@@ -380,7 +380,7 @@ def _line(name: str, error: Exception) -> str:
     return text if text.startswith(name.partition("[")[0]) else f"{name}: {text}"
 
 
-def _told(bad: Mapping[str, str], total: int) -> str:
+def told(bad: Mapping[str, str], total: int) -> str:
     """How many samples are bad, and the first three reasons, in one line."""
     first = "; ".join(list(bad.values())[:3])
     return f"{len(bad):,} of {total:,} samples are bad, first {first}"

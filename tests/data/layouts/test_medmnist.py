@@ -132,6 +132,7 @@ ERRORS = {
     "several labels": (GOOD | {"train_labels": np.zeros((6, 14), int)}, r"train_labels \(6, 14\) are several labels"),
     "labels that are no numbers": (GOOD | {"train_labels": np.zeros(6)}, r"train_labels \(6,\) of float64; give whole"),
     "labels below 0": (GOOD | {"train_labels": np.full(6, -1)}, r"train_labels hold -1; classes count from 0"),
+    "empty": (GOOD | {"val_labels": np.zeros((0, 1), int)}, "val_labels is empty; give"),
     "objects": (GOOD | {"train_labels": np.array([{}] * 6)}, r"train_labels cannot be read \(Object arrays"),
     "one class": (GOOD | {f"{part}_labels": np.zeros(6, int) for part in ("train", "val")}, r"one class only \(0\)"),
 }

@@ -78,7 +78,9 @@ def _labels_of(file: Path, key: str, keys: set[str]) -> list[int]:
         raise ValueError(f"{file}: {key} {labels.shape} are several labels a volume; one class each is read: (N, 1)")
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.size != len(labels):
         raise ValueError(f"{file}: {key} {labels.shape} of {labels.dtype}; give whole numbers (N, 1)")
-    if labels.size and labels.min() < 0:
+    if not labels.size:
+        raise ValueError(f"{file}: {key} is empty; give {_FORM}")
+    if labels.min() < 0:
         raise ValueError(f"{file}: {key} hold {labels.min()}; classes count from 0")
     return labels.ravel().tolist()
 
