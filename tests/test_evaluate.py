@@ -225,6 +225,15 @@ def ucf(tmp_path):
     return tmp_path / "ucf"
 
 
+def test_short_videos_do_what_they_did_in_training(halves, tmp_path):
+    small = {"num_frames": 12, "frame_stride": 1, "crop": 16, "resize": "none", "short": "hold"}
+    run = tubelet.train(halves, model="tiny_2d", epochs=1, workers=0, out=tmp_path / "run", **small)
+    options = {"views": 1, "crops": 1, "workers": 0, "audit": False, "out": tmp_path / "out"}
+    assert tubelet.evaluate(run.out, halves, **options).summary["samples"] == 2
+    with pytest.raises(ValueError, match="8 frames, and a clip reaches over 12"):
+        tubelet.evaluate(run.out, halves, short="error", **options)
+
+
 def test_a_run_is_measured_on_its_own_fold(ucf, tmp_path, capsys):
     options = {"views": 1, "crops": 1, "workers": 0, "audit": False}
     small = {"num_frames": 4, "frame_stride": 1, "crop": 16, "resize": "none"}

@@ -48,7 +48,7 @@ def evaluate(
     classes: str | os.PathLike | None = None,
     audit: bool = True,
     batch_size: int = 16,
-    short: Short = "error",
+    short: Short | None = None,
     on_bad: Literal["raise", "skip"] = "raise",
     workers: int | None = None,
     out: str | os.PathLike | None = None,
@@ -79,7 +79,7 @@ def evaluate(
         audit: also measure with one centre view as it is, reversed, shuffled and with one frame repeated, which
             tells whether the network uses motion.
         batch_size: clips in one pass of the network.
-        short: videos with fewer frames than a clip: error, loop or hold.
+        short: videos with fewer frames than a clip: error, loop or hold; by default that of the run, else error.
         on_bad: what a video does that cannot be read: raise ends with an error, skip leaves it out and counts it.
         workers: processes that read; 0 reads in this one, which always reads whole videos of frames.
         out: folder for `scores.csv` (each view of each sample), `evaluate.json`, `classes.csv`, `confusion.png`,
@@ -114,6 +114,8 @@ def evaluate(
         raise ValueError(f"several models, average and temperature are not for task {task}: leave them out")
     views, crops, how = _seen(row, views, crops, average, (1, 1) if is_each else (10, 3))
     at_least_one(views=views, crops=crops, batch_size=batch_size)
+    if short is None:
+        short = _same("short", {name: run.get("short") or "error" for name, run in runs.items()})
     if short not in SHORTS:
         raise ValueError(f"short {short!r}; there is {', '.join(SHORTS)}")
     if how == "max" and task == "classify":
@@ -216,7 +218,7 @@ def _run(model: Model) -> dict[str, Any]:
         run, why = None, str(error)
     else:
         why = "not the arguments of a run"
-    texts = ("task", "data")
+    texts = ("task", "data", "short")
     if not isinstance(run, dict) or not isinstance(run.get("fold"), int | None) or not all(
         isinstance(run.get(name), str | None) for name in texts
     ):  # fmt: skip
