@@ -69,7 +69,9 @@ def test_links_and_pictures_are_there(page):
         assert target.startswith("http") or (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize(("slot", "num_classes", "train", "val"), [((), 51, 3600, 1200), (("digit", "8"), 10, 600, 200)])
+@pytest.mark.parametrize(
+    ("slot", "num_classes", "train", "val"), [((), 51, 3600, 1200), (("digit", "8"), 10, 600, 200)]
+)
 def test_the_list_of_words_is_made(tmp_path, slot, num_classes, train, val):
     corpus = ROOT.parent / "shared" / "data" / "grid"
     if not corpus.exists():
