@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
+
+Kind = Literal["window", "percentile", "z_score"]
 
 
 def at_least_one(**counts: int) -> None:
@@ -12,6 +14,38 @@ def at_least_one(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} {value} must be at least 1")
+
+
+class Intensity(NamedTuple):
+    """How the values of a scan become those that a network takes, channel by channel.
+
+    Attributes:
+        kind: window cuts them off at low and high and brings these to 0 and 1, after which `mean` and `std` of the spec
+            count; percentile does so with the values below which `low` and `high` percent of the scan's own lie;
+            z_score brings the scan to mean 0 and deviation 1.
+        low: lower end: units of the scan (Hounsfield units of CT), or percent.
+        high: upper end.
+    """
+
+    kind: Kind
+    low: float = 0.0
+    high: float = 0.0
+
+
+def check_intensity(intensity: Intensity) -> None:
+    """Raise ValueError unless it is of a known kind and its ends are in order."""
+    kind, low, high = intensity
+    if kind not in get_args(Kind):
+        raise ValueError(f"intensity {kind!r}; there is {', '.join(get_args(Kind))}")
+    if kind != "z_score" and not low < high:
+        raise ValueError(f"intensity {kind} from {low:g} to {high:g}: the lower end must be below the upper")
+    if kind == "percentile" and not (low >= 0 and high <= 100):
+        raise ValueError(f"intensity percentile from {low:g} to {high:g}: percents lie in 0 to 100")
+
+
+def is_orientation(letters: str) -> bool:
+    """Whether these are three directions of the body, such as SPR, each along another axis of it."""
+    return len(letters) == 3 and all(sum(letter in axis for letter in letters) == 1 for axis in ("RL", "AP", "SI"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +64,11 @@ class ClipSpec:
         mean: of each channel, for values in 0..1; its length is the number of input channels.
         std: of each channel, for values in 0..1; as long as `mean`.
         classes: class names in the order of the logits; empty when unknown.
+        spacing_mm: (depth, height, width) of a voxel to which scans are resampled; None keeps their own, and is right
+            for video.
+        orientation: where the axes (depth, height, width) of scans point, such as SPR (superior, posterior, right);
+            None leaves them as they are stored.
+        intensity: how the values of scans become those that the network takes; None: they are pictures, 0..255.
 
     Raises:
         ValueError: a value is out of its range, or `mean` and `std` differ in length.
@@ -43,9 +82,12 @@ class ClipSpec:
     mean: tuple[float, ...] = (0.45, 0.45, 0.45)
     std: tuple[float, ...] = (0.225, 0.225, 0.225)
     classes: tuple[str, ...] = ()
+    spacing_mm: tuple[float, float, float] | None = None
+    orientation: str | None = None
+    intensity: Intensity | None = None
 
     def __post_init__(self) -> None:
-        for field in ("crop", "mean", "std", "classes"):
+        for field in ("crop", "mean", "std", "classes", "spacing_mm"):
             if getattr(self, field) is not None:
                 object.__setattr__(self, field, tuple(getattr(self, field)))
         if isinstance(self.resize, list):
@@ -63,6 +105,13 @@ class ClipSpec:
             raise ValueError(f"mean has {len(self.mean)} channels and std {len(self.std)}: give as many")
         if any(value <= 0 for value in self.std):
             raise ValueError(f"std {self.std} must be above 0")
+        if self.spacing_mm is not None and (len(self.spacing_mm) != 3 or min(self.spacing_mm) <= 0):
+            raise ValueError(f"spacing_mm {self.spacing_mm} must be three lengths above 0: depth, height, width")
+        if self.orientation is not None and not is_orientation(self.orientation):
+            raise ValueError(f"orientation {self.orientation!r}; give one letter each of R or L, A or P, S or I")
+        if self.intensity is not None:
+            object.__setattr__(self, "intensity", Intensity(*self.intensity))
+            check_intensity(self.intensity)
 
     @property
     def in_channels(self) -> int:

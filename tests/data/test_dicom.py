@@ -1,0 +1,173 @@
+"""Series of DICOM slices: real ones, and drawn ones with what goes wrong in them."""
+
+import locale
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("SimpleITK")
+
+import SimpleITK as sitk  # noqa: N813
+
+from tubelet.data.volume import VolumeError, is_scan, read_volume
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "dicom"
+COS, SIN = np.cos(0.3), np.sin(0.3)
+FLAT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+TURNED = (COS, SIN, 0.0, 0.0, 0.0, -1.0)  # rows to the left and back, columns down
+
+
+def draw(path: Path, values: np.ndarray, position, *, along=FLAT, series="1.2.3", spacing=(0.7, 0.8), rescale=(1, 0)):
+    """A slice (H, W) of int16, where its position and directions say."""
+    image = sitk.GetImageFromArray((values * rescale[0] + rescale[1])[None].astype(np.int16))
+    image.SetSpacing((*spacing, 1.0))
+    tags = {
+        "0008|0060": "CT", "0008|103e": f"Brain {series}", "0020|000d": "1.2", "0020|000e": series,
+        "0020|0032": "\\".join(f"{value:.6f}" for value in position),
+        "0020|0037": "\\".join(f"{value:.10f}" for value in along),
+        "0028|1052": str(rescale[1]), "0028|1053": str(rescale[0]),
+    }  # fmt: skip
+    for tag, value in tags.items():
+        image.SetMetaData(tag, value)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(str(path))
+    writer.Execute(image)
+
+
+def slices(folder: Path, positions, **changes) -> np.ndarray:
+    folder.mkdir(exist_ok=True)
+    array = np.random.default_rng(0).integers(0, 500, (len(positions), 4, 5))
+    for number, (values, z) in enumerate(zip(array, positions, strict=True)):
+        draw(folder / f"{7 * number % 10}.dcm", values, (1.0, 2.0, z), **changes)
+    return array
+
+
+def test_slices_are_in_the_order_of_their_positions(tmp_path):
+    array = slices(tmp_path, [5.0, -2.5, 0.0, 2.5])
+    volume = read_volume(tmp_path)
+    assert is_scan(tmp_path) and np.array_equal(volume.array[0], array[[1, 2, 3, 0]])
+    assert np.allclose(volume.spacing_mm, (2.5, 0.8, 0.7)) and volume.grid.origin_mm == (1, 2, -2.5)
+    assert volume.grid.orientation == "SPL"
+
+
+def test_the_locale_stays_as_it_is(tmp_path):
+    slices(tmp_path, [0.0, 2.5])
+    before = locale.getencoding(), locale.setlocale(locale.LC_ALL)
+    read_volume(tmp_path)
+    assert (locale.getencoding(), locale.setlocale(locale.LC_ALL)) == before
+
+
+def test_oblique_slices(tmp_path):
+    normal = np.cross(TURNED[:3], TURNED[3:])
+    array = np.random.default_rng(0).integers(0, 500, (4, 4, 5))
+    for number in (2, 0, 3, 1):
+        draw(tmp_path / f"{9 - number}.dcm", array[number], 3.0 * number * normal + (9, 8, 7), along=TURNED)
+    for path in list(tmp_path.iterdir()):
+        path.rename(path.with_name(path.stem))  # DICOM files often have no suffix
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.array[0], array)
+    stated = np.stack([3 * normal, 0.8 * np.array(TURNED[3:]), 0.7 * np.array(TURNED[:3])], 1)
+    assert np.allclose(volume.affine[:3, :3], np.diag((-1, -1, 1)) @ stated, atol=1e-6)
+    assert np.allclose(volume.affine[:3, 3], (-9, -8, 7), atol=1e-6)
+
+
+def test_each_slice_has_its_own_rescale(tmp_path):
+    values = np.arange(20).reshape(4, 5)
+    for number, rescale in enumerate([(1, -1024), (2, -1000), (3, 0)]):
+        draw(tmp_path / f"{number}.dcm", values, (0, 0, number), rescale=rescale)
+    expected = np.stack([values - 1024, 2 * values - 1000, 3 * values])
+    assert np.array_equal(read_volume(tmp_path).array[0], expected)
+    assert np.array_equal(read_volume(tmp_path / "1.dcm").array[0, 0], expected[1])
+
+
+def test_several_series_are_asked_about(tmp_path):
+    slices(tmp_path / "a", [0, 1, 2])
+    slices(tmp_path / "b", [0, 1], series="1.2.4")
+    for path in list((tmp_path / "b").iterdir()):
+        path.rename(tmp_path / "a" / f"b{path.name}")
+    with pytest.raises(
+        VolumeError, match=r"2 series; pass series=.*--series.*1\.2\.3 \(Brain 1\.2\.3, 3 files of 4x5\); 1"
+    ):
+        read_volume(tmp_path / "a")
+    assert read_volume(tmp_path / "a", series="1.2.4").array.shape == (1, 2, 4, 5)
+    with pytest.raises(VolumeError, match=r"no series 9; pass series="):
+        read_volume(tmp_path / "a", series="9")
+    with pytest.raises(VolumeError, match="series=9 is for a folder"):
+        read_volume(tmp_path / "a" / "0.dcm", series="9")
+
+
+@pytest.mark.parametrize(
+    ("positions", "says"),
+    [
+        ([0, 2, 4, 8, 10], r"1 missing between 4\.dcm|1 missing between .* at 4\.00 mm and .* at 8\.00 mm"),
+        ([0, 2, 4, 4, 6], r"at 4\.00 mm and .* at 4\.00 mm lie at the same place"),
+        ([0, 2, 4, 5, 7], r"at 4\.00 mm and .* at 5\.00 mm are 1\.00 mm apart, others 2\.00"),
+    ],
+)
+def test_gaps_and_doubles(tmp_path, positions, says):
+    slices(tmp_path, [float(z) for z in positions])
+    with pytest.raises(VolumeError, match=says) as caught:
+        read_volume(tmp_path)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(f"{tmp_path}: ")
+
+
+@pytest.mark.parametrize(
+    ("values", "change", "says"),
+    [
+        (np.zeros((5, 5)), {}, r"voxels \(height, width\) \(4, 5\), 9\.dcm \(5, 5\)"),
+        (np.zeros((4, 5)), {"along": TURNED}, "direction"),
+        (np.zeros((4, 5)), {"spacing": (0.7, 0.9)}, r"spacing \(height, width\)"),
+    ],
+)
+def test_slices_of_another_kind(tmp_path, values, change, says):
+    slices(tmp_path, [0.0, 1.0])
+    draw(tmp_path / "9.dcm", values, (1, 2, 2), **change)
+    with pytest.raises(VolumeError, match=says):
+        read_volume(tmp_path)
+
+
+def test_a_tilted_gantry(tmp_path):
+    for number in range(5):
+        draw(tmp_path / f"{number}.dcm", np.zeros((4, 5)), (0, 0.5 * number, 2 * number))
+    with pytest.raises(VolumeError, match="tilted gantry"):
+        read_volume(tmp_path)
+
+
+def test_a_slice_cut_short(tmp_path, capfd):
+    slices(tmp_path, [0.0, 1.0, 2.0])
+    path = tmp_path / "7.dcm"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(VolumeError, match=r"7\.dcm: cannot be read"):
+        read_volume(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_frames_of_one_file(tmp_path):
+    array = np.random.default_rng(0).integers(0, 500, (3, 4, 5)).astype(np.uint16)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((0.7, 0.8, 2.5))
+    sitk.WriteImage(image, str(tmp_path / "a.dcm"))
+    for path in (tmp_path, tmp_path / "a.dcm"):
+        volume = read_volume(path)
+        assert np.array_equal(volume.array[0], array) and np.allclose(volume.spacing_mm, (2.5, 0.8, 0.7))
+
+
+def test_real_series(tmp_path):
+    if not SHARED.exists():
+        pytest.skip(f"needs {SHARED}, real data that the project does not ship")
+    volume = read_volume(SHARED / "mr_hippocampus_crop")
+    assert volume.array.shape == (1, 32, 51, 35) and volume.spacing_mm == (1, 1, 1)
+    for number in (1, 9, 32):  # slice n lies at n mm
+        alone = read_volume(SHARED / "mr_hippocampus_crop" / f"{number}.dcm")
+        assert np.array_equal(volume.array[:, number - 1], alone.array[:, 0])
+    with pytest.raises(VolumeError, match=r"161 missing between 7106 at -99\.48 mm and 7136 at 103\.02 mm"):
+        read_volume(SHARED / "ct_series")
+    for name in ("7136", "7166", "7196"):
+        shutil.copyfile(SHARED / "ct_series" / name, tmp_path / name)
+    volume = read_volume(tmp_path)
+    stored = np.frombuffer((tmp_path / "7166").read_bytes()[-512:], "<i2").reshape(16, 16)
+    assert np.array_equal(volume.array[0, 1], stored - 1024.0)  # its header says intercept -1024, slope 1
+    assert np.allclose(volume.spacing_mm, (1.25, 0.488281, 0.488281))

@@ -1,0 +1,115 @@
+"""Voxels that lie in a file as they are: arrays of numpy, the data of MetaImage, and maps of them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from .grid import VolumeError
+
+__all__ = ["keep_space", "map_bytes", "map_meta", "open_array"]
+
+# https://itk.org/Wiki/ITK/MetaIO/Documentation; MET_LONG is left out, whose size depends on the machine
+_DTYPES = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
+    "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
+}  # fmt: skip
+
+
+def open_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+    """The array of a .npy file or the only one of a .npz, brought to (C, D, H, W).
+
+    Raises:
+        VolumeError: not such an array.
+    """
+    try:
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            with array as arrays:
+                if len(arrays.files) != 1:
+                    raise VolumeError(f"{path}: {len(arrays.files)} arrays ({', '.join(arrays.files)}); keep one in it")
+                array = arrays[arrays.files[0]]
+    except VolumeError:
+        raise
+    except Exception as error:  # numpy lets those of zipfile, zlib and struct through
+        raise VolumeError(f"{path}: not an array that numpy can read ({error or 'empty'})") from None
+    if array.ndim not in (2, 3, 4) or array.dtype.kind not in "biuf" or not array.size:
+        raise VolumeError(f"{path}: {array.shape} of {array.dtype}; give numbers (H, W), (D, H, W) or (C, D, H, W)")
+    array = array.view(np.uint8) if array.dtype.kind == "b" else array
+    return array.reshape((1,) * (4 - array.ndim) + array.shape)
+
+
+def keep_space(path: Path, like: Path) -> None:
+    """Give a NRRD file the geometry of another, as that has it in writing: ITK's own digits differ in the last one.
+
+    Nothing is done where they have not as many axes.
+    """
+    with like.open("rb") as file:
+        theirs = _nrrd_lines(file.read(2**16))
+    data = path.read_bytes()
+    ours = _nrrd_lines(data)
+    if ours.get(b"dimension") == theirs.get(b"dimension"):
+        head, voxels = data.split(b"\n\n", 1)
+        for name in (b"space", b"space directions", b"space origin"):
+            if name in ours and name in theirs:
+                head = head.replace(name + b": " + ours[name], name + b": " + theirs[name])
+        path.write_bytes(head + b"\n\n" + voxels)
+
+
+def _nrrd_lines(data: bytes) -> dict[bytes, bytes]:
+    """The fields of its header, which ends with an empty line. https://teem.sourceforge.net/nrrd/format.html"""
+    head = data.replace(b"\r\n", b"\n").split(b"\n\n", 1)[0]
+    pairs = (line.partition(b":") for line in head.splitlines() if not line.startswith(b"#"))
+    return {name.strip(): value.strip() for name, colon, value in pairs if colon}
+
+
+def map_bytes(path: Path, offset: int, num_bytes: int) -> np.ndarray:
+    """A read-only map of so many bytes of a file.
+
+    Raises:
+        VolumeError: they are not there.
+    """
+    try:
+        return np.memmap(path, np.uint8, "r", offset, (num_bytes,))
+    except (OSError, ValueError) as error:
+        raise VolumeError(f"{path}: cut short, or not there ({error}); copy it again") from None
+
+
+def map_meta(path: Path, shape: tuple[int, ...], num_values: int) -> np.ndarray | None:
+    """A map of the voxels of a MetaImage (.mha, .mhd).
+
+    Args:
+        path: the file.
+        shape: of its axes, slowest first.
+        num_values: of a voxel.
+
+    Returns:
+        (*shape, num_values), or None where the voxels do not lie in one file as they are.
+
+    Raises:
+        VolumeError: they are not all there.
+    """
+    fields: dict[str, str] = {}
+    with path.open("rb") as file:
+        while "ElementDataFile" not in fields and (line := file.readline(4096)):
+            name, _, value = line.decode(errors="replace").partition("=")
+            fields[name.strip()] = value.strip()
+        offset = file.tell()
+    data = fields.get("ElementDataFile", "")
+    dtype = _DTYPES.get(fields.get("ElementType", ""))
+    is_big = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False"))
+    answers = [fields.get("BinaryData", "True"), fields.get("CompressedData", "False"), is_big]
+    if [answer.lower() for answer in answers] != ["true", "false", "false"] or dtype is None:
+        return None
+    if "ElementToIntensityFunctionSlope" in fields or data.startswith("LIST") or "%" in data:
+        return None
+    num_bytes = math.prod(shape) * num_values * np.dtype(dtype).itemsize
+    if data not in ("LOCAL", "Local", "local"):
+        path = path.parent / data
+        offset = int(fields.get("HeaderSize", 0))
+        if offset < 0 and path.is_file():  # the voxels are the end of the file
+            offset = max(0, path.stat().st_size - num_bytes)
+    return map_bytes(path, offset, num_bytes).view("<" + dtype).reshape(*shape, num_values)

@@ -1,0 +1,184 @@
+"""Scans brought to the space of a network, and what it says brought back to the scanner's own grid."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..spec import ClipSpec, Intensity
+from . import itk
+from .grid import Grid, Volume, VolumeError, oriented
+
+__all__ = ["cleaned", "prepared", "resampled", "restored", "restored_scores"]
+
+_BEYOND = 8  # voxels
+
+
+def resampled(volume: Volume, spacing_mm: Sequence[float], *, is_mask: bool) -> Volume:
+    """The scan in voxels of another size, over the same place in the body.
+
+    The outer faces of the volume stay where they are. So the spacing is that which fits a whole number of voxels
+    between them, the nearest to the one asked for; an axis whose number of voxels stays is not touched.
+
+    Values are cubic B-splines (ITK's, order 3), which bring a scan to smaller voxels and back (`restored`) without
+    visible loss, where linear interpolation blurs it. Beyond the outermost centres values go on as they come. Towards
+    larger voxels, a Gaussian goes before, of (ratio - 1) / 2 voxels as in scikit-image and MONAI, so that fine texture
+    does not turn into coarse. Labels are those of the nearest voxel: no label is made up, and what went to smaller
+    voxels comes back exactly.
+
+    Args:
+        volume: array (C, D, H, W).
+        spacing_mm: (depth, height, width).
+        is_mask: its values are labels.
+
+    Returns:
+        float32, or the labels in their own type.
+
+    Raises:
+        VolumeError: a spacing that is not above 0.
+        ImportError: SimpleITK is not installed.
+    """
+    if len(spacing_mm) != 3 or not all(0 < value < float("inf") for value in spacing_mm):
+        raise VolumeError(f"spacing_mm {tuple(spacing_mm)} must be three lengths above 0: depth, height, width")
+    own = volume.grid
+    d, h, w = (max(1, round(n * a / b)) for n, a, b in zip(own.size, own.spacing_mm, spacing_mm, strict=True))
+    ratios = [n / m for n, m in zip(own.size, (d, h, w), strict=True)]
+    s, t, u = (value * ratio for value, ratio in zip(own.spacing_mm, ratios, strict=True))
+    grid = own.moved((d, h, w), (s, t, u), [(ratio - 1) / 2 for ratio in ratios])
+    if is_mask:
+        array = volume.array
+        for axis, (n, m) in enumerate(zip(own.size, grid.size, strict=True), start=1):
+            if n != m:
+                array = array.take((2 * np.arange(m) + 1) * n // (2 * m), axis)
+        return dataclasses.replace(volume, array=array, grid=grid)
+    values = torch.from_numpy(np.require(volume.array, np.float32, ["C", "W"]))
+    for axis in sorted(range(3), key=lambda axis: -ratios[axis]):  # what shrinks first leaves less to do
+        n, m = own.size[axis], grid.size[axis]
+        if n != m:
+            shape = values.shape
+            parts = values.reshape(-1, n, shape[axis + 2 :].numel())
+            parts = torch.matmul(itk.weights(n, m), parts) if axis < 2 else parts[..., 0] @ itk.weights(n, m).T
+            values = parts.reshape(*shape[: axis + 1], m, *shape[axis + 2 :])
+    return dataclasses.replace(volume, array=values.numpy(), grid=grid)
+
+
+def prepared(volume: Volume, spec: ClipSpec, *, is_mask: bool = False) -> Volume:
+    """The scan as the network of `spec` takes it: its intensity, its orientation, its spacing.
+
+    Intensity goes by channel and comes first, so that interpolation meets no metal or noise beyond the window. Windows
+    and percentiles then have `spec.mean` and `spec.std` applied; z_score takes mean and deviation of the whole channel;
+    of one without any contrast, percentile and z_score give 0. Without `spec.intensity` values are pictures, 0..255.
+
+    Args:
+        volume: array (C, D, H, W).
+        spec: its `intensity`, `orientation`, `spacing_mm`, `mean` and `std` count.
+        is_mask: its values are labels, which are turned and resampled alone.
+
+    Returns:
+        float32, or the labels in their own type; its grid is what `restored` needs.
+
+    Raises:
+        VolumeError: another number of channels than the network takes.
+        ImportError: SimpleITK is not installed and there is something to resample.
+    """
+    if not is_mask:
+        if len(volume.array) != spec.in_channels:
+            raise VolumeError(f"{volume.path}: {len(volume.array)} channels; the network takes {spec.in_channels}")
+        channels = zip(volume.array, spec.mean, spec.std, strict=True)
+        array = np.stack([_normalized(channel, spec.intensity, mean, std) for channel, mean, std in channels])
+        volume = dataclasses.replace(volume, array=array)
+    if spec.orientation is not None:
+        volume = oriented(volume, spec.orientation)
+    if spec.spacing_mm is not None:
+        volume = resampled(volume, spec.spacing_mm, is_mask=is_mask)
+    return dataclasses.replace(volume, array=np.ascontiguousarray(volume.array))
+
+
+def restored(values: np.ndarray, grid: Grid, source: Grid) -> np.ndarray:
+    """Labels or grey levels (D, H, W) on a prepared grid, or on a part of it, -> on the source's.
+
+    Labels, which are whole numbers, come from the nearest voxel, grey levels, which are floats, as cubic B-splines.
+    What the part does not reach is 0.
+    """
+    if grid == source:
+        return values
+    if values.dtype.kind != "f":
+        labels = values.astype(np.uint8) if values.dtype.kind == "b" else values
+        return itk.resample(labels, grid, source, order=0).astype(values.dtype, copy=False)
+    reached = itk.resample(np.ones(grid.size, np.uint8), grid, source, order=0)
+    # as in `resampled`, values go on beyond the faces as they come
+    d, h, w = (min(n - 1, _BEYOND) for n in grid.size)
+    more = np.pad(values, [(d, d), (h, h), (w, w)], "reflect", reflect_type="odd")
+    wide = grid.cropped((-d, -h, -w), more.shape)
+    return itk.resample(more, wide, source, order=3 if min(more.shape) >= 4 else 1) * reached
+
+
+def restored_scores(scores: np.ndarray, grid: Grid, source: Grid) -> np.ndarray:
+    """Scores or logits (K, D, H, W) on a prepared grid, or a part of it, -> labels (D, H, W) uint8 on the source's.
+
+    Scores are interpolated linearly, and a voxel has the label of the highest, of equal ones the first. One class at a
+    time: memory holds two maps of the source's size, whatever K is. What the part does not reach is 0.
+    """
+    labels = np.zeros(source.size, np.uint8 if len(scores) <= 256 else np.int64)
+    best: np.ndarray | None = None
+    for label, score in enumerate(scores):
+        outside = float(np.finfo(np.float32).min if label else np.finfo(np.float32).max)
+        values = score.astype(np.float32, copy=False)
+        here = values if grid == source else itk.resample(values, grid, source, order=1, outside=outside)
+        if best is None:
+            best = here.copy()
+        else:
+            np.copyto(labels, label, where=here > best, casting="unsafe")
+            np.maximum(best, here, out=best)
+    return labels
+
+
+def cleaned(labels: np.ndarray, *, largest: bool, holes: bool) -> np.ndarray:
+    """Labels (D, H, W) without specks and cavities, class by class; 0 is the background.
+
+    Args:
+        labels: whole numbers from 0 on.
+        largest: keep of each class the largest part that hangs together, by corners too; the rest becomes background.
+        holes: fill background that one class encloses on all sides. What belongs to another class stays.
+
+    Returns:
+        A new array of the same type.
+
+    Raises:
+        ImportError: SimpleITK is not installed.
+    """
+    labels = labels.copy()
+    for label, box in itk.boxes(labels).items():
+        part = labels[box]
+        mask = part == label
+        if largest:
+            kept = itk.largest(mask)
+            part[mask & ~kept] = 0
+            mask = kept
+        if holes:
+            part[itk.filled(mask) & (part == 0)] = label
+    return labels
+
+
+def _normalized(channel: np.ndarray, intensity: Intensity | None, mean: float, std: float) -> np.ndarray:
+    """(D, H, W) -> float32, as `prepared` tells."""
+    if intensity is not None and intensity.kind == "z_score":
+        mean, std = float(channel.mean(dtype=np.float64)), float(channel.std(dtype=np.float64))
+        low, high = 0.0, 1.0
+    elif intensity is None:
+        low, high = 0.0, 255.0
+    else:
+        low, high = intensity.low, intensity.high
+        if intensity.kind == "percentile":
+            low, high = map(float, np.percentile(channel, (low, high)))
+    # one product and one sum for each voxel
+    scale = 1 / ((high - low) * std) if high > low and std > 0 else 0.0
+    values = channel.astype(np.float32)
+    if intensity is not None and intensity.kind != "z_score":
+        values.clip(low, high, out=values)
+    values -= np.float32(low + mean * (high - low))
+    values *= np.float32(scale)
+    return values

@@ -1,0 +1,300 @@
+"""Scans of CT and MRI: read and written, with where they lie in the body."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..machine import aside
+from ..terminal import progress
+from . import dicom, itk, nifti, raw
+from .grid import Grid, Volume, VolumeError, distance_mm, ending, oriented
+from .space import cleaned, prepared, resampled, restored, restored_scores
+
+__all__ = [
+    "SUFFIXES",
+    "WRITTEN",
+    "Grid",
+    "Volume",
+    "VolumeError",
+    "cleaned",
+    "is_scan",
+    "mapped",
+    "oriented",
+    "prepared",
+    "read_mask",
+    "read_volume",
+    "resampled",
+    "restored",
+    "restored_scores",
+    "write_volume",
+]
+
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".tif", ".tiff", ".npy", ".npz")
+WRITTEN = (".nii", ".nii.gz", ".nrrd", ".mha", ".tif", ".tiff", ".npy", ".npz")
+_PLAIN = (".tif", ".tiff", ".npy", ".npz")  # these hold no geometry
+
+# What follows the last dot in the names of DICOM files: others are not opened to see whether they are.
+_NAMED = re.compile(r"|\.\d*|\.(dcm|dicom|dic|ima)", re.IGNORECASE)
+
+# A mask belongs to an image where their corners are no farther apart than this part of a voxel's shortest side.
+_OFF = 0.1
+
+Path_ = str | os.PathLike[str]
+
+
+def is_scan(path: Path_) -> bool:
+    """Whether this is a file of `SUFFIXES`, a DICOM file of any name, or a folder with DICOM files in it."""
+    path = Path(path)
+    if path.is_dir():
+        return bool(_dicoms(path, most=1))
+    return path.is_file() and (ending(path) in SUFFIXES or _is_dicom(path))
+
+
+def read_volume(path: Path_ | Sequence[Path_], *, series: str | None = None) -> Volume:
+    """A scan with all its channels.
+
+    Args:
+        path: a file of `SUFFIXES`, a DICOM file of any name (with all its frames), or the folder of a DICOM series; or
+            several of these, of which each gives its channels. The fourth axis of a file is channels too, as are the
+            colours of a voxel.
+        series: SeriesInstanceUID, where a folder holds several.
+
+    Returns:
+        (C, D, H, W), after the file's rescale (DICOM's slope and intercept, NIfTI's), in the type that this gives. A
+        picture of two axes has D 1. TIFF, npy and npz hold no geometry: they are taken as voxels of 1 mm, and arrays as
+        (H, W), (D, H, W) or (C, D, H, W).
+
+    Raises:
+        VolumeError: no such file, no scan, cut short or damaged, values that are not finite, a spacing of 0; files that
+            do not lie on one grid; slices that are missing, double or of another kind, or several series.
+        ImportError: SimpleITK is not installed.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        volumes = [read_volume(one, series=series) for one in path]
+        if not volumes:
+            raise VolumeError("no file for a scan; give one for each channel")
+        for other in volumes[1:]:
+            _check_same(other, volumes[0].grid, str(volumes[0].path))
+        array = np.concatenate([volume.array for volume in volumes]) if len(volumes) > 1 else volumes[0].array
+        return dataclasses.replace(volumes[0], array=array)
+    path = Path(path)
+    if path.is_dir():
+        volume = _read_series(path, series)
+    elif not path.is_file():
+        raise VolumeError(f"{path}: no such file or folder")
+    elif series is not None:
+        raise VolumeError(f"{path}: series={series} is for a folder of DICOM files")
+    else:
+        volume = _read_file(path)
+    if volume.array.dtype.kind == "f" and not (is_finite := np.isfinite(volume.array)).all():
+        where = tuple(map(int, np.argwhere(~is_finite)[0]))
+        raise VolumeError(
+            f"{path}: {int((~is_finite).sum())} values are NaN or infinite, the first at {where} (channel, depth, "
+            "height, width); write it anew with numbers in their place"
+        )
+    return volume
+
+
+def read_mask(path: Path_, like: Grid | None) -> Volume:
+    """The labels of a scan's voxels.
+
+    Args:
+        path: as for `read_volume`.
+        like: the grid of the image, on which the mask must lie: as many voxels, and corners within a tenth of a voxel's
+            shortest side. None takes the mask's own. A file without geometry takes that of the image.
+
+    Returns:
+        (1, D, H, W) uint8, or int64 where labels exceed 255.
+
+    Raises:
+        VolumeError: as `read_volume`; several channels, another size or another place than the image, or a value that
+            is no whole number from 0 on.
+    """
+    volume = read_volume(path)
+    array, path = volume.array, volume.path
+    if len(array) != 1:
+        raise VolumeError(f"{path}: {len(array)} channels; a mask has one, whose values are the labels")
+    if array.dtype.kind == "f" and (is_part := array != np.rint(array)).any():
+        raise VolumeError(
+            f"{path}: a mask holds whole numbers, and this {array[is_part][0]:g}; round it, or is it an image?"
+        )
+    if (least := array.min()) < 0:
+        raise VolumeError(f"{path}: label {least:g}; labels count from 0, the background")
+    grid = volume.grid
+    if like is not None:
+        if ending(path) in _PLAIN and grid.size == like.size:
+            grid = like
+        _check_same(dataclasses.replace(volume, grid=grid), like, "its image")
+    return Volume(array.astype(np.uint8 if array.max() <= 255 else np.int64), grid, path)
+
+
+def write_volume(path: Path_, array: np.ndarray, grid: Grid, *, like: Path | None = None) -> None:
+    """Write a scan, whole or not at all.
+
+    Args:
+        path: .nii, .nii.gz, .nrrd, .mha, .tif, .npy or .npz; the last three hold no geometry.
+        array: (D, H, W), or (C, D, H, W), whose channels become a fourth axis.
+        grid: where it lies.
+        like: the file that the grid is from. Where both are NIfTI, its header is kept, so that every byte of the
+            geometry stays as it was; where both are NRRD, its words for the geometry. Else this is written as ITK has
+            read it.
+
+    Raises:
+        VolumeError: another ending, another size than the grid's, or the place cannot be written to.
+    """
+    path, array = Path(path), np.asarray(array)
+    given = array.shape
+    array = array[None] if array.ndim == 3 else array
+    if array.dtype.kind == "b":
+        array = array.astype(np.uint8)
+    suffix = ending(path)
+    if suffix not in WRITTEN:
+        raise VolumeError(f"{path}: cannot write {suffix or 'a name without ending'}; write {', '.join(WRITTEN)}")
+    if array.ndim != 4 or array.shape[1:] != grid.size:
+        raise VolumeError(f"{path}: an array {given} for a grid of {grid.size} (depth, height, width)")
+    header = Path(like) if like is not None and "nii" in suffix and "nii" in ending(Path(like)) else None
+    if header is not None:
+        _check_same(Volume(array, grid, path), itk.read_header(header).grid, str(header))
+
+    def write(made: Path) -> None:
+        if suffix == ".npy":
+            np.save(made, array if len(array) > 1 else array[0])
+        elif suffix == ".npz":
+            np.savez_compressed(made, array if len(array) > 1 else array[0])
+        elif header is not None:
+            nifti.encode(made, header, array)
+        else:
+            itk.write(made, array, grid)
+            if like is not None and suffix == ".nrrd" and ending(Path(like)) in (".nrrd", ".nhdr"):
+                raw.keep_space(made, Path(like))
+
+    try:
+        with aside(path) as whole:
+            made = whole.with_name(f"{whole.stem}_{suffix}")  # of .nii.gz, ITK wants both
+            try:
+                write(made)
+                made.replace(whole)
+            finally:
+                made.unlink(missing_ok=True)
+    except OSError as error:
+        raise VolumeError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def mapped(path: Path_) -> Volume | None:
+    """A scan whose voxels stay on the disk until they are looked at, for one that memory does not hold.
+
+    Its array (C, D, H, W) is a read-only memory map, of .npy, .nii, .mha and .mhd. Values are as stored, and nothing
+    looks at all of them: NaN is not found.
+
+    Returns:
+        None where that cannot be: compressed, rescaled, in a foreign byte order, of another format.
+
+    Raises:
+        VolumeError: as `read_volume`, for what the header and the length of the file tell.
+        ImportError: SimpleITK is not installed.
+    """
+    path = Path(path)
+    suffix = ending(path)
+    if suffix not in (".npy", ".nii", ".mha", ".mhd") or not path.is_file():
+        return None
+    if suffix == ".npy":
+        return _plain(path, raw.open_array(path, "r"))
+    if suffix == ".nii":
+        with path.open("rb") as file:
+            info = nifti.read_header(path, file)
+        if (info.slope, info.shift) != (1, 0) or not info.dtype.isnative:
+            return None
+        array = info.voxels(raw.map_bytes(path, info.offset, info.num_bytes))
+        return Volume(array, _nifti_grid(path, info), path)
+    header = itk.read_header(path)
+    values = raw.map_meta(path, header.shape, header.num_values)
+    return None if values is None else Volume(itk.channels_first(values, len(header.shape)), header.grid, path)
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _dicoms(folder: Path, most: int | None = None) -> list[Path]:
+    """The DICOM files of a folder, or the first of them."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        is_likely = _NAMED.fullmatch(path.suffix) and path.name != "DICOMDIR" and not path.name.startswith(".")
+        if is_likely and path.is_file() and (ending(path) == ".dcm" or _is_dicom(path)):
+            found.append(path)
+            if len(found) == most:
+                break
+    return found
+
+
+def _nifti_grid(path: Path, info: nifti.Nifti) -> Grid:
+    """What ITK makes of the header. It holds straight axes alone, and leaves a sheared one out without a word."""
+    header, grid = info.header, itk.read_header(path).grid
+    if header["sform_code"] > 0 and header["qform_code"] <= 0:
+        stated = header["srow"][:, [2, 1, 0, 3]]  # of (d, h, w, 1)
+        ends = np.append(np.array(grid.size) - 1, 1)
+        off = float(np.abs((grid.affine[:3] - stated) @ np.diag(ends)).max())
+        if not off <= _OFF * min(grid.spacing_mm):
+            raise VolumeError(
+                f"{path}: its sform is sheared or contradicts pixdim (by {off:.3g} mm at the far end); resample it to "
+                "a straight grid first"
+            )
+    return grid
+
+
+def _read_file(path: Path) -> Volume:
+    suffix = ending(path)
+    if suffix in (".npy", ".npz"):
+        return _plain(path, raw.open_array(path))
+    if suffix in (".nii", ".nii.gz"):
+        info, array = nifti.open_nifti(path)
+        return Volume(array, _nifti_grid(path, info), path)
+    if suffix not in SUFFIXES and not _is_dicom(path):
+        raise VolumeError(f"{path}: not a scan; these are {', '.join(SUFFIXES)}, and folders of DICOM files")
+    array, grid = itk.read(path)
+    return _plain(path, array) if suffix in _PLAIN else Volume(array, grid, path)
+
+
+def _plain(path: Path, array: np.ndarray) -> Volume:
+    """(C, D, H, W) without geometry: voxels of 1 mm."""
+    d, h, w = array.shape[1:]
+    return Volume(array, Grid((d, h, w), (1.0, 1.0, 1.0)), path)
+
+
+def _read_series(folder: Path, series: str | None) -> Volume:
+    paths = _dicoms(folder)
+    if not paths:
+        kinds = "empty" if not any(folder.iterdir()) else "no DICOM file in it"
+        raise VolumeError(f"{folder}: {kinds}; give a file, or the folder that holds the slices of a scan")
+    slices = []
+    for path in progress(paths, f"headers of {folder.name}"):
+        header = itk.read_header(path, "0020|000e", "0008|103e")
+        series_id, description = (header.tags.get(tag, "") for tag in ("0020|000e", "0008|103e"))
+        slices.append(dicom.Slice(path, series_id, description, header.grid))
+    chosen, grid = dicom.in_order(dicom.choose(slices, folder, series), folder)
+    # one by one, since each has a rescale of its own, which ITK's reader of series takes from the first
+    arrays = [_read_file(one.path).array for one in progress(chosen, f"slices of {folder.name}")]
+    if len({len(array) for array in arrays}) > 1:
+        raise VolumeError(f"{folder}: slices of {sorted({len(array) for array in arrays})} channels; keep one kind")
+    return Volume(np.concatenate(arrays, axis=1), grid, folder)
+
+
+def _check_same(volume: Volume, grid: Grid, other: str) -> None:
+    if volume.grid.size != grid.size:
+        raise VolumeError(
+            f"{volume.path}: {'x'.join(map(str, volume.grid.size))} voxels where {other} has "
+            f"{'x'.join(map(str, grid.size))} (depth x height x width); resample it onto that grid"
+        )
+    off, limit = distance_mm(volume.grid, grid), _OFF * min(grid.spacing_mm)
+    if off > limit:
+        raise VolumeError(
+            f"{volume.path}: lies {off:.3g} mm from {other}, and may {limit:.3g} (a tenth of a voxel): resample it "
+            "onto that grid, or correct its header"
+        )
