@@ -165,6 +165,17 @@ def applied(choices: Choices) -> Iterator[None]:
 
 
 @contextmanager
+def inference() -> Iterator[None]:
+    """While it lasts, float32 networks on a CPU run without gradients in channels-last layout, through oneDNN.
+
+    It concerns convolutions, group norms and instance norms of (B, C, T, H, W), and leaves all else to torch, such as
+    another device or precision. Networks, their weights and copies of them are not touched.
+    """
+    with torch.no_grad(), _instead(conv3d=_conv3d_alone, group_norm=_group_norm, instance_norm=_instance_norm):
+        yield
+
+
+@contextmanager
 def _instead(**functions: Callable[..., Tensor]) -> Iterator[None]:
     """Other functions under these names of `torch.nn.functional`, where torch's modules look them up at each call.
 
@@ -398,6 +409,80 @@ class _BatchNorm(torch.autograd.Function):
         rest = -of_g * grad_bias / count - of_x * mean
         of_g, of_x, rest = (each.view(-1, 1, 1, 1) for each in (of_g, of_x, rest))
         return torch.addcmul(rest, g, of_g).addcmul_(x, of_x), grad_weight, grad_bias, None
+
+
+# The same for inference. torch's own group norm loses four digits of seven in channels-last layout, its instance norm
+# leaves the layout.
+GROUP_NORM, INSTANCE_NORM = F.group_norm, F.instance_norm
+
+
+def _is_fast(x: Tensor) -> bool:
+    """Whether it is a batch (B, C, T, H, W) that oneDNN is the way for."""
+    is_single = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return is_single and x.ndim == 5 and x.numel() > 0 and torch.backends.mkldnn.is_available()
+
+
+def _last(x: Tensor) -> Tensor:
+    """(B, C, T, H, W) in channels-last layout, in its strides too where there is one channel alone."""
+    if x.shape[1] > 1:
+        return x.contiguous(memory_format=LAST)
+    return torch.empty_like(x, memory_format=LAST).copy_(x)
+
+
+def _conv3d_alone(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`torch.conv3d` without gradients."""
+    if not _is_fast(input) or weight.dtype != input.dtype or isinstance(padding, str):
+        return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
+    stride, padding, dilation = (_of_three(each) for each in (stride, padding, dilation))
+    return torch.mkldnn_convolution(_last(input), weight, bias, padding, stride, dilation, groups)
+
+
+def _group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """`F.group_norm` without gradients."""
+    if not _is_fast(input) or input.shape[1] % num_groups:
+        return GROUP_NORM(input, num_groups, weight, bias, eps)
+    return _normed(_last(input), num_groups, weight, bias, eps)
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.instance_norm` without gradients."""
+    if not _is_fast(input) or running_mean is not None or input[0, 0].numel() == 1:
+        return INSTANCE_NORM(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    return _normed(_last(input), input.shape[1], weight, bias, eps)
+
+
+def _normed(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Each group of channels of each sample of (B, C, T, H, W), in channels-last layout, to mean 0 and deviation 1."""
+    output = torch.empty_like(x)
+    for sample, out in zip(x.split(1), output.split(1), strict=True):
+        # of a mean torch adds up parts, so that no digits are lost
+        means = sample.mean((0, 2, 3, 4))
+        variances = (sample - means.view(-1, 1, 1, 1)).square_().mean((0, 2, 3, 4)).view(groups, -1)
+        means = means.view(groups, -1)
+        mean = means.mean(1, keepdim=True)
+        var = (variances + (means - mean).square()).mean(1, keepdim=True)
+        mean, var = (each.expand_as(means).reshape(-1) for each in (mean, var))
+        out.copy_(torch.native_batch_norm(sample, weight, bias, mean, var, False, 0.0, eps)[0])
+    return output
 
 
 OUTPUT: dict[str, Callable[[Layer, Tensor, Tensor], Tensor]] = {"plain": _plain, "onednn": _onednn}
