@@ -182,10 +182,95 @@ def test_choose():
     assert losses.choose("focal", multilabel=True)(LOGITS, labels) == losses.binary_focal(LOGITS, labels)
 
 
+def voxels(is_masked=False):
+    generator = torch.Generator().manual_seed(1)
+    logits = 2 * torch.randn(2, 4, 5, 6, 7, generator=generator)
+    targets = torch.randint(0, 4, (2, 5, 6, 7), generator=generator)
+    targets[1, targets[1] == 3] = 0  # a class that one sample does not have
+    if is_masked:
+        targets[0, :2] = targets[1, :, :, 4:] = losses.IGNORED
+    return logits, targets
+
+
+def test_losses_of_voxels_are_monais():
+    theirs = pytest.importorskip("monai.losses")
+    logits, targets = voxels()
+    truth, kind = targets[:, None], {"softmax": True, "to_onehot_y": True, "include_background": False}
+    for ours, other in (
+        (losses.dice(logits, targets), theirs.DiceLoss(**kind, smooth_nr=1e-5, smooth_dr=1e-5)),
+        (losses.dice_ce(logits, targets), theirs.DiceCELoss(**kind)),
+        (
+            losses.dice_ce(logits, targets, label_smoothing=0.1),
+            theirs.DiceCELoss(**kind, label_smoothing=0.1),
+        ),
+        (losses.tversky(logits, targets), theirs.TverskyLoss(**kind, alpha=0.3, beta=0.7)),
+        (losses.tversky(logits, targets, alpha=0.9, beta=0.2), theirs.TverskyLoss(**kind, alpha=0.9, beta=0.2)),
+        (losses.focal(logits, targets), theirs.FocalLoss(use_softmax=True, to_onehot_y=True, include_background=True)),
+    ):
+        # their focal loss is a mean over classes, too
+        factor = 4 if isinstance(other, theirs.FocalLoss) else 1
+        assert ours.item() == pytest.approx(factor * other(logits, truth).item(), rel=2e-5), other
+
+
+def test_dice_by_hand():
+    """Of 4 voxels class 1 has 2, one of them is found for sure, and half of a wrong one: 1 - 2 * 1 / (2 + 1.5)."""
+    scores = torch.tensor([1.0, 0.0, 0.5, 0.0]).clamp(1e-9, 1 - 1e-9)
+    logits = torch.stack((1 - scores, scores)).log().view(1, 2, 1, 1, 4)
+    targets = torch.tensor([1, 1, 0, 0]).view(1, 1, 1, 4)
+    assert losses.dice(logits, targets) == pytest.approx(1 - 2 / 3.5, abs=1e-5)
+    assert losses.tversky(logits, targets, alpha=1.0, beta=2.0) == pytest.approx(1 - 1 / (1 + 0.5 + 2), abs=1e-5)
+    assert losses.tversky(logits, targets, alpha=0.5, beta=0.5) == pytest.approx(1 - 2 / 3.5, abs=1e-5)
+    empty = torch.zeros_like(targets)
+    nowhere = torch.tensor([30.0, -30.0]).view(1, 2, 1, 1, 1).expand(1, 2, 1, 1, 4)
+    assert losses.dice(nowhere, empty) == pytest.approx(0, abs=1e-5)
+    assert losses.dice(logits, empty) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", [losses.dice, losses.dice_ce, losses.tversky, losses.focal, losses.cross_entropy])
+def test_voxels_without_a_label_count_nowhere(loss):
+    logits, targets = voxels(is_masked=True)
+    rows = [each[:, targets[i] != losses.IGNORED] for i, each in enumerate(logits)]
+    seen = [each[each != losses.IGNORED] for each in targets]
+    if loss is losses.dice_ce:  # the cross-entropy is a mean over voxels, not over samples
+        expected = sum(losses.dice(x[None], y[None]) for x, y in zip(rows, seen, strict=True)) / 2
+        expected = expected + losses.cross_entropy(logits, targets)
+    elif loss in (losses.dice, losses.tversky):
+        expected = sum(loss(x[None], y[None]) for x, y in zip(rows, seen, strict=True)) / 2
+    else:
+        expected = loss(torch.cat(rows, 1).T, torch.cat(seen))
+    assert loss(logits, targets).item() == pytest.approx(expected.item(), rel=1e-5)
+    nothing = torch.full_like(targets, losses.IGNORED)
+    logits.requires_grad_()
+    value = loss(logits, nothing)
+    (slope,) = torch.autograd.grad(value, logits)
+    assert value.item() == pytest.approx(0, abs=1e-6) and not slope.any()
+
+
+def test_deep_weighs_sizes_and_takes_the_nearest_targets():
+    """Two sizes: (1 x fine + 1/2 x coarse) / 1.5, the coarse one against every other voxel's class."""
+    logits, targets = voxels(is_masked=True)
+    coarse = torch.randn(2, 4, 3, 2, 7)
+    for loss in (losses.dice_ce, losses.cross_entropy, losses.focal):
+        near = targets[:, [0, 2, 4]][:, :, [1, 4]]  # centres of 3 in 5 lie at 0.33, 2 and 3.67, of 2 in 6 at 1 and 4
+        expected = (loss(logits, targets) + 0.5 * loss(coarse, near)) / 1.5
+        assert losses.deep(loss, [logits, coarse], targets).item() == pytest.approx(expected.item())
+        assert losses.deep(loss, logits, targets) == loss(logits, targets)
+    chosen = losses.choose("dice_ce", is_dense=True, class_weights="balanced", counts=torch.tensor([9, 5, 3, 1]))
+    weights = losses.balanced(torch.tensor([9, 5, 3, 1]))
+    expected = losses.dice(logits, targets) + losses.cross_entropy(logits, targets, class_weights=weights)
+    assert chosen([logits], targets).item() == pytest.approx(expected.item())
+    assert losses.choose("tversky", is_dense=True)(logits, targets) == losses.tversky(logits, targets)
+    assert losses.choose("dice", is_dense=True)(logits, targets) == losses.dice(logits, targets)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("dice", {}, "loss 'dice'; there is cross_entropy, focal, logit_adjusted"),
+        ("bce", {}, "loss 'bce'; there is cross_entropy, focal, logit_adjusted, dice"),
+        ("dice", {}, r"'dice' is for voxels \(task segment\); for other tasks there is cross_entropy, focal, logit_"),
+        ("dice_ce", {"multilabel": True}, "'dice_ce' is for voxels"),
+        ("dice", {"is_dense": True, "label_smoothing": 0.1}, "'dice' has no label_smoothing or class_weights; dice_ce"),
+        ("tversky", {"is_dense": True, "class_weights": "balanced", "counts": COUNTS}, "'tversky' has no label_smo"),
         ("focal", {"class_weights": "even"}, "class_weights 'even'; there is balanced"),
         ("focal", {"class_weights": "balanced"}, "needs the counts"),
         ("logit_adjusted", {}, "needs the counts"),

@@ -151,6 +151,14 @@ def test_bootstrap_of_the_auc_of_a_rare_class():
     assert metrics.interval(found) == (1, 1)
 
 
+def test_the_interval_of_a_share_is_honest_where_all_samples_are_alike():
+    low, high = metrics.share_interval(torch.ones(64))
+    assert (low, high) == (pytest.approx(0.9434, abs=1e-4), 1.0)  # 64 / (64 + 1.96^2)
+    assert metrics.share_interval(torch.zeros(64)) == (0.0, pytest.approx(1 - low))
+    mixed = torch.tensor([1.0, 0.0, 1.0, 1.0] * 20)
+    assert metrics.share_interval(mixed) == metrics.interval(metrics.bootstrap(torch.mean, mixed.double()))
+
+
 def test_interval_by_hand():
     estimates = torch.cat([torch.arange(101.0), torch.tensor([torch.nan])])
     assert metrics.interval(estimates, 0.9) == pytest.approx((5, 95))

@@ -96,7 +96,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) -> logits (B, K)."""
-        return self.logits(pool(x, self.windows.get(x.shape[2])).flatten(2)).mean(2)
+        window = next((window for t, window in self.windows.items() if t == x.shape[2]), None)
+        return self.logits(pool(x, window).flatten(2)).mean(2)
 
 
 def pool(x: Tensor, window: tuple[int, ...] | None) -> Tensor:
@@ -201,23 +202,32 @@ class Segment(nn.Module):
     """Logits for every voxel at the clip's own size: dropout, 1x1x1 convolution, trilinear resize.
 
     Args:
-        in_channels: width of the map, `model.channels[-1]` (of a U-Net, whose decoder it follows, `model.channels[0]`).
+        in_channels: width of the map, `model.channels[-1]` (behind a decoder, that of its finest map).
         num_classes: K of the logits.
         dropout: probability, before the convolution.
+        deep: widths of a decoder's coarser maps, finest first, each of which gets a convolution to logits of its own
+            for training (see `decoders.DenseNetwork`).
     """
 
     wants_size = True
 
-    def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.0, deep: Sequence[int] = ()) -> None:
         super().__init__()
-        self.arguments = {"in_channels": in_channels, "num_classes": num_classes, "dropout": dropout}
+        self.arguments = {
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "dropout": dropout,
+            "deep": list(deep),
+        }
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Conv3d(in_channels, num_classes, 1)
         self.resize = Resize("trilinear")
+        self.deep = nn.ModuleList(nn.Conv3d(width, num_classes, 1) for width in deep)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """(B, C, T', H', W') and the clip's size (T, H, W) -> logits (B, K, T, H, W)."""
-        return self.resize(self.fc(self.dropout(x)), size)
+        logits = self.fc(self.dropout(x))
+        return logits if logits.shape[2:] == tuple(size) else self.resize(logits, size)
 
 
 class Detect(nn.Module):

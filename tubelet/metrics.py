@@ -45,7 +45,7 @@ def classification(num_classes: int, *, has_auc: bool = False) -> Any:
     if num_classes > TOP_K:
         measures["top5"] = MulticlassAccuracy(num_classes, top_k=TOP_K, average="micro")
     if has_auc:
-        measures["auc"] = _rows_class()(
+        measures["auc"] = rows(
             (torch.zeros(0, num_classes), torch.zeros(0, dtype=torch.int64)),
             lambda scores, targets: (scores.detach(), targets),
             lambda scores, targets: {"auc": roc_auc(scores, targets).nanmean()},
@@ -63,7 +63,7 @@ def multilabel(num_classes: int) -> Any:
         A torchmetrics Metric; `update(scores, labels)`, `compute()` gives `map`, the mean of `average_precision` over
             the classes that occur.
     """
-    return _rows_class()(
+    return rows(
         (torch.zeros(0, num_classes), torch.zeros(0, num_classes, dtype=torch.int8)),
         lambda scores, labels: (scores.detach(), labels > 0),
         lambda scores, labels: {"map": average_precision(scores, labels).nanmean()},
@@ -88,7 +88,7 @@ def framewise(background: Collection[int] = ()) -> Any:
         return (torch.stack([frames.counts(labels, true, background) for labels, true in pairs]),)
 
     empty = torch.zeros(0, frames.NUM_COUNTS)
-    return _rows_class()((empty,), measure, lambda rows: frames.figures(rows.cpu().double().sum(0)))
+    return rows((empty,), measure, lambda counts: frames.figures(counts.cpu().double().sum(0)))
 
 
 def detection(num_classes: int, classes: Collection[int] = ()) -> Any:
@@ -119,7 +119,18 @@ def detection(num_classes: int, classes: Collection[int] = ()) -> Any:
         return {"map": values.nanmean(), "average_precision": values}
 
     parts = tuple(torch.zeros(0, num_classes, dtype=dtype) for dtype in (torch.float32, torch.int8, torch.int64))
-    return _rows_class()(parts, measure, figures)
+    return rows(parts, measure, figures)
+
+
+def rows(empty: tuple[Tensor, ...], measure: Callable, figures: Callable) -> Any:
+    """A torchmetrics Metric that keeps rows of what it measures of each update, on all processes.
+
+    Args:
+        empty: for each of its parts a tensor (0, ...) of no rows, which tells shape and dtype.
+        measure: from what `update` is given to the rows (N, ...) of each part.
+        figures: from all rows of each part (N, ...) to what `compute` answers.
+    """
+    return _rows_class()(empty, measure, figures)
 
 
 @functools.cache
@@ -311,6 +322,23 @@ def bootstrap(statistic: Callable[..., Any], *samples: Tensor, rounds: int = 100
         drawn = torch.randint(count, (count,), generator=generator)
         values.append(float(statistic(*(each[drawn] for each in samples))))
     return torch.tensor(values, dtype=torch.float64)
+
+
+def share_interval(is_right: Tensor, level: float = 0.95) -> tuple[float, float]:
+    """The interval of a share by bootstrap, and where all samples are alike, which says nothing to resamples, Wilson's.
+
+    Args:
+        is_right: (N,), 0 or 1 for each sample.
+        level: as in `interval`.
+
+    Source: Wilson 1927, Probable Inference, the Law of Succession, and Statistical Inference.
+    """
+    share, count = float(is_right.double().mean()), len(is_right)
+    if 0 < share < 1:
+        return interval(bootstrap(torch.mean, is_right.double()), level)
+    z = float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))
+    rest = z**2 / (count + z**2)
+    return (1 - rest, 1.0) if share else (0.0, rest)
 
 
 def bootstrap_auc(scores: Tensor, targets: Tensor, *, rounds: int = 1000, seed: int = 0) -> Tensor:

@@ -323,9 +323,10 @@ def header(model: Any, metrics: Mapping[str, float] | None = None) -> dict[str, 
         _check_layers(model, architecture)
     if isinstance(spec, ClipSpec):
         heads.check_classes(getattr(model, "head", None), spec.classes)
+    call = {key: value for key, value in architecture.items() if key != "layers"} if architecture else None
     return {
         "format": FORMAT,
-        "architecture": {key: architecture[key] for key in ("name", "arguments")} if architecture else None,
+        "architecture": call,
         "head": heads.describe(model.head) if architecture else None,
         "spec": spec.to_dict() if isinstance(spec, ClipSpec) else None,
         "metrics": dict(metrics or {}),

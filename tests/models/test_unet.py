@@ -10,7 +10,7 @@ from tubelet import heads
 from tubelet.convert import recognise
 from tubelet.models.unet import ConcurrentExcite, Deconvolution
 
-NAMES = tubelet.models("*unet*3d")
+NAMES = ("unet3d", "residual_unet3d", "residual_unet_se3d")
 SMALL = {"channels": [8, 16, 32], "num_groups": 4}
 # our keys -> those of pytorch-3dunet
 FOREIGN = (
@@ -219,3 +219,74 @@ def test_dropout_acts_in_training_alone():
 def test_a_stream_names_what_looks_at_all_of_time():
     with pytest.raises(ValueError, match=r"stages\.0\.block\.first\.norm \(GroupNorm\) cannot be streamed"):
         tubelet.Stream(small("unet3d"))
+
+
+MONAI = (
+    (r"^input_block\.", "stages.0."),
+    (r"^upsamples\.(\d+)\.transp_conv\.", r"decoders.\1.upsample."),
+    (r"^upsamples\.(\d+)\.conv_block\.", r"decoders.\1.block."),
+    (r"^output_block\.conv\.conv\.", "head.fc."),
+    (r"^deep_supervision_heads\.(\d+)\.conv\.conv\.", r"head.deep.\1."),
+    (r"conv1\.conv\.", "first.conv."),
+    (r"conv2\.conv\.", "second.conv."),
+    (r"norm1\.", "first.norm."),
+    (r"norm2\.", "second.norm."),
+)
+
+
+@pytest.mark.parametrize(
+    ("strides", "kernels"),
+    [
+        (None, [[3, 3, 3]] * 4),
+        ([(1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 1)], [[1, 3, 3], *[[3, 3, 3]] * 3]),
+        ([(1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2)], [*[[1, 3, 3]] * 2, *[[3, 3, 3]] * 2]),
+    ],
+)
+def test_plain_is_monais_dynunet(strides, kernels):
+    nets = pytest.importorskip("monai.networks.nets")
+    torch.manual_seed(0)
+    channels = [8, 12, 16, 20]
+    model = tubelet.create("plain_unet3d", num_classes=3, in_channels=2, channels=channels, strides=strides, deep=True)
+    steps = [(1, 1, 1), *[(2, 2, 2)] * 3] if strides is None else strides
+    theirs = nets.DynUNet(
+        3, 2, 3, kernels, steps, steps[1:], filters=channels, deep_supervision=True, deep_supr_num=1
+    )  # fmt: skip
+    state = {}
+    for key, value in theirs.state_dict().items():
+        if key.startswith("skip_layers."):  # the same once more
+            continue
+        key = re.sub(r"^downsamples\.(\d+)\.", lambda found: f"stages.{int(found[1]) + 1}.", key)
+        key = re.sub(r"^bottleneck\.", "stages.3.", key)
+        for pattern, replacement in MONAI:
+            key = re.sub(pattern, replacement, key)
+        if ".norm." in key:
+            nn.init.normal_(value, 0.5)
+        state[key] = value
+    model.load_state_dict(state)
+    x = torch.randn(2, 2, 16, 24, 32)
+    with torch.no_grad():
+        finest, second = model.train()(x)
+        expected = theirs.train()(x)
+        torch.testing.assert_close(finest, expected[:, 0])
+        torch.testing.assert_close(F.interpolate(second, x.shape[2:]), expected[:, 1])
+        torch.testing.assert_close(model.eval()(x), theirs.eval()(x))
+
+
+def test_plain_keeps_its_strides_in_the_file(tmp_path):
+    strides = ((1, 1, 1), (1, 2, 2), (2, 2, 2))
+    model = tubelet.create(
+        "plain_unet3d", num_classes=3, in_channels=1, channels=(4, 6, 8), strides=strides, deep=True
+    ).eval()
+    assert (model.strides, model.least) == ([(1, 1, 1), (1, 2, 2), (2, 4, 4)], (3, 5, 5))
+    loaded = tubelet.load(tubelet.save(model, tmp_path / "a.safetensors"))
+    x = torch.randn(1, 1, 5, 11, 14)
+    assert torch.equal(loaded(x), model(x)) and loaded.strides == model.strides
+    assert len(tubelet.load(tmp_path / "a.safetensors", num_classes=5).train()(x)) == 2
+
+
+@pytest.mark.parametrize(
+    ("channels", "strides"), [((8, 16), ((1, 1, 1),)), ((8,), None), ((8, 16), ((2, 2, 2), (2, 2, 2)))]
+)
+def test_plain_needs_a_stride_for_each_stage(channels, strides):
+    with pytest.raises(ValueError, match=r"strides .* for channels .*first \(1, 1, 1\)"):
+        tubelet.create("plain_unet3d", channels=channels, strides=strides)

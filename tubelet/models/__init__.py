@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .. import heads
+from .. import decoders, heads
 from .. import weights as files
 from ..convert import UNTOLD, convert, inflate, layouts, recognise, rename
 from ..convert.layout import Found, Layout
@@ -480,7 +480,9 @@ def _filled(name: str, known: Mapping[str, Any], given: Mapping[str, Any], check
             known["num_classes"] = len(state["fc.weight"])
     elif not known and "head.fc.weight" in state:
         known = {"num_classes": len(state["head.fc.weight"])}
-    model = _make(name, {**known, **given})
+    model: Any = _make(name, {**known, **given})
+    if decoder := (header.get("architecture") or {}).get("decoder"):
+        model = decoders.build(decoder, model, model.architecture["arguments"]["num_classes"])
     answered = known.get("num_classes", model.architecture["arguments"]["num_classes"])
     wanted = given.get("num_classes", answered)
     if (head := header.get("head")) is not None:

@@ -2,7 +2,8 @@
 
 Papers: Cicek, Abdulkadir, Lienkamp, Brox, Ronneberger: 3D U-Net, MICCAI 2016, arXiv 1606.06650; residual: Lee, Zung,
 Li, Jain, Seung: Superhuman Accuracy on the SNEMI3D Connectomics Challenge, 2017, arXiv 1706.00120; gates: Roy, Navab,
-Wachinger: Concurrent Spatial and Channel Squeeze & Excitation, MICCAI 2018, arXiv 1803.02579.
+Wachinger: Concurrent Spatial and Channel Squeeze & Excitation, MICCAI 2018, arXiv 1803.02579; plain: Isensee, Jaeger,
+Kohl, Petersen, Maier-Hein: nnU-Net, Nature Methods 18, 2021.
 Checkpoints: wolny/pytorch-3dunet, whose details differ from the papers' and are kept.
 """
 
@@ -18,14 +19,17 @@ from torch import Tensor, nn
 
 from .. import blocks, heads
 from ..blocks import Join, Triple
+from ..decoders import FULL, DenseNetwork, Step, Steps, supervised
 from ..preset import Paper, Preset
 from ..spec import ClipSpec
 
 PAPER = Paper("Cicek et al., 3D U-Net", 2016, "https://arxiv.org/abs/1606.06650")
 RESIDUAL = Paper("Lee et al., Superhuman Accuracy on the SNEMI3D Challenge", 2017, "https://arxiv.org/abs/1706.00120")
+PLAIN = Paper("Isensee et al., nnU-Net", 2021, "https://doi.org/10.1038/s41592-020-01008-z")
 GATED = Paper("Roy et al., Concurrent Squeeze & Excitation", 2018, "https://arxiv.org/abs/1803.02579")
 # the patch of the source's own examples; it brings each volume to mean 0 and deviation 1
 SPEC = ClipSpec(num_frames=80, resize=None, crop=(170, 170), mean=(0.0,), std=(1.0,))
+WINDOW = ClipSpec(num_frames=64, resize=None, crop=(64, 64), mean=(0.0,), std=(1.0,))
 Block = Callable[[int, int], nn.Module]
 UPSAMPLING = ("nearest", "trilinear", "area", "deconv")
 ACTS: dict[str, Callable[[], nn.Module]] = {"r": nn.ReLU, "l": nn.LeakyReLU, "e": nn.ELU}
@@ -106,76 +110,23 @@ class Deconvolution(nn.Module):
         return self.resize(self.conv(x, exact), size)
 
 
-class Decoder(nn.Module):
-    """One step up: the map brought to the size of the encoder's, the two joined, then a block."""
+class Transposed(nn.Module):
+    """Transposed convolution whose kernel is its stride, cut to the size that is wanted.
 
-    def __init__(self, upsample: nn.Module, merge: Callable[..., Tensor], block: nn.Module) -> None:
-        super().__init__()
-        self.upsample = upsample
-        self.join = Join(merge)
-        self.block = block
-
-    def forward(self, skip: Tensor, x: Tensor) -> Tensor:
-        """The encoder's map (B, C, T, H, W) and the one below it -> (B, C', T, H, W)."""
-        return self.block(self.join(skip, self.upsample(x, skip.shape[2:])))
-
-
-class UNet(nn.Module):
-    """An encoder, a decoder and a head.
-
-    A head for voxels (`heads.Segment`) works on the decoder's last map, of `channels[0]`; any other head on the
-    encoder's last map, of `channels[-1]`, without the decoder.
-
-    Attributes:
-        stem: nothing; the first stage has the clip's own size.
-        stages: of the encoder, one for each resolution.
-        decoders: from the coarsest to the finest.
-        head: from the map to logits.
-        spec: the clip the weights eat.
-        channels: width of each stage.
-        strides: total stride (t, h, w) of each stage; sizes are rounded down.
-        least: the smallest (T, H, W) it takes.
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        stride: (t, h, w).
     """
 
-    def __init__(
-        self,
-        stages: Iterable[nn.Module],
-        decoders: Iterable[nn.Module],
-        head: nn.Module,
-        *,
-        spec: ClipSpec,
-        channels: Sequence[int],
-        strides: Sequence[Triple],
-        least: Triple,
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: Triple) -> None:
         super().__init__()
-        self.stem = nn.Identity()
-        self.stages = nn.ModuleList(stages)
-        self.decoders = nn.ModuleList(decoders)
-        self.head = head
-        self.spec = spec
-        self.channels = tuple(channels)
-        self.strides = list(strides)
-        self.least = least
+        self.conv = nn.ConvTranspose3d(in_channels, out_channels, stride, stride, bias=False)
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        """(B, C, T, H, W) -> the encoder's maps, coarse last, described by `channels` and `strides`."""
-        blocks.check_clip(x, self.spec.in_channels, self.least)
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
-
-    def forward(self, x: Tensor, *boxes: Tensor) -> Tensor:
-        """(B, C, T, H, W) -> logits (B, K, T, H, W), or what another head makes of the encoder's last map."""
-        *skips, last = self.features(x)
-        if not getattr(self.head, "wants_size", False):
-            return blocks.apply_head(self.head, last, x, *boxes)
-        for decoder, skip in zip(self.decoders, reversed(skips), strict=True):
-            last = decoder(skip, last)
-        # the map's own size, which is the clip's unless convolutions without padding have cut off its edges
-        return self.head(last, last.shape[2:])
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """(B, C, T, H, W) -> (B, C', *size)."""
+        t, h, w = size
+        return self.conv(x)[:, :, :t, :h, :w]
 
 
 def _unet(
@@ -187,7 +138,7 @@ def _unet(
     *,
     pool: Triple,
     margin: int = 0,
-) -> UNet:
+) -> DenseNetwork:
     """A U-Net with `encode(in_channels, out_channels)` after each pooling; each block cuts `margin` rows off."""
     stages = []
     for i, (width, out) in enumerate(zip((spec.in_channels, *channels), channels, strict=False)):
@@ -197,9 +148,10 @@ def _unet(
     for _ in channels[1:]:
         least = [s * (n + margin) for n, s in zip(least, pool, strict=True)]
     t, h, w = (n + margin for n in least)
-    return UNet(
+    return DenseNetwork(
+        nn.Identity(),
         stages,
-        decoders,
+        Steps(decoders),
         heads.Segment(channels[0], num_classes),
         spec=spec,
         channels=channels,
@@ -220,7 +172,7 @@ def unet3d(
     pool: int | Sequence[int] = 2,
     padding: int = 1,
     dropout: float = 0.1,
-) -> UNet:
+) -> DenseNetwork:
     """3D U-Net: two convolutions a step, encoder and decoder side by side. (B, 1, T, H, W) -> (B, K, T, H, W).
 
     Args:
@@ -247,8 +199,8 @@ def unet3d(
 
     def decode(width: int, out: int) -> nn.Module:
         if upsample == "deconv":
-            return Decoder(Deconvolution(width, out), blocks.concat, double(2 * out, out, out))
-        return Decoder(blocks.Resize(upsample), blocks.concat, double(width + out, out, out))
+            return Step(Deconvolution(width, out), blocks.concat, double(2 * out, out, out))
+        return Step(blocks.Resize(upsample), blocks.concat, double(width + out, out, out))
 
     decoders = [decode(width, out) for out, width in pairwise(channels)][::-1]
     return _unet(spec, num_classes, channels, encode, decoders, pool=blocks.triple(pool), margin=4 * (1 - padding))
@@ -266,7 +218,7 @@ def residual_unet3d(
     is_padded: bool = False,
     projects_fully: bool = False,
     pool: int | Sequence[int] = 2,
-) -> UNet:
+) -> DenseNetwork:
     """Residual 3D U-Net: a residual step each, encoder and decoder added. (B, 1, T, H, W) -> (B, K, T, H, W).
 
     Args:
@@ -302,14 +254,91 @@ def residual_unet3d(
     def decode(width: int, out: int) -> nn.Module:
         upsample = Deconvolution(width, out, is_padded)
         if is_concatenated:
-            return Decoder(upsample, blocks.concat, step(2 * out, out))
-        return Decoder(upsample, blocks.add, step(out, out))
+            return Step(upsample, blocks.concat, step(2 * out, out))
+        return Step(upsample, blocks.add, step(out, out))
 
     decoders = [decode(width, out) for out, width in pairwise(channels)][::-1]
     return _unet(spec, num_classes, channels, step, decoders, pool=blocks.triple(pool))
 
 
+def _decoded_first(skip: Tensor, x: Tensor) -> Tensor:
+    """The maps side by side, the decoder's in front, as in the source."""
+    return blocks.concat(x, skip)
+
+
+def _kernels(strides: Sequence[Triple]) -> list[Triple]:
+    """Kernel (t, h, w) of each stage: 1 along an axis that is halved later than the others, up to there, else 3.
+
+    That is what nnU-Net chooses for thick slices: no mixing across them until voxels are about as thick as wide.
+    """
+
+    def size(i: int, axis: int) -> int:
+        waits = all(stride[axis] == 1 for stride in strides[: i + 2])
+        return 1 if waits and any(stride[axis] > 1 for stride in strides[i + 2 :]) else 3
+
+    return [(size(i, 0), size(i, 1), size(i, 2)) for i in range(len(strides))]
+
+
+def plain_unet3d(
+    spec: ClipSpec,
+    num_classes: int,
+    *,
+    channels: Sequence[int] = (32, 64, 128, 256),
+    strides: Sequence[Sequence[int]] | None = None,
+    deep: bool = False,
+) -> DenseNetwork:
+    """nnU-Net's plain network: two convolutions with instance norm a stage. (B, 1, T, H, W) -> (B, K, T, H, W).
+
+    Convolutions with a stride lead down, transposed ones up. Where the strides leave an axis for later, kernels before
+    that are 1 along it, as nnU-Net has them for thick slices.
+
+    Args:
+        spec: the clip.
+        num_classes: K of the logits.
+        channels: width of each stage.
+        strides: (t, h, w) of each stage, the first (1, 1, 1); None is (2, 2, 2) for all others.
+        deep: whether it answers, in training, with a list: logits of the coarser steps follow the finest ones.
+
+    Raises:
+        ValueError: there are not as many strides as channels, fewer than two, or the first is not (1, 1, 1).
+    """
+    steps = [FULL, *[(2, 2, 2)] * (len(channels) - 1)] if strides is None else [blocks.triple(each) for each in strides]
+    if len(steps) != len(channels) or len(steps) < 2 or steps[0] != FULL:
+        raise ValueError(
+            f"strides {tuple(steps)} for channels {tuple(channels)}: give one for each, two or more, first (1, 1, 1)"
+        )
+    kernels = _kernels(steps)
+    norm, act = partial(nn.InstanceNorm3d, affine=True), partial(nn.LeakyReLU, 0.01)
+
+    def double(width: int, out: int, kernel: Triple, stride: Triple = FULL) -> nn.Module:
+        layer = partial(blocks.conv_norm_act, norm=norm, act=act)
+        return nn.Sequential(OrderedDict(first=layer(width, out, kernel, stride), second=layer(out, out, kernel)))
+
+    stages, decoders = [], []
+    width = spec.in_channels
+    for out, kernel, stride in zip(channels, kernels, steps, strict=True):
+        stages.append(double(width, out, kernel, stride))
+        width = out
+    # the kernel of a step up is that of the stage below, as in the source
+    for (out, width), kernel, stride in zip(pairwise(channels), kernels[1:], steps[1:], strict=True):
+        decoders.append(Step(Transposed(width, out, stride), _decoded_first, double(2 * out, out, kernel)))
+    totals = blocks.total_strides(FULL, steps)
+    # an instance norm of one voxel would be nothing
+    t, h, w = (n + 1 if n > 1 else 1 for n in totals[-1])
+    return DenseNetwork(
+        nn.Identity(),
+        stages,
+        Steps(decoders[::-1]),
+        heads.Segment(channels[0], num_classes, deep=supervised(channels[:-1], deep)),
+        spec=spec,
+        channels=channels,
+        strides=totals,
+        least=(t, h, w),
+    )
+
+
 PRESETS = (
+    Preset("plain_unet3d", plain_unet3d, WINDOW, PLAIN),
     Preset("unet3d", unet3d, SPEC, PAPER),
     Preset("residual_unet3d", residual_unet3d, SPEC, RESIDUAL),
     Preset("residual_unet_se3d", residual_unet3d, SPEC, GATED, {"has_gates": True}),
