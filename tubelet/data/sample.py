@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-Task = Literal["classify", "multilabel", "frames", "detect"]
+Task = Literal["classify", "multilabel", "frames", "detect", "segment"]
 Unit = Literal["frames", "s"]
 
 
@@ -43,17 +43,18 @@ class Actor(NamedTuple):
     targets: tuple[int, ...]
 
 
-Target = int | tuple[int, ...] | tuple[Span, ...] | tuple[Actor, ...]
+Target = int | tuple[int, ...] | tuple[Span, ...] | tuple[Actor, ...] | Path
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A video, or a part of it, and what is true of it.
+    """A video, or a part of it, or a scan, and what is true of it.
 
     Attributes:
-        path: the video file, or the folder of its frames.
+        path: the video file, or the folder of its frames; of a scan the file or the folder of its DICOM series.
         target: by the task of the data set: classify, index of the class; multilabel, the indices of all its classes;
-            frames, the spans in which each class is seen; detect, who is in the frame at `moment`.
+            frames, the spans in which each class is seen; detect, who is in the frame at `moment`; segment, the file
+            of the mask.
         start: where the part begins, in `unit`.
         end: where it ends, itself left out; None means the end of the video.
         moment: where the boxes are, and the middle of a clip; None where the task is not detect.
@@ -62,6 +63,7 @@ class Sample:
             itself is one.
         fps: rate of a folder of frames, where the data set tells it; a video file has its own.
         title: what it is called where its file is a copy of a part of another; empty where the path tells.
+        more: the further channels of a scan that has a file for each.
     """
 
     path: Path
@@ -73,6 +75,7 @@ class Sample:
     group: str = ""
     fps: float | None = None
     title: str = ""
+    more: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
@@ -100,6 +103,8 @@ class VideoData:
         reversed: the same for a clip played backwards; here what is not listed has no class when reversed.
         missing: videos that the lists name and that are not there; they are left out.
         evaluated: classes that the data set's own measure counts (60 of AVA's 80); empty means all.
+        is_volume: the samples are scans, whose third axis is a depth.
+        is_parted_here: nothing told the parts of scans with masks: `val` is a share of all that was set aside.
     """
 
     classes: tuple[str, ...]
@@ -110,6 +115,8 @@ class VideoData:
     reversed: Mapping[int, int] = field(default_factory=dict)
     missing: int = 0
     evaluated: tuple[int, ...] = ()
+    is_volume: bool = False
+    is_parted_here: bool = False
 
 
 def shared_groups(data: VideoData) -> dict[str, tuple[str, ...]]:

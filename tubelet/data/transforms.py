@@ -160,21 +160,30 @@ def erase(clip: Tensor, box: Box, seed: int) -> Tensor:
 
 
 def prepare(clips: Tensor, spec: ClipSpec, network: nn.Module) -> Tensor:
-    """uint8 clips (B, C, T, H, W) -> what the network takes: normalised, on its device, in its precision."""
+    """Clips (B, C, T, H, W) -> what the network takes, on its device, in its precision.
+
+    Pictures, of uint8, are normalised; scans, of floating point, were when they were read.
+    """
     like = next(network.parameters(), torch.empty(0))
-    return normalize(clips.to(like.device), spec.mean, spec.std, like.dtype)
+    return prepared(clips.to(like.device), spec).to(like.dtype)
 
 
-def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 (..., C, T, H, W) in any memory layout -> contiguous `(x / 255 - mean) / std`, channel by channel.
+def prepared(clips: Tensor, spec: ClipSpec) -> Tensor:
+    """Clips (B, C, T, H, W) of uint8 -> normalised; those of floating point are scans, and stay."""
+    return clips if clips.is_floating_point() else normalize(clips, spec.mean, spec.std)
 
-    It is reckoned in float32 whatever the `dtype`: in bfloat16 a mean would be off by up to a quarter of a grey level.
+
+def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 (..., C, T, H, W) in any memory layout -> contiguous float32 `(x / 255 - mean) / std`, channel by channel.
+
+    A network of bfloat16 is given the result rounded: in its own precision a mean would be off by up to a quarter of a
+    grey level.
     """
     shape = (-1, 1, 1, 1)
     shift = 255 * torch.tensor(mean, device=clips.device).view(shape)
     scale = 1 / (255 * torch.tensor(std, device=clips.device).view(shape))
     result = torch.empty(clips.shape, device=clips.device).copy_(clips)  # new layout and float in one pass
-    return result.sub_(shift).mul_(scale).to(dtype)
+    return result.sub_(shift).mul_(scale)
 
 
 # Places

@@ -29,11 +29,13 @@ def open_data(
     """Recognise the layout of a folder, a list or an annotation file, and read which samples it names.
 
     Args:
-        path: a folder of videos, of lists, or of a published data set; or one list, with which the lists that differ
-            from it in the word train, val or test are read.
+        path: a folder of videos, of scans, of lists, or of a published data set; or one list, with which the lists
+            that differ from it in the word train, val or test are read.
         task: what to read where there is a choice: Charades as multilabel or frames; ActivityNet, and lists with the
-            start and end of each row, as frames or classify. None takes the first of these, of lists classify.
-        fold: which official fold of UCF101, HMDB51, Breakfast, 50Salads or GTEA; None takes the first.
+            start and end of each row, as frames or classify. None takes the first of these, of lists classify. Scans
+            with masks are read as segment, scans of classes as classify.
+        fold: which official fold of UCF101, HMDB51, Breakfast, 50Salads or GTEA; None takes the first. Of scans, which
+            fold validates; None takes the last.
         skip_missing: leave out videos of your own lists that are not there, as those of published data sets are;
             `VideoData.missing` counts them.
 
@@ -43,6 +45,7 @@ def open_data(
     """
     from .collect import collect
     from .recognise import recognise
+    from .scans import open_scans
 
     if not os.fspath(path):
         raise ValueError("the path of the data is empty")
@@ -51,7 +54,9 @@ def open_data(
         raise ValueError(f"{path}: no such folder or list of videos")
     with _no_collection():
         try:
-            data = collect(path, recognise(path, task, fold), skip_missing)
+            data = open_scans(path, task, fold, skip_missing) or collect(
+                path, recognise(path, task, fold), skip_missing
+            )
         except csv.Error as error:
             raise ValueError(f"{path}: a row that csv cannot read ({error}); correct it, or give a list") from None
     sizes = ", ".join(f"{name} {len(samples)}" for name, samples in data.splits.items())

@@ -22,10 +22,12 @@ def group_in(name: str) -> str:
 
 
 def labels_of(sample: Sample, task: Task) -> set[int]:
-    """All classes of a sample."""
+    """All classes of a sample; none of a mask, which would have to be read."""
     target = sample.target
     if isinstance(target, int):
         return {target}
+    if isinstance(target, Path):
+        return set()
     found: set[int] = set()
     for each in target:
         found.update((each,) if isinstance(each, int) else (each.target,) if isinstance(each, Span) else each.targets)
