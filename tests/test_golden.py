@@ -46,7 +46,20 @@ def golden():
     return module.Golden
 
 
-@pytest.fixture(scope="module", params=FILES)
+# the largest, of whose kinds there are smaller ones
+LARGE = {
+    "c3d_sports1m",
+    "mmaction_c3d_ucf101",
+    "pytorchvideo_slowfast_16x8_r101_50_50",
+    "resnets3d_resnet101_b",
+    "resnets3d_wideresnet50_b",
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(file, marks=[pytest.mark.slow] if file in LARGE else []) for file in FILES],
+)
 def reference(request, golden):
     return golden.load(request.param)
 

@@ -155,6 +155,7 @@ def test_spread_channels_answer_equal_channels_alike(old, new):
     assert found["next.weight"] is other
 
 
+@pytest.mark.slow
 def test_dense_kernels_are_not_summed_for_depthwise_ones(tmp_path):
     state = tubelet.create("ir_csn_26").state_dict()
     for key, value in state.items():

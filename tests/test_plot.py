@@ -1,6 +1,7 @@
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -117,12 +118,114 @@ def test_best_epoch_prefers_top1_to_loss():
     assert plot._best_point(losses, {}) == ("val_loss", (1, 0.5))
     assert plot._best_point({"train_loss": [(0, 1.0)]}, {}) is None
     assert plot._best_point(losses, {"val_map": [(0, 9.0), (1, 8.0)]}) == ("val_map", (0, 9.0))
+    assert plot._best_point(losses, {"val_dice": [(0, 9.0), (1, 8.0)]}) == ("val_dice", (0, 9.0))
 
 
 def test_curves_of_every_task_have_two_panels(tmp_path):
-    for name in ("val_map", "val_frame_accuracy", "val_edit"):
+    for name in ("val_map", "val_frame_accuracy", "val_edit", "val_dice"):
         width, height = size_of(plot.curves([{"train_loss": 1.0, name: 0.5}], tmp_path / "c.png"))
         assert width > 2 * height
+
+
+# slices
+
+
+def boxed(shape, *parts):
+    """A mask with (class, slices of it) in it."""
+    mask = np.zeros(shape, dtype=np.uint8)
+    for label, place in parts:
+        mask[place] = label
+    return mask
+
+
+def test_slices_lie_where_the_first_mask_is():
+    """Ten slices in five parts: the middles of two each. Stray voxels of an answer push nothing outward."""
+    truth, answer = boxed((40, 4, 4), (1, np.s_[10:20])), boxed((40, 4, 4), (1, np.s_[0]), (1, np.s_[39]))
+    empty = np.zeros_like(truth)
+    assert plot._middles([truth, answer], 40, 5) == [11, 13, 15, 17, 19]
+    assert plot._middles([empty, truth], 40, 5) == [11, 13, 15, 17, 19]
+    assert plot._middles([empty, empty], 40, 4) == plot._middles([], 40, 4) == [5, 15, 25, 35]
+    assert plot._middles([truth[:11]], 11, 5) == [10] and plot._middles([truth[8:12]], 4, 5) == [2, 3]
+
+
+def test_the_first_mask_is_filled_and_the_others_are_outlined(tmp_path):
+    scan = np.random.default_rng(0).normal(size=(6, 30, 20))
+    mask = boxed(scan.shape, (1, np.s_[2:4, 5:25, 5:15]))
+    filled = plot.slices(scan, {"truth": mask}, ["background", "a"], tmp_path / "1.png")
+    both = plot.slices(scan, {"truth": mask * 0, "answer": mask}, ["background", "a"], tmp_path / "2.png")
+    pure = torch.tensor([0, 114, 178])  # the colour as it is: in the key, and along outlines
+    inked = [(pixels_of(path) == pure).all(2) for path in (filled, both)]
+    assert inked[0].any() and not inked[0][: len(inked[0]) // 2].any()
+    outline = inked[1][: inked[1].shape[0] // 2]
+    assert outline.any() and outline.float().mean() < 0.05
+
+
+def test_pixels_have_the_proportions_of_voxels(tmp_path):
+    scan = np.zeros((1, 20, 20))
+    scan[:, ::2] = 1
+    sizes = [
+        size_of(plot.slices(scan, {}, ["background"], tmp_path / "s.png", spacing_mm=spacing))
+        for spacing in ((9, 1, 1), (1, 0.5, 1), (1, 8, 1))
+    ]
+    assert sizes[0][1] - sizes[1][1] == pytest.approx(3 * 150 / 2, abs=12)
+    assert sizes[2][1] < 4.5 * 150 + 120  # what is tall is made narrow
+
+
+def test_slices_of_many_classes_differ_and_only_those_that_are_seen_are_named(tmp_path):
+    assert plot._palette(3) == list(plot.CLASS_COLOURS[:3]) and len(set(plot._palette(110))) == 110
+    classes = ["background", *(f"a rather long name {i}" for i in range(60))]
+    scan = np.zeros((6, 40, 40))
+    few, many = np.zeros(scan.shape, int), np.arange(40 * 40).reshape(40, 40)[None].repeat(6, 0) % 61
+    few[:, 10:20] = 33
+    heights = [
+        size_of(plot.slices(scan, {"truth": mask}, classes, tmp_path / "s.png", caption="x " * 40))[1]
+        for mask in (few, many)
+    ]
+    assert heights[1] - heights[0] > 8 * 0.2 * 150  # ten rows of keys more
+
+
+def test_slices_refuse_other_shapes_and_no_slices(tmp_path):
+    scan = np.zeros((3, 4, 5))
+    with pytest.raises(ValueError, match=r"truth is \(3, 4, 4\) and the scan \(3, 4, 5\)"):
+        plot.slices(scan, {"truth": scan[..., :4]}, CLASSES, tmp_path / "s.png")
+    with pytest.raises(ValueError, match="num 0 must be at least 1"):
+        plot.slices(scan, {}, CLASSES, tmp_path / "s.png", num=0)
+
+
+# swarm
+
+
+def test_a_swarm_has_a_row_for_each_class_and_crosses_for_what_is_missed(tmp_path):
+    shares = {"left": [0.5, 0.9, math.nan], "right": [0.0, 0.9, 0.8]}
+    plain = plot.swarm(shares, tmp_path / "a.png", name="Dice")
+    assert has_colour(plain, plot.INK) and not has_colour(plain, plot.VERMILION)
+    missed = {"left": [False] * 3, "right": [True, False, False]}
+    crossed = plot.swarm(shares, tmp_path / "b.png", name="Dice", missed=missed)
+    seen = pixels_of(crossed).int()
+    assert ((seen - torch.tensor([213, 94, 0])).abs().sum(2) < 90).sum() > 40
+    many = plot.swarm({f"class {i}": [0.5, 0.9] for i in range(30)}, tmp_path / "c.png", name="Dice")
+    assert 3 * size_of(plain)[1] < size_of(many)[1] < 2100
+    assert size_of(plot.swarm({"a": [1.0], "b": [math.nan]}, tmp_path / "d.png", name="Dice"))
+
+
+def test_dots_of_one_value_stand_apart():
+    places = plot._apart(np.array([0.5, 0.5, 0.9, 0.5, 0.5]), 0.1)
+    assert places[2] == 0 and len({*places[[0, 1, 3, 4]]}) == 4 and places[0] == 0
+    assert np.abs(plot._apart(np.zeros(1000), 0.1)).max() == pytest.approx(0.36)
+
+
+@pytest.mark.parametrize(
+    ("shares", "says"),
+    [
+        ({}, "at least one case"),
+        ({"a": [math.nan]}, "at least one case"),
+        ({"a": [88.0]}, "from 88 to 88; they are fractions"),
+        ({"a": [-0.5, 1.0]}, "from -0.5 to 1; they"),
+    ],
+)
+def test_a_swarm_refuses_what_is_no_fraction(tmp_path, shares, says):
+    with pytest.raises(ValueError, match=says):
+        plot.swarm(shares, tmp_path / "s.png", name="Dice")
 
 
 # reliability

@@ -120,8 +120,16 @@ def test_any_network_has_a_recipe():
     assert recipe.dropout is None
 
 
-def test_there_are_at_most_four_and_they_are_plain():
-    assert 1 <= len(RECIPES) <= 4
+def test_few_scans_are_seen_several_times_an_epoch():
+    few, reasons = choose(nn.Conv3d(1, 2, 3), 9, is_dense=True, batch_size=2, unit="scans")
+    assert few.repeats == 12 and few.epochs == 180  # 108 windows an epoch
+    assert any("repeats 12" in reason for reason in reasons)
+    many, _ = choose(nn.Conv3d(1, 2, 3), 156, is_dense=True, batch_size=2, unit="scans")
+    assert many.repeats == 1 and many.epochs == 180
+
+
+def test_there_are_at_most_five_and_they_are_plain():
+    assert 1 <= len(RECIPES) <= 5
     for recipe in RECIPES.values():
         values = asdict(recipe)
         assert Recipe(**{**values, "augment": Augment(**values["augment"]), "mixing": recipe.mixing}) == recipe

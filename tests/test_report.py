@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 import torch
 from test_evaluate import Brightness, flat, rising
@@ -17,8 +18,10 @@ from test_page import Page
 import tubelet
 from tubelet import cli, evaluate, train
 from tubelet.data.augment import RECIPES, Augment
+from tubelet.data.distort import Distort
 from tubelet.data.mixing import Mixing
 from tubelet.data.video import Video, write_video
+from tubelet.data.volume import Grid, write_volume
 from tubelet.report import MOST_BAD, MOST_PAIRS, command
 
 
@@ -162,6 +165,125 @@ def test_a_network_in_memory_has_no_command(measured, tmp_path):
     assert "Measured from Python, on a network in memory" in page and "top1 of 1-Brightness" in page
 
 
+# Masks
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory):
+    """A `run` with reasons, and masks measured into it: whole, one voxel of four off, and without one of two cubes."""
+    pytest.importorskip("SimpleITK")
+    root = tmp_path_factory.mktemp("masked")
+    grid = Grid((12, 12, 12), (2.0, 1.0, 1.0))
+    rows = [("image", "label", "split")]
+    for number, (shift, has_right) in enumerate([(0, True), (1, True), (0, False)]):
+        truth = np.zeros(grid.size, np.uint8)
+        truth[2:6, 2:6, 2:6], truth[7:9, 7:9, 7:9] = 1, 2
+        answer = np.roll(truth, shift, 0) * (1 if has_right else truth < 2)
+        files = {"scans": truth.astype(np.float32), "truth": truth, "answers": answer.astype(np.uint8)}
+        for folder, array in files.items():
+            (root / folder).mkdir(exist_ok=True)
+            write_volume(root / folder / f"case{number}.nii.gz", array, grid)
+        rows.append((f"scans/case{number}.nii.gz", f"truth/case{number}.nii.gz", "val"))
+    with (root / "cases.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    run = root / "run"
+    run.mkdir()
+    arguments = {"data": str(root), "model": "plain_unet3d", "task": "segment", "out": str(run), "distort": None}
+    (run / "run.json").write_text(json.dumps(arguments | {"plan": str(run / "plan.json")}))
+    (run / "plan.json").write_text(json.dumps({"reasons": ["batch 2: memory for no more", "as asked"]}))
+    (run / "metrics.csv").write_text("epoch,train_loss,val_loss,val_dice,seconds\n1,1,1,0.5,9\n2,0.5,0.6,0.75,9\n")
+    tubelet.evaluate(root / "answers", root / "cases.csv", task="segment", out=run / "evaluate", workers=0)
+    return root
+
+
+def tiles_of(path):
+    return dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", path.read_text()))
+
+
+def test_masks_have_a_page_of_their_own(masked):
+    """One voxel of four off: Dice 3/4 of the large cube and 1/2 of the small one, whose faces are 2 mm away."""
+    path = tubelet.report(masked / "run")
+    page = Page(path)
+    assert titles(path) == ["Commands", "Choices", "Training", "Figures", "Dice by case", "Worst cases", "Classes",
+                            "Cases", "Data"]  # fmt: skip
+    tiles = tiles_of(path)
+    left, right = (1 + 0.75 + 1) / 3, (1 + 0.5 + 0) / 3
+    assert tiles["Dice"] == f"{50 * (left + right):.1f} %" and tiles["samples"] == "3"
+    assert tiles["HD95"].endswith(" mm") and tiles["missed structures"] == "1" and "95 % interval" in tiles
+    assert ["batch 2", "memory for no more"] in page.cells and ["as asked", ""] in page.cells
+    at = page.cells.index(["class", "Dice (%)", "IoU (%)", "HD95 (mm)", "surface Dice (%)", "cases that miss it"])
+    assert page.cells[at + 1][1] == f"{100 * right:.1f}" and page.cells[at + 1][-1] == "1"
+    assert page.cells[at + 2][1] == f"{100 * left:.1f}" and page.cells[at + 2][-1] == "0"
+    at = next(i for i, row in enumerate(page.cells) if row[:2] == ["case", "Dice (%)"])
+    assert [row[0] for row in page.cells[at + 1 : at + 4]] == [f"case{i}.nii.gz" for i in (2, 1, 0)]
+    assert page.cells[at + 1][1:] == ["50.0", "class 2", "0", "0", "class 2"]
+    assert page.cells[at + 2][1:] == ["62.5", "class 2", "50", "2", ""]
+    assert "tubelet train" in shown(path) and "--plan" not in shown(path)
+    assert "Part val, whole scans" in shown(path) and str(masked / "scans") in shown(path)
+
+
+def test_the_worst_scans_are_shown_worst_first(masked):
+    images = Page(tubelet.report(masked / "run")).all("img")
+    assert len(images) == 2 + 3 and all(image["alt"] for image in images)
+    assert images[0]["alt"] == "Loss and Dice of run over its 2 epochs"
+    told = [image["alt"].split("\n") for image in images[2:]]
+    assert told[0] == ["case2.nii.gz: Dice 50.0 %", "class 2 0.0 %, missed; class 1 100.0 %, HD95 0.0 mm"]
+    assert told[1] == ["case1.nii.gz: Dice 62.5 %", "class 2 50.0 %, HD95 2.0 mm; class 1 75.0 %, HD95 2.0 mm"]
+    assert told[2][0] == "case0.nii.gz: Dice 100.0 %"
+
+
+def test_classes_that_no_scan_has_and_many_classes(masked, tmp_path):
+    shutil.copytree(masked / "run" / "evaluate", tmp_path / "evaluate")
+    place = tmp_path / "evaluate"
+    found = json.loads((place / "evaluate.json").read_text())
+    names = [f"part {i}" for i in range(6)]
+    row = found["per_class"][0] | {"missed": 0, "dice": 0.25}
+    of_none = dict.fromkeys(("dice", "iou", "hd95_mm", "surface_dice"))
+    rows = [row | {"class": name} | (of_none if name != "part 5" else {}) for name in names]
+    found |= {"classes": ["background", *names], "per_class": rows, "summary": found["summary"] | {"hd95_mm": None}}
+    (place / "evaluate.json").write_text(json.dumps(found))
+    values = [["nan"] * 4] * 5 + [["0.25", "0.2", "3", "0.5"]]
+    with (place / "cases.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "class", "dice", "iou", "hd95_mm", "surface_dice", "voxels"])
+        for case in ("b/1.nii", "b/c/2.nii"):
+            writer.writerows([case, name, *row, 5] for name, row in zip(names, values, strict=True))
+    path = tubelet.report(place)
+    page = Page(path)
+    assert tiles_of(path)["HD95"] == "-"
+    at = next(i for i, row in enumerate(page.cells) if row[:2] == ["class", "Dice (%)"])
+    assert page.cells[at + 1][:2] == ["part 5", "25"] and page.cells[at + 2] == ["part 0", *"----", "0"]
+    captions = [image["alt"] for image in page.all("img")[1:]]
+    assert captions[0].startswith("1.nii: Dice 25.0 %\npart 5 25.0 %, HD95 3.0 mm; part 0 -")
+    assert captions[0].endswith("; 2 more classes") and len(captions) == 2  # the third is of no scan
+    at = next(i for i, row in enumerate(page.cells) if row[:2] == ["case", "Dice (%)"])
+    assert page.cells[at + 2] == ["c/2.nii", "25", "part 5", "25", "3"]
+
+
+def test_scans_that_are_gone_leave_the_figures_and_damaged_ones_are_named(masked, tmp_path):
+    shutil.copytree(masked / "run" / "evaluate", tmp_path / "evaluate")
+    place = tmp_path / "evaluate"
+    lines = (place / "cases.csv").read_text().splitlines()
+    for damaged in ([*lines[:-1]], [*lines[:-1], "x,y,z,1,1,1,1"]):
+        (place / "cases.csv").write_text("\n".join(damaged))
+        with pytest.raises(ValueError, match=r"cases\.csv: .*; evaluate again"):
+            tubelet.report(place)
+    (place / "cases.csv").unlink()
+    path = tubelet.report(place)
+    assert titles(path) == ["Commands", "Figures", "Classes", "Data"]
+
+
+def test_a_run_of_masks_that_is_not_measured(masked, tmp_path):
+    for name in ("run.json", "plan.json", "metrics.csv"):
+        shutil.copy(masked / "run" / name, tmp_path / name)
+    path = tubelet.report(tmp_path)
+    assert titles(path) == ["Commands", "Choices", "Training", "Data"]
+    assert tiles_of(path) == {"Dice, best epoch": "75.0 %", "epochs": "2"}
+    (tmp_path / "plan.json").write_text("[")
+    with pytest.raises(ValueError, match=r"plan\.json: not whole"):
+        tubelet.report(tmp_path)
+
+
 # Commands
 
 
@@ -197,6 +319,8 @@ def test_the_commands_of_a_page_can_be_pasted(measured, monkeypatch):
             "--augment.magnitude 7 --augment.erase 0.25",
         ),
         ({"mixing": vars(Mixing(mixup=0.2))}, "--mixing.mixup 0.2"),
+        ({"distort": vars(Distort(noise=(0.1, 0, 0.5)))}, "--distort.noise '[0.1, 0, 0.5]'"),
+        ({"spacing_mm": (3.0, 0.5, 0.5)}, "--spacing_mm '[3.0, 0.5, 0.5]'"),
         ({"is_norm_frozen": False}, "--is_norm_frozen false"),
     ],
 )
@@ -207,7 +331,7 @@ def test_defaults_are_left_out(values, typed):
 
 def test_every_argument_of_the_verbs_can_be_typed():
     for verb in (train, evaluate):
-        for name in inspect.signature(verb).parameters.keys() - {"data", "augment", "mixing"}:
+        for name in inspect.signature(verb).parameters.keys() - {"data", "augment", "mixing", "distort"}:
             assert f"--{name} 7" in command(verb, {"data": "x", name: 7})
 
 

@@ -349,7 +349,17 @@ def streamed_or_named(model):
         return None
 
 
-@pytest.mark.parametrize("kind", sorted({preset.build.__name__ for preset in MODELS}))
+# Kinds whose smallest network takes long; others are built of the same blocks.
+LONG = {"c3d", "densenet3d", "mobilenetv2", "p3d", "pooled_r2plus1d", "resnext3d", "s3d"}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind in LONG else [])
+        for kind in sorted({preset.build.__name__ for preset in MODELS})
+    ],
+)
 def test_networks_stream_exactly_or_a_layer_is_named(kind):
     """The smallest one of a kind is run; of the others, what cannot be streamed is named."""
     streaming = []

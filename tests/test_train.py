@@ -231,7 +231,9 @@ def test_a_loss_that_is_no_number_ends_the_run(clips, tmp_path):
 
     with pytest.raises(ValueError, match="the loss is nan in epoch 1: lower lr"):
         tubelet.train(clips, model=Broken(), workers=0, epochs=2, out=tmp_path / "run")
-    with pytest.raises(ValueError, match="task 'segment'"):
+    with pytest.raises(ValueError, match="task 'outline'"):
+        tubelet.train(clips, task="outline")
+    with pytest.raises(ValueError, match="class folders is read as classify, not as segment"):
         tubelet.train(clips, task="segment")
     with pytest.raises(ValueError, match="lr -1 must be above 0"):
         tubelet.train(clips, lr=-1)

@@ -241,6 +241,7 @@ def test_an_unknown_network_is_one_error(tmp_path):
         tubelet.load(tmp_path / "m.pth")
 
 
+@pytest.mark.slow
 def test_a_damaged_network_is_compared_with_the_nearest(tmp_path):
     state = foreign(made("r2plus1d_18"))
     del state["fc.weight"], state["fc.bias"], state["layer2.0.conv1.0.0.weight"]
@@ -522,6 +523,7 @@ def test_what_has_no_tensors_says_what_it_has(tmp_path):
         tubelet.load(path)
 
 
+@pytest.mark.slow
 def test_a_file_without_a_last_layer_starts_a_new_one(tmp_path, caplog):
     state = {key: value for key, value in made("tiny").state_dict().items() if not key.startswith("head.")}
     path = tmp_path / "trunk.pth"

@@ -8,26 +8,30 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from . import feed, heads, measure, metrics, plot, protocols, tasks, terminal
+from . import cases, feed, heads, measure, metrics, plot, protocols, tasks, terminal
 from .compare import Combine, Scores, log_scores
 from .data import flow
 from .data.sample import Actor, Sample, Span, Task, VideoData
 from .data.sampling import SHORTS, Short
+from .data.volume import is_scan
 from .machine import aside
 from .models import classifier, read_classes, ready, unnamed
 from .report import command, report_of_evaluation
+from .segment import NOTE, Way, dense_classes, numbered
 from .spec import ClipSpec, at_least_one
 from .terminal import Table
 
 Model = str | os.PathLike | nn.Module
 
 _HEADS = {"frames": (heads.PerFrame, heads.TemporalTransformer), "detect": (heads.Detect,)}
+BATCH = 16  # clips
 MISTAKES = 24
 MOST_RESAMPLED = 1_000_000  # scores; the interval of their AUC takes 15 s
 _COMBINED = {"scores": "mean of the scores", "logits": "mean of the logits", "max": "highest score of each class"}
@@ -47,8 +51,12 @@ def evaluate(
     temperature: bool = False,
     classes: str | os.PathLike | None = None,
     audit: bool = True,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     short: Short | None = None,
+    overlap: float = 0.5,
+    mirrored: bool = False,
+    largest: bool = False,
+    holes: bool = False,
     on_bad: Literal["raise", "skip"] = "raise",
     workers: int | None = None,
     out: str | os.PathLike | None = None,
@@ -56,16 +64,18 @@ def evaluate(
     """Measure a network on videos, each seen as views x crops clips whose answers become one.
 
     Of the task frames each video is seen from end to end, each frame once; of detect each clip is measured by itself.
-    Options for answers that become one are errors for both.
+    Options for answers that become one are errors for both. Of segment each scan is seen whole, window by window, and
+    its mask is measured on the scan's own grid.
 
     Args:
         model: a file of weights, the folder of a run, or a network with a `spec`. Of several, each is measured, and
-            then the average of their scores (late fusion).
+            then the average of their scores (late fusion). Or a folder of masks, as `predict` writes them.
         data: as in `train`. For a model of two channels, the optical flow of videos is computed and kept.
         task: classify, one class a video; multilabel, any number; frames, classes of each frame; detect, classes of
-            each box. By default the task of the run, else classify.
+            each box; segment, a class of each voxel. By default the task of the run, else classify.
         fold: as in `train`; by default that of the run whose model it is, where it was trained on this data.
-        split: part of the data: train, val or test.
+        split: part of the data: train, val or test. Of scans with masks whose parts nothing tells, all are measured,
+            unless they are what the run was trained on.
         protocol: name of a published way of measuring, such as k400-10x3 (`tubelet.protocols`), which sets views,
             crops, sizes and average.
         views: clips spread over the length of each video; by default 10, of detect 1. Of frames these clips are then
@@ -78,26 +88,33 @@ def evaluate(
             with one a line, or .json with a list or {name: index}.
         audit: also measure with one centre view as it is, reversed, shuffled and with one frame repeated, which
             tells whether the network uses motion.
-        batch_size: clips in one pass of the network.
+        batch_size: clips in one pass of the network; by default 16, windows of scans what suits the device.
         short: videos with fewer frames than a clip: error, loop or hold; by default that of the run, else error.
+        overlap: of segment, as in `predict`; so are mirrored, largest and holes.
+        mirrored: as in `predict`.
+        largest: as in `predict`.
+        holes: as in `predict`.
         on_bad: what a video does that cannot be read: raise ends with an error, skip leaves it out and counts it.
         workers: processes that read; 0 reads in this one, which always reads whole videos of frames.
         out: folder for `scores.csv` (each view of each sample), `evaluate.json`, `classes.csv`, `confusion.png`,
-            `audit.png`, and for `report.html`, the page of them all; by default `evaluate` beside the weights, or
-            `runs/evaluate`. Of several models, each has a folder of its own in it.
+            `audit.png`, of segment `cases.csv` and pictures of the worst, and for `report.html`, the page of them all;
+            by default `evaluate` beside the weights, or `runs/evaluate`. Of several models, each has a folder of its
+            own in it.
 
     Returns:
         A row for each class, but for frames. `summary` holds of classify top1 and auc with their bootstrap 95 %
             intervals, top5 (above five classes), mean_class and calibration_error, of multilabel and detect map, of
-            frames what `metrics.framewise` has; then the audit, all 0..1; and how many samples were measured, were
-            bad, or are missing on disk.
+            frames what `metrics.framewise` has, of segment the means of `masks.MEASURES`, Dice with its interval; then
+            the audit, all 0..1 but for millimetres; and how many samples were measured, were bad, or are missing on
+            disk.
 
     Raises:
         ValueError: model, classes, data, split or protocol do not fit, a video cannot be read, or the network answers
             no number; the message says what would.
     """
     arguments: dict[str, Any] = {
-        name: value if value is None or isinstance(value, int) else str(value) for name, value in locals().items()
+        name: value if value is None or isinstance(value, int | float) else str(value)
+        for name, value in locals().items()
     }
     models: list[Model] = [*model] if isinstance(model, list | tuple) else [cast(Model, model)]
     if not models:
@@ -105,6 +122,8 @@ def evaluate(
     arguments["model"] = [_name(each) for each in models]
     row = protocols.protocol(protocol) if protocol is not None else None
     runs = {_name(each): _run(each) for each in models}
+    if task is None and _answers_voxels(models[0]):
+        task = "segment"
     task = _task(task, runs)
     is_each = task in _HEADS  # each clip has an answer of its own
     is_whole = task == "frames" and views is None and row is None
@@ -112,6 +131,25 @@ def evaluate(
         raise ValueError(f"crops {crops} of whole videos of frames: leave them out, or give views as well")
     if is_each and (len(models) > 1 or average is not None or temperature):
         raise ValueError(f"several models, average and temperature are not for task {task}: leave them out")
+    if task == "segment":
+        given = {"protocol": protocol, "views": views, "crops": crops, "average": average, "classes": classes}
+        for name, value in (given | ({"temperature": True} if temperature else {})).items():
+            if value is not None:
+                raise ValueError(f"{name} is not for task segment: leave it out")
+        if len(models) > 1:
+            raise ValueError("several models are not for task segment: give one")
+        at_least_one(batch_size=1 if batch_size is None else batch_size)
+        run = runs[arguments["model"][0]]
+        if fold is None:
+            fold = _fold_of_run(models[0], run, data)
+        way = Way(overlap, batch_size, mirrored, largest, holes)
+        is_seen = "data" in run and Path(run["data"]).resolve() == Path(data).resolve()
+        return _evaluate_masks(models[0], data, fold, split, way, on_bad, out, arguments, is_seen)
+    for name, value in {"mirrored": mirrored, "largest": largest, "holes": holes}.items():
+        if value:
+            raise ValueError(f"{name} is for task segment, not for task {task}: leave it out")
+    batch_size = BATCH if batch_size is None else batch_size
+    is_several = row is not None or views not in (None, 1) or crops not in (None, 1)
     views, crops, how = _seen(row, views, crops, average, (1, 1) if is_each else (10, 3))
     at_least_one(views=views, crops=crops, batch_size=batch_size)
     if short is None:
@@ -129,7 +167,15 @@ def evaluate(
     networks = [_opened(each, classes, row, task) for each in models]
     parts = tuple(dict.fromkeys((split, measure.FITTED_ON) if temperature else (split,)))
     opened = feed.open_parts(data, parts, task, fold)
-    if any(spec.in_channels == flow.CHANNELS for _, spec in networks):
+    if lone := [_name(each) for each, (_, spec) in zip(models, networks, strict=True)
+                if (spec.intensity is not None) != opened.is_volume]:  # fmt: skip
+        kinds = ("videos", "scans") if opened.is_volume else ("scans", "videos")
+        raise ValueError(f"{lone[0]}: was trained on {kinds[0]}, and {data} has {kinds[1]}: give data of its kind")
+    if opened.is_volume:
+        if is_several:
+            raise ValueError("protocol, views and crops are for videos; of a scan the middle is seen: leave them out")
+        views, crops, audit = 1, 1, False
+    elif any(spec.in_channels == flow.CHANNELS for _, spec in networks):
         feed.compute_flow(opened, parts, on_bad, workers)
     ordered = [_in_order_of(spec, opened, data, parts) for _, spec in networks]
     if len({frozenset(found.classes) for found in ordered}) > 1:
@@ -143,7 +189,8 @@ def evaluate(
     }  # fmt: skip
     if is_each:
         return _finish_each(*networks[0], ordered[0], seeing, folder, report | _about(models[0], *networks[0]))
-    title = f"{split} of {data}; of {views} x {crops} clips the {_COMBINED[how]}"
+    seen = "the middle of each scan" if opened.is_volume else f"of {views} x {crops} clips the {_COMBINED[how]}"
+    title = f"{split} of {data}; {seen}"
     places = [folder] if len(models) == 1 else [folder / name for name in _distinct(models)]
     results, tables = [], []
     for each, (network, spec), found, place in zip(models, networks, ordered, places, strict=True):
@@ -161,6 +208,88 @@ def evaluate(
     table = _finish(folder, f"{title}; {len(models)} models fused", fused, report, temperature, alone)
     _write_page(folder)
     return table
+
+
+def _evaluate_masks(
+    model: Model,
+    data: str | os.PathLike,
+    fold: int | None,
+    split: str,
+    way: Way,
+    on_bad: Literal["raise", "skip"],
+    out: str | os.PathLike | None,
+    arguments: dict[str, Any],
+    is_seen: bool,
+) -> Table:
+    """Measure a network that answers for each voxel, or masks that are there.
+
+    Data whose parts were not told, and that the run was not trained on (`is_seen`), is measured as a whole.
+    """
+    folder = Path(out) if out is not None else _default_folder([model])
+    feed.check_apart(data, folder)
+    found = feed.open_parts(data, (), "segment", fold)
+    if found.is_parted_here and split == "val" and not is_seen:
+        every = sorted(chain(*found.splits.values()), key=lambda sample: sample.path)
+        found = replace(found, splits={split: every})
+        terminal.say(f"{data}: tells no parts, so that all {terminal.counted(len(every), 'scan')} are measured")
+    feed.check_parts(data, found, (split,))
+    about: dict[str, Any] = {"models": [_name(model)], "clip": None}
+    if _is_masks(model):
+        answer = cases.of_masks(Path(cast(str, model)), len(found.classes))
+    else:
+        network, spec = ready(model)
+        number = dense_classes(network, spec)
+        if number is None:
+            raise ValueError(f"{_name(model)}: it does not answer for each voxel: train one with --task segment")
+        spec = replace(spec, classes=_classes_of_both(spec.classes or numbered(number), found.classes, data))
+        found = replace(found, classes=spec.classes)
+        answer = cases.of_network(network, spec, way)
+        about = _about(model, network, spec)
+    summary, rows, bad = cases.measured(answer, found, split, folder, on_bad)
+    report = about | {
+        "arguments": arguments, "data": str(data), "task": "segment", "fold": fold, "split": split, "protocol": None,
+        "views": None, "crops": None, "combine": None, "layout": found.layout,
+        "command": None if isinstance(model, nn.Module) else command(evaluate, arguments),
+        "classes": found.classes, "summary": summary, "per_class": rows, "bad": bad,
+    }  # fmt: skip
+    _write_report(folder, report)
+    table = Table(rows, summary, f"{split} of {data}; masks on the scans' own grids")
+    table.to_csv(folder / "classes.csv")
+    _write_page(folder)
+    return table
+
+
+def _classes_of_both(mine: Sequence[str], theirs: Sequence[str], data: str | os.PathLike) -> tuple[str, ...]:
+    """Names of the model's classes, or the data's, of which those count that are no mere numbers.
+
+    Raises:
+        ValueError: the data has more, or another name for one.
+    """
+    plain = numbered(len(mine))
+    names = tuple(b if a == number and b else a for a, b, number in zip_longest(mine, theirs[: len(mine)], plain))
+    if len(theirs) > len(mine) or any(b not in (a, number) for a, b, number in zip(names, theirs, plain, strict=False)):
+        raise ValueError(
+            f"{data}: its classes are {', '.join(theirs)}, and the model's {', '.join(mine)}: give data with the same, "
+            "in this order"
+        )
+    return names
+
+
+def _answers_voxels(model: Model) -> bool:
+    """Whether it is a folder of masks, or a network or a file of ours with a head for voxels."""
+    if isinstance(model, nn.Module):
+        return isinstance(getattr(model, "head", None), heads.Segment)
+    return _is_masks(model)
+
+
+def _is_masks(model: Model) -> bool:
+    """Whether a folder holds masks and no model."""
+    folder = Path(cast(Any, model)) if not isinstance(model, nn.Module) else Path()
+    if isinstance(model, nn.Module) or not folder.is_dir():
+        return False
+    if any(folder.glob("*.safetensors")) or (folder / "run.json").exists():
+        return False
+    return (folder / NOTE).exists() or any(is_scan(path) for path in sorted(folder.rglob("*")))
 
 
 # What is asked for
@@ -366,7 +495,7 @@ def _classified(scores: Scores) -> tuple[dict[str, Any], list[dict[str, object]]
     measured = measures.compute()
     confusion = measured["confusion"]
     is_right = (scores.scores.argmax(1) == scores.targets).double()
-    low, high = metrics.interval(metrics.bootstrap(torch.mean, is_right))
+    low, high = metrics.share_interval(is_right)
     summary: dict[str, Any] = {"top1": measured["top1"].item(), "top1_low": low, "top1_high": high}
     if "top5" in measured:
         summary["top5"] = measured["top5"].item()

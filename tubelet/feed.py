@@ -38,11 +38,16 @@ def open_parts(data: str | os.PathLike, parts: Sequence[str], task: Task, fold: 
         ValueError: as in `open_data`; or a part has no samples.
     """
     found = open_data(motion.motion() if str(data) == "motion" else data, task=task, fold=fold)
+    check_parts(data, found, parts)
+    return found
+
+
+def check_parts(data: str | os.PathLike, found: VideoData, parts: Sequence[str]) -> None:
+    """Raise ValueError unless a data set, named as `data`, has samples in each of these parts."""
     for part in parts:
         if not found.splits.get(part):
             there = ", ".join(sorted(name for name, samples in found.splits.items() if samples))
             raise ValueError(f"{data}: no part {part!r}; it has {there or 'no samples at all'}")
-    return found
 
 
 def channels_of(data: VideoData, part: str) -> int:
@@ -102,7 +107,7 @@ def explained(data: VideoData, parts: Sequence[str], spec: ClipSpec, short: Shor
     try:
         yield
     except VideoError:
-        for part in parts:
+        for part in () if data.is_volume else parts:
             clips = ViewClips(data, part, spec, 1, 1, short)
             looked_at = sampling.uniform(len(clips), min(len(clips), _LOOKED_AT))
             errors = [error for index in looked_at if (error := _misfit(clips, index))]

@@ -232,7 +232,7 @@ def fit(
                 *parts, notes = batch
                 feed.say_once(notes, said)
                 clips, *targets = (each.to(fabric.device, non_blocking=True) for each in parts)
-                x = transforms.normalize(clips, spec.mean, spec.std)
+                x = transforms.prepared(clips, spec)
                 if course.mixing is not None:
                     x, targets[-1] = course.mixing(
                         x, targets[-1], torch.Generator().manual_seed(chance), task.num_classes
@@ -315,7 +315,7 @@ def _clips(fabric: Any, batches: Batches, spec: ClipSpec, said: set[str]) -> Ite
     """The clips of batches as the network takes them."""
     for clips, *_, notes in batches:
         feed.say_once(notes, said)
-        yield transforms.normalize(clips.to(fabric.device), spec.mean, spec.std)
+        yield transforms.prepared(clips.to(fabric.device), spec)
 
 
 @torch.no_grad()
@@ -337,10 +337,10 @@ def _validate(fabric: Any, network: nn.Module, task: Task, batches: Batches, sai
     for views, *targets, _, notes in batches:
         feed.say_once(notes, said)
         clips, *targets = (each.to(fabric.device) for each in (views[:, 0], *targets))
-        if task.name == "frames":
+        if task.name in ("frames", "segment"):
             targets = [targets[0][:, 0]]
         with fabric.autocast():
-            logits = task.answer(network, transforms.normalize(clips, spec.mean, spec.std), targets)
+            logits = task.answer(network, transforms.prepared(clips, spec), targets)
         losses += torch.stack([task.plain_loss(logits, targets[-1]).double(), losses.new_ones(())]) * len(clips)
         task.update(measures, logits, targets)
     losses = fabric.all_reduce(losses, reduce_op="sum")

@@ -21,6 +21,7 @@ from .data.datasets import ViewClips, WholeVideos
 from .data.loader import SKIP, Batches, loader, told
 from .data.sample import Sample, VideoData
 from .data.sampling import Short
+from .data.scans import WholeScans
 from .data.video import VideoError
 from .machine import aside
 from .spec import ClipSpec
@@ -97,7 +98,8 @@ def _measure(
     file: TextIO | None = None,
 ) -> tuple[Scores, dict[str, str]]:
     """The answers for a split, with a row for each view in `file`; and what could not be read, and why."""
-    clips = feed.Noted(ViewClips(found, split, spec, seeing.views, seeing.crops, seeing.short))
+    views = ViewClips(found, split, spec, seeing.views, seeing.crops, seeing.short)
+    clips = feed.Noted(WholeScans(found, split, spec) if found.is_volume else views)
     batches = loader(clips, 1, workers=seeing.workers, on_bad=seeing.on_bad)
     is_open = found.task == "multilabel"
     write = _writer(file, spec.classes) if file is not None else None

@@ -313,6 +313,21 @@ def plan(
     return Plan(*chosen, peak(*chosen[:3]), reason)
 
 
+def fits(model: nn.Module, shape: Iterable[int], optimizer: MakeOptimizer, precision: str, available: int) -> bool:
+    """Whether a plain training step takes no more than 80 % of the memory at hand.
+
+    Args:
+        model: any nn.Module.
+        shape: (B, C, T, H, W) of a step.
+        optimizer: makes one from a list of parameters.
+        precision: 32, bf16 or 16.
+        available: bytes at hand.
+    """
+    inputs = torch.empty(*shape, device="meta")
+    peak = predict_peak(model, inputs, optimizer=optimizer, dtype=DTYPES[precision])
+    return peak.total * (1 + (KEPT if _can_return(_device(model)) else 0)) <= SHARE * available
+
+
 class _Way(NamedTuple):
     """To make a step: the first fields of a `Plan`."""
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
     from PIL.ImageFont import FreeTypeFont
 
-__all__ = ["annotate", "audit", "clips", "confusion", "curves", "reliability", "strip", "timeline"]
+__all__ = ["annotate", "audit", "clips", "confusion", "curves", "reliability", "slices", "strip", "swarm", "timeline"]
 
 INK, FAINT, GRID, OTHER = "#24292f", "#6e7781", "#e6e8eb", "#b4b9c0"
 BLUE, VERMILION, PALE_BLUE = "#0072b2", "#d55e00", "#9ccbe6"
@@ -39,29 +41,31 @@ Band = tuple[float, float, str]  # start and end in seconds, class name
 DOTS_PER_INCH = 150
 MOST_CELLS_WITH_NUMBERS = 20  # classes; beyond it a count no longer fits its cell
 MOST_CLASS_LABELS = 60  # per axis of a confusion matrix; beyond it every n-th class is named
-BEST = ("_auc", "_top1", "_map", "_frame_accuracy")  # figures by which an epoch is the best
+BEST = ("_auc", "_top1", "_map", "_frame_accuracy", "_dice")  # figures by which an epoch is the best
 SMALLEST_LETTERS = 8.0  # pixels; smaller letters cannot be read, so longer lines lose their middle instead
+FILL = 0.45  # how much of a mask's colour covers the grey below it
 DARKEN = 0.65  # leaves white text a contrast of at least 7 to 1 on a white frame
 
 
 def curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Path:
-    """Draw the losses (left) and accuracies in % (right) of a training run, with its best epoch marked.
+    """Draw the losses (left) and accuracies or Dice in % (right) of a training run, with its best epoch marked.
 
     Args:
         history: one row per epoch. Keys ending in `_loss` are losses, keys ending in `_auc`, `_top1`, `_top5`,
-            `_map`, `_frame_accuracy`, `_edit` or `_f1_50` are accuracies as fractions 0..1; `epoch` numbers the row
-            (its position when missing). A row may lack any key; a panel with nothing to show is left out.
+            `_map`, `_frame_accuracy`, `_dice`, `_edit` or `_f1_50` are accuracies as fractions 0..1; `epoch` numbers
+            the row (its position when missing). A row may lack any key; a panel with nothing to show is left out.
         path: the PNG file to write.
 
-    The best epoch has the highest `val_auc`, else `val_top1`, `val_map` or `val_frame_accuracy`, or the lowest
-    `val_loss` where none of these was measured.
+    The best epoch has the highest `val_auc`, else `val_top1`, `val_map`, `val_frame_accuracy` or `val_dice`, or the
+    lowest `val_loss` where none of these was measured.
 
     Raises:
         ValueError: no row has a loss or an accuracy.
     """
     losses = _series(history, ("_loss",), factor=1)
     accuracies = _series(history, (*BEST, "_top5", "_edit", "_f1_50"), factor=100)
-    panels = [(label, lines) for label, lines in (("loss", losses), ("accuracy (%)", accuracies)) if lines]
+    share = "Dice (%)" if all(name.endswith("_dice") for name in accuracies) else "accuracy (%)"
+    panels = [(label, lines) for label, lines in (("loss", losses), (share, accuracies)) if lines]
     if not panels:
         raise ValueError(
             f"history has {len(history)} rows and no loss or accuracy in them; "
@@ -198,6 +202,130 @@ def clips(rows: Mapping[str, Sequence[Tensor]], path: str | Path, *, num: int = 
             each.spines[:].set_visible(False)
         for each, strip in zip(axes, row, strict=False):
             each.imshow(strip.permute(1, 2, 0).cpu().numpy())
+    return _save(figure, path)
+
+
+def slices(
+    scan: np.ndarray,
+    masks: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    path: str | Path,
+    *,
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+    num: int = 6,
+    caption: str = "",
+) -> Path:
+    """Draw slices of a scan with masks on them: the first mask filled, so that grey shows through, the others outlined.
+
+    Slices lie evenly between the first and the last in which a mask has a class: the first mask that has any, so that
+    stray voxels of an answer do not push them outward. Without one they lie over the whole scan. Pixels have the
+    proportions of the voxels, and grey runs from the 1st to the 99th percentile of these slices. Classes that none of
+    them has are not named.
+
+    Args:
+        scan: (D, H, W), one channel.
+        masks: (D, H, W) whole numbers by name, such as truth and answer.
+        classes: K names, the background first, which is not drawn.
+        path: the PNG file to write.
+        spacing_mm: (depth, height, width) of a voxel.
+        num: how many slices at most.
+        caption: above; long ones wrap.
+
+    Raises:
+        ValueError: a mask has another shape than the scan, or `num` is below 1.
+    """
+    for name, mask in masks.items():
+        if mask.shape != scan.shape:
+            raise ValueError(f"{name} is {mask.shape} and the scan {scan.shape}: give masks of the scan")
+    if num < 1:
+        raise ValueError(f"num {num} must be at least 1")
+    chosen = _middles(masks.values(), len(scan), num)
+    seen = set().union(*(np.unique(mask[chosen]).tolist() for mask in masks.values()))
+    palette = _palette(len(classes) - 1)
+    colours = {k: palette[k - 1] for k in range(1, len(classes)) if k in seen}
+    styles = dict(zip(list(masks)[1:], ("-", "--", ":", "-."), strict=False))
+    keys = _mask_keys({_label(classes[k]): colour for k, colour in colours.items()}, next(iter(masks), None), styles)
+
+    ratio = scan.shape[1] * spacing_mm[1] / (scan.shape[2] * spacing_mm[2])
+    side = min(3.0, 12 / len(chosen), 4.5 / ratio)
+    width = max(3.0, side * len(chosen))
+    columns = max(1, int(width / (0.5 + 0.065 * max((len(str(key.get_label())) for key in keys), default=1))))
+    lines = textwrap.wrap(caption, int(width * 12))
+    height = side * ratio + 0.3 + 0.21 * len(lines) + 0.21 * math.ceil(len(keys) / columns)
+    figure = _figure(width, height)
+    low, high = np.percentile(scan[chosen], (1, 99))
+    for axes, index in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+        axes.imshow(scan[index], cmap="gray", vmin=low, vmax=high, aspect=spacing_mm[1] / spacing_mm[2])
+        _draw_masks(axes, {name: mask[index] for name, mask in masks.items()}, colours, styles)
+        axes.set(xticks=[], yticks=[], xlim=(-0.5, scan.shape[2] - 0.5), ylim=(scan.shape[1] - 0.5, -0.5))
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel(f"slice {index}", color=FAINT, fontsize=8)
+    if keys:
+        figure.legend(
+            handles=keys,
+            loc="outside lower left",
+            ncols=columns,
+            frameon=False,
+            fontsize=8,
+            labelcolor=INK,
+            handlelength=1.6,
+        )
+    if lines:
+        figure.suptitle(_plain("\n".join(lines)), x=0.01, ha="left", color=INK, fontsize=10)
+    return _save(figure, path)
+
+
+def swarm(
+    shares: Mapping[str, Sequence[float]],
+    path: str | Path,
+    *,
+    name: str,
+    missed: Mapping[str, Sequence[bool]] | None = None,
+) -> Path:
+    """Draw a figure of every case as a dot, in % and in a row for each class, with the mean of the row.
+
+    Dots of nearly one value stand above one another. The axis begins at the ten below the least of them.
+
+    Args:
+        shares: fractions 0..1 of the cases by class; those that are nan are left out.
+        path: the PNG file to write.
+        name: of the figure, such as Dice.
+        missed: of each of them, whether the class is in the truth or in the answer alone, which makes it a cross.
+
+    Raises:
+        ValueError: there is no case, or a value is outside 0..1.
+    """
+    rows = {key: 100 * np.asarray(values, dtype=float) for key, values in shares.items()}
+    every = np.concatenate([*rows.values(), np.zeros(0)])
+    every = every[~np.isnan(every)]
+    if not len(every):
+        raise ValueError("shares hold no number; the picture needs at least one case")
+    if every.min() < 0 or every.max() > 100:
+        raise ValueError(f"shares run from {every.min() / 100:g} to {every.max() / 100:g}; they are fractions 0..1")
+    least = min(90, 10 * math.floor(every.min() / 10))
+    pitch = min(0.6, max(0.3, 12 / len(rows)))
+    figure = _figure(7.5, 0.9 + pitch * len(rows))
+    axes = _style(figure.subplots(), grid="x")
+    for row, ((key, values), colour) in enumerate(zip(rows.items(), _palette(len(rows)), strict=True)):
+        is_missed = np.asarray((missed or {}).get(key, np.zeros(len(values))), dtype=bool)
+        places = row + _apart(values, (100 - least) / 90)
+        for is_drawn, style in ((~is_missed, {"marker": "o"}), (is_missed, {"marker": "x", "linewidths": 1.4})):
+            paint = VERMILION if style["marker"] == "x" else colour
+            axes.scatter(values[is_drawn], places[is_drawn], s=20, color=paint, alpha=0.75, clip_on=False, **style)
+        if not np.isnan(values).all():
+            mean = np.nanmean(values)
+            axes.vlines(mean, row - 0.4, row + 0.4, color=INK, linewidth=1.6, zorder=3)
+            axes.text(
+                1.02, row, f"{mean:.1f} %", transform=axes.get_yaxis_transform(), va="center", color=INK, fontsize=9
+            )
+    handles = [axes.plot([], [], "|", color=INK, markersize=9, markeredgewidth=1.6, label="mean of the class")[0]]
+    if missed and any(map(any, missed.values())):
+        told = "missed: in the truth or the answer alone"
+        handles.append(axes.plot([], [], "x", color=VERMILION, markersize=5, label=told)[0])
+    figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False, fontsize=8, labelcolor=INK)
+    axes.set_yticks(range(len(rows)), [_label(key) for key in rows], color=INK)
+    axes.set(xlim=(least - 0.01 * (100 - least), 100), ylim=(len(rows) - 0.5, -0.5), xlabel=f"{name} of a case (%)")
+    axes.locator_params(axis="x", steps=(1, 2, 5, 10), integer=True)
     return _save(figure, path)
 
 
@@ -352,6 +480,35 @@ def _draw_history(axes: Axes, lines: Mapping[str, list[Point]], best: tuple[str,
     )
 
 
+def _draw_masks(
+    axes: Axes, masks: Mapping[str, np.ndarray], colours: Mapping[int, str], styles: Mapping[str, str]
+) -> None:
+    """Fill the classes of the mask (H, W) that has no line style, and outline those of the others."""
+    to_rgba = _matplotlib().colors.to_rgba
+    for name, mask in masks.items():
+        if name not in styles:
+            paint = np.zeros((*mask.shape, 4))
+            for label, colour in colours.items():
+                paint[mask == label] = to_rgba(colour, FILL)
+            axes.imshow(paint, aspect=axes.get_aspect())
+            continue
+        at = range(-1, mask.shape[1] + 1), range(-1, mask.shape[0] + 1)
+        for label, colour in colours.items():
+            framed = np.pad(mask == label, 1)  # so that outlines close at the edge of the scan
+            if framed.any():
+                axes.contour(*at, framed, [0.5], colors=[colour], linewidths=1.3, linestyles=styles[name])
+
+
+def _mask_keys(classes: Mapping[str, str], filled: str | None, styles: Mapping[str, str]) -> list[Patch]:
+    """Keys of the classes by their colours, and of the masks by how they are drawn."""
+    patch = _matplotlib().patches.Patch
+    keys = [patch(color=colour, label=name) for name, colour in classes.items()]
+    if filled is not None:
+        keys.append(patch(facecolor=INK, alpha=FILL, label=_label(filled)))
+    outlined = styles.items()
+    return keys + [patch(fill=False, edgecolor=INK, linestyle=style, label=_label(name)) for name, style in outlined]
+
+
 def _name_classes(axes: Axes, classes: Sequence[str]) -> None:
     """Name every class on both axes of a confusion matrix, or every n-th where all would not be legible."""
     step = math.ceil(len(classes) / MOST_CLASS_LABELS)
@@ -444,6 +601,32 @@ def _spread(clip: Tensor, num: int) -> list[int]:
     if num < 1:
         raise ValueError(f"num is {num}; a strip shows at least 1 frame")
     return torch.linspace(0, clip.shape[1] - 1, min(num, clip.shape[1])).round().long().tolist()
+
+
+def _middles(masks: Iterable[np.ndarray], depth: int, num: int) -> list[int]:
+    """Slices in the middle of `num` equal parts of what the first mask (D, H, W) with any class spans."""
+    full = next((full for mask in masks if len(full := np.flatnonzero(mask.any((1, 2))))), range(depth))
+    first, span = int(full[0]), int(full[-1]) - int(full[0]) + 1
+    return sorted({first + int(span * (i + 0.5) / num) for i in range(num)})
+
+
+def _apart(values: np.ndarray, width: float) -> np.ndarray:
+    """Offsets within -0.36..0.36 of dots, 0, 1, -1, 2, -2 ... steps for those within one width of values."""
+    bins = np.floor(np.nan_to_num(values) / width)
+    steps = np.zeros(len(values))
+    for each in np.unique(bins):
+        turns = np.arange((bins == each).sum())
+        steps[bins == each] = (turns + 1) // 2 * np.where(turns % 2, 1, -1)
+    return steps * min(0.09, 0.36 / max(1, np.abs(steps).max(initial=0)))
+
+
+def _palette(num: int) -> list[str]:
+    """Colours of `num` classes: of more than are told apart by name, hues a golden section apart."""
+    if num <= len(CLASS_COLOURS):
+        return list(CLASS_COLOURS[:num])
+    colors = _matplotlib().colors
+    hues = [(0.618034 * i % 1, (0.95, 0.6)[i % 2], (0.95, 0.75, 0.55)[i % 3]) for i in range(num)]
+    return [colors.to_hex(colors.hsv_to_rgb(hue)) for hue in hues]
 
 
 def _side_by_side(clip: Tensor) -> Tensor:

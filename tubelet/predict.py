@@ -9,9 +9,10 @@ import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,13 +26,17 @@ from .data.layouts import SUFFIXES
 from .data.layouts.places import videos_among
 from .data.pictures import is_frames
 from .data.sampling import Short
+from .data.scans import cut, middle, window_of
 from .data.video import Video, VideoError, write_video
-from .models import classifier, unnamed
+from .data.volume import Grid, Volume, VolumeError, prepared, read_volume
+from .models import classifier, read_classes, ready, unnamed
+from .segment import Mask, Masks, Way, dense_classes, masks_of, numbered, scans_of, segment
 from .spec import ClipSpec, at_least_one
 from .terminal import Table
 
 log = logging.getLogger("tubelet")
 
+BATCH = 8  # windows of a video
 _BLOCK = 4096  # frames drawn in one pass over the file
 _SEEN = 100_000  # windows of a live source that are kept, the newest: a day at one a second
 
@@ -42,7 +47,7 @@ class Prediction:
 
     Attributes:
         sources: (N) the video of each window.
-        times: (N, 2) seconds of each window, from its first frame to its last one's end.
+        times: (N, 2) seconds of each window, from its first frame to its last one's end; 0 of scans.
         scores: (N, K) softmax.
         classes: K names.
         failed: what could not be read, or broke off, and why.
@@ -75,16 +80,13 @@ class Prediction:
             mean = part.scores.mean(0)
             for place in mean.topk(min(k, len(mean))).indices.tolist():
                 start, end = part.times[int(part.scores[:, place].argmax())].tolist()
-                rows.append(
-                    {
-                        "video": video.name if names_tell else str(video),
-                        "class": self.classes[place],
-                        "score": f"{mean[place]:.3f}",
-                        "highest": f"{part.scores[:, place].max():.3f}",
-                        "from s": f"{start:.2f}",
-                        "to s": f"{end:.2f}",
-                    }
-                )
+                name = video.name if names_tell else str(video)
+                row: dict[str, object] = {"class": self.classes[place], "score": f"{mean[place]:.3f}"}
+                if start == end:  # of a scan
+                    rows.append({"scan": name, **row})
+                    continue
+                row["highest"] = f"{part.scores[:, place].max():.3f}"
+                rows.append({"video": name, **row, "from s": f"{start:.2f}", "to s": f"{end:.2f}"})
         return Table(rows)
 
     def to_csv(self, path: str | os.PathLike) -> Path:
@@ -160,10 +162,16 @@ def predict(
     stride_s: float | None = None,
     fps: float | None = None,
     classes: str | os.PathLike | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     short: Short = "error",
-) -> Prediction:
-    """Scores of overlapping windows over the whole of a video, however long, or of what a camera sees.
+    out: str | os.PathLike | None = None,
+    overlap: float = 0.5,
+    mirrored: bool = False,
+    largest: bool = False,
+    holes: bool = False,
+    series: str | None = None,
+) -> Prediction | Masks:
+    """Scores of overlapping windows over the whole of a video, however long, or of what a camera sees; masks of scans.
 
     Args:
         model: a file of weights, the folder of a run, or a network with a `spec`.
@@ -175,18 +183,40 @@ def predict(
         fps: rate of what has no times: a folder of frames (None takes 30), or an array (None takes it to be at the
             model's own rate, and counts times and stride in frames).
         classes: file of the model's class names, as in `evaluate`; without any they are called "class 0" and so on.
-        batch_size: windows in one pass of the network.
+        batch_size: windows in one pass of the network; by default 8, of scans what suits the device.
         short: videos with fewer frames than a window: error, loop or hold.
+        out: file or folder for masks, which are then not kept in memory where they are several. A folder that an
+            interrupted call has begun is gone on with. Like all that follows, for a network trained on scans.
+        overlap: of neighbouring windows of a scan, as a share of their sides.
+        mirrored: see each window mirrored along each axis as well, eight times the work, and average the answers.
+        largest: keep of each class only the largest connected component.
+        holes: fill the holes of each class.
+        series: id of the DICOM series that is meant, where a folder holds several.
 
-    Returns:
-        Times and scores of each window; of a live source those of the last 100,000, from its first frame on.
+    A network that was trained on scans takes a scan (NIfTI, NRRD, MHA, a DICOM series, ...), a folder of them, or an
+    array (C, D, H, W) whose voxels have the size that the network sees.
 
     Raises:
         ValueError: the model, the classes or the source does not fit, or no video can be read. Of a folder, a video
             that cannot be read is left out, which the log and `Prediction.failed` tell; so is a live source's end by
             an error.
     """
-    at_least_one(batch_size=batch_size)
+    at_least_one(batch_size=1 if batch_size is None else batch_size)
+    network, spec = ready(model)
+    if spec.intensity is not None:
+        _check_unused("videos", stride_s=stride_s, fps=fps, short=None if short == "error" else short)
+        spec = spec if classes is None else replace(spec, classes=read_classes(classes))
+        number = dense_classes(network, spec)
+        if number is None:
+            return _classify_scans(network, spec, source, out, series)
+        if len(spec.classes or range(number)) != number:
+            raise ValueError(f"{len(spec.classes)} names of classes for a network of {number}: give as many")
+        spec = replace(spec, classes=spec.classes or numbered(number))
+        return _segment_scans(network, spec, source, Way(overlap, batch_size, mirrored, largest, holes), out, series)
+    _check_unused("scans", mirrored=mirrored or None, largest=largest or None, holes=holes or None, series=series)
+    batch_size = batch_size or BATCH
+    if out is not None:
+        raise ValueError(f"out {out} is for masks of scans; a Prediction is written by its to_csv, to_json or to_video")
     if stride_s is not None and not stride_s > 0:
         raise ValueError(f"stride_s {stride_s} must be above 0 seconds")
     is_file = isinstance(source, str | os.PathLike) and Path(source).suffix.lower() in SUFFIXES
@@ -220,6 +250,83 @@ def predict(
         failed,
         fps,
     )
+
+
+def _check_unused(what: str, **given: Any) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} is for {what}, which the network was not trained on: leave it out")
+
+
+def _segment_scans(
+    network: nn.Module,
+    spec: ClipSpec,
+    source: int | str | os.PathLike | np.ndarray | Tensor,
+    way: Way,
+    out: str | os.PathLike | None,
+    series: str | None,
+) -> Masks:
+    """Masks of scans; that of an array is not written."""
+    if isinstance(source, str | os.PathLike):
+        return masks_of(network, spec, Path(source), way, None if out is None else Path(out), series=series)
+    if out is not None:
+        raise ValueError(f"out {out} is for masks of files; write that of an array with `tubelet.data.volume`")
+    labels, scan = segment(network, spec, _volume(source, spec), way)
+    counts = np.bincount(labels.reshape(-1), minlength=len(spec.classes))
+    return Masks((Mask(scan.path, labels, scan.grid, tuple(counts.tolist())),), spec.classes)
+
+
+def _classify_scans(
+    network: nn.Module,
+    spec: ClipSpec,
+    source: int | str | os.PathLike | np.ndarray | Tensor,
+    out: str | os.PathLike | None,
+    series: str | None,
+) -> Prediction:
+    """One row of scores for each scan, of the window in its middle; there are no seconds."""
+    if out is not None:
+        raise ValueError(f"out {out} is for masks, and the network classifies: use to_csv or to_json of the Prediction")
+    heads.check_classifier(network)
+    heads.check_classes(getattr(network, "head", None), spec.classes)
+    names, rows, failed = [], [], dict[str, str]()
+    scans = scans_of(Path(source), spec.in_channels) if isinstance(source, str | os.PathLike) else [source]
+    for scan in terminal.progress(scans, "reading scans"):
+        try:
+            volume = read_volume(scan, series=series) if isinstance(scan, list) else _volume(scan, spec)
+            seen = prepared(volume, spec).array
+        except VolumeError as error:
+            if len(scans) == 1:
+                raise
+            log.warning("left out: %s", error)
+            failed[str(cast(Any, scan)[0])] = str(error)
+            continue
+        window = window_of(spec)
+        clip = torch.from_numpy(cut(seen, middle(seen.shape[1:], window), window))
+        names.append(str(volume.path))
+        rows.append(_run(network, spec, [clip], 1))
+    if not rows:
+        raise VolumeError(f"{source}: none of its {len(scans)} scans can be read, first {next(iter(failed.values()))}")
+    scores = torch.cat(rows)
+    return Prediction(tuple(names), torch.zeros(len(rows), 2), scores, _classes(spec, scores), failed)
+
+
+def _volume(source: int | np.ndarray | Tensor, spec: ClipSpec) -> Volume:
+    """An array of a scan as one whose voxels have the size that the network sees, and lie as it sees them.
+
+    Raises:
+        VolumeError: it is none, or holds values that are not finite.
+    """
+    if isinstance(source, int):
+        raise VolumeError(f"source {source} is a camera, and the network was trained on scans: give a scan or a folder")
+    array = source.cpu().numpy() if isinstance(source, Tensor) else source
+    if array.ndim == 3:
+        array = array[None]
+    if array.ndim != 4:
+        raise VolumeError(f"array {array.shape}; a scan is (C, D, H, W) or (D, H, W)")
+    if not array.size or not np.isfinite(array).all():
+        raise VolumeError(f"array {array.shape}: empty, or with values that are not finite; put numbers in their place")
+    depth, height, width = array.shape[1:]
+    return Volume(array, Grid((depth, height, width), spec.spacing_mm or (1.0, 1.0, 1.0)), Path("array"))
 
 
 def _videos(source: Path) -> list[Path]:

@@ -113,7 +113,8 @@ _MORE = Augment(zoom=1.25, color=0.4, erase=0.25)
 # the gradient 1: PySlowFast's MViT. The rate 1e-3: MedMNIST's (arXiv 2110.14795); for fine-tuning a tenth of it, new
 # heads at all of it: ours, after TSM, whose heads learn at 5 times the rate of the rest. Layer decay 0.75: VideoMAE.
 # Small data: dropout 0.5 as in C3D, SlowFast and X3D; stochastic depth 0.1 as in VideoMAE and ConvNeXt-T; Mixup 0.4 as
-# in lip-reading (arXiv 2001.08702). Epochs: ours.
+# in lip-reading (arXiv 2001.08702). Scans: loss and norm of the gradient are nnU-Net's (Isensee et al. 2021), which has
+# SGD; the rate is ours. Epochs: ours.
 RECIPES = {
     "scratch": Recipe(epochs=30, augment=_ZOOM),
     "scratch_small": Recipe(epochs=30, dropout=0.5, stochastic_depth=0.1, augment=_MORE, mixing=Mixing(mixup=0.4)),
@@ -121,6 +122,7 @@ RECIPES = {
     "finetune_small": Recipe(
         epochs=15, lr=1e-4, head_factor=10.0, layer_decay=0.75, dropout=0.5, stochastic_depth=0.1, augment=_MORE
     ),
+    "segment": Recipe(epochs=30, lr=3e-3, weight_decay=0.01, clip_norm=12.0, loss="dice_ce", label_smoothing=0.0),
 }
 
 # SGD in AdamW's place: 0.16 for 256 clips after Goyal et al. 2017 (0.1), decay He et al. 2016, gradient MMAction2.
@@ -130,6 +132,7 @@ _SGD_RATE = 10  # times AdamW's
 SMALL = 10_000  # clips; ours. UCF101 has 9,537, HMDB51 3,570: there networks of 18 layers overfit (arXiv 1711.09577)
 VERY_SMALL = 1_000  # clips; ours
 MOST_EPOCHS = 6.0  # times those of the recipe; ours
+LEAST_WINDOWS = 100  # of an epoch on scans; ours, nnU-Net has 250 steps
 SMALL_NETWORK = 1_000_000  # parameters; ours
 UNBALANCED = 10  # times as many clips; ours, the least imbalance of the long-tailed benchmarks (arXiv 1901.05555)
 SMALL_BATCH = 8  # clips, below which batch norm's error grows (Wu and He 2018, arXiv 1803.08494, figure 1)
@@ -146,6 +149,8 @@ class _Case(NamedTuple):
     is_fine_tuned: bool
     batch_size: int
     num_parts: int
+    unit: str
+    is_dense: bool
 
 
 Choice = tuple[dict[str, Any], str]  # settings, and why
@@ -160,6 +165,8 @@ def choose(
     batch_size: int = 16,
     num_parts: int = 1,
     name: str | None = None,
+    is_dense: bool = False,
+    unit: str = "clips",
     asked: Mapping[str, Any] | None = None,
 ) -> tuple[Recipe, list[str]]:
     """The recipe for a data set and a network, and in sentences what was chosen and why.
@@ -172,6 +179,8 @@ def choose(
         batch_size: clips of a step, over all processes and accumulated parts.
         num_parts: parts of a step that go through the network on their own: processes times accumulation.
         name: of `RECIPES`; None chooses by the number of samples and the weights.
+        is_dense: whether each voxel has a class.
+        unit: what the samples are, in the reasons: clips, or scans, which nothing of `Augment` is done to.
         asked: fields of a `Recipe` that are not to be chosen; a None in it is to be chosen.
 
     Returns:
@@ -186,8 +195,10 @@ def choose(
     if num_samples < 1 or not 1 <= num_parts <= batch_size:
         raise ValueError(f"{num_samples} samples, steps of {batch_size} clips in {num_parts} parts: one each at least")
     size = f"{'fewer than' if num_samples < SMALL else 'at least'} {SMALL:,}"
-    why = f"{num_samples:,} clips, {size}, and {'weights that are trained' if is_fine_tuned else 'new weights'}"
-    if name is None:
+    why = f"{num_samples:,} {unit}, {size}, and {'weights that are trained' if is_fine_tuned else 'new weights'}"
+    if name is None and is_dense:
+        name, why = "segment", "a class for each voxel"
+    elif name is None:
         name = ("finetune" if is_fine_tuned else "scratch") + ("_small" if num_samples < SMALL else "")
     elif name not in RECIPES:
         raise ValueError(f"recipe {name!r}; there is {', '.join(RECIPES)}")
@@ -195,13 +206,15 @@ def choose(
     if given.get("optimizer") == "sgd":
         recipe = replace(recipe, lr=_SGD_RATE * recipe.lr, **_SGD)
     recipe = replace(recipe, **given)
-    case = _Case(model, num_samples, class_counts, is_fine_tuned, batch_size, num_parts)
+    case = _Case(model, num_samples, class_counts, is_fine_tuned, batch_size, num_parts, unit, is_dense)
     reasons = [f"recipe {name}: {why}"]
-    for rule in (_epochs, _rate, _strength, _augment, _stages, _norms, _weights, _average):
+    for rule in (_epochs, _repeats, _rate, _strength, _augment, _stages, _norms, _weights, _average):
         settings, reason = rule(recipe, case)
         if free := {key: value for key, value in settings.items() if key not in given}:
             recipe = replace(recipe, **free)
             reasons.append(f"{_named(free)}: {reason}")
+    if is_dense:
+        given.pop("mixing", None)  # not for voxels
     if given:
         reasons.append(f"{_named(given)}: as asked")
     return recipe, reasons
@@ -226,7 +239,15 @@ def _epochs(recipe: Recipe, case: _Case) -> Choice:
     factor = min(MOST_EPOCHS, max(1.0, math.sqrt(SMALL / case.num_samples)))
     epochs = math.ceil(recipe.epochs * factor / recipe.repeats)
     seen = epochs * recipe.repeats * case.num_samples
-    return {"epochs": epochs}, f"{seen:,} clips seen; the fewer there are, the more often each"
+    return {"epochs": epochs}, f"{seen:,} {case.unit} seen; the fewer there are, the more often each"
+
+
+def _repeats(recipe: Recipe, case: _Case) -> Choice:
+    """Of scans, which differ less than clips do, more windows rather than more epochs: each of those is validated."""
+    if not case.is_dense or case.num_samples >= LEAST_WINDOWS:
+        return {}, ""
+    repeats = math.ceil(LEAST_WINDOWS / case.num_samples)
+    return {"repeats": repeats}, f"windows of each scan in an epoch, which has {LEAST_WINDOWS} at least"
 
 
 def _rate(recipe: Recipe, case: _Case) -> Choice:
@@ -245,10 +266,12 @@ def _strength(recipe: Recipe, case: _Case) -> Choice:
         "stochastic_depth": recipe.stochastic_depth if residual_steps(case.model) else 0.0,
         "mixing": recipe.mixing,
     }
-    return settings, f"{count:,} parameters for {case.num_samples:,} clips"
+    return settings, f"{count:,} parameters for {case.num_samples:,} {case.unit}"
 
 
 def _augment(recipe: Recipe, case: _Case) -> Choice:
+    if case.unit == "scans":
+        return {}, ""
     augment = _ZOOM if _num_parameters(case) < SMALL_NETWORK else recipe.augment
     return {"augment": augment}, "no flip, since left and right may be classes"
 
@@ -256,7 +279,7 @@ def _augment(recipe: Recipe, case: _Case) -> Choice:
 def _stages(recipe: Recipe, case: _Case) -> Choice:
     if not case.is_fine_tuned or case.num_samples >= VERY_SMALL or not hasattr(case.model, "stages"):
         return {}, ""
-    return {"frozen_stages": 1}, f"with the stem, {case.num_samples} clips, fewer than {VERY_SMALL:,}"
+    return {"frozen_stages": 1}, f"with the stem, {case.num_samples} {case.unit}, fewer than {VERY_SMALL:,}"
 
 
 def _norms(recipe: Recipe, case: _Case) -> Choice:
@@ -273,7 +296,7 @@ def _weights(recipe: Recipe, case: _Case) -> Choice:
         return {}, ""
     ratio = max(counts) / min(counts)
     weights, bound = ("balanced", "at least") if ratio >= UNBALANCED else ("none", "fewer than")
-    reason = f"the largest class has {ratio:.3g} times the clips of the smallest, {bound} {UNBALANCED}"
+    reason = f"the largest class has {ratio:.3g} times the {case.unit} of the smallest, {bound} {UNBALANCED}"
     return {"class_weights": weights}, reason
 
 

@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import plot, terminal
+from . import masks, plot, terminal
 from .data.augment import Augment
 from .data.datasets import part_of
+from .data.distort import Distort
 from .data.mixing import Mixing
 from .data.sample import Sample
 from .data.video import Video, write_video
@@ -30,19 +31,36 @@ from .train import train
 __all__ = ["command", "report"]
 
 # The first that is there leads the page: figures that were measured, and those by which a run chose its best epoch.
-FIGURES = {"top1": "top-1", "map": "mAP", "frame_accuracy": "frames right"}
+FIGURES = {"top1": "top-1", "map": "mAP", "frame_accuracy": "frames right", "dice": "Dice"}
 BEST = {"auc": "AUC", **FIGURES}
 MOST_PAIRS = 30  # of confused classes, where the matrix is too large to read
 MOST_BAD = 100  # samples that are listed with their reasons
+MOST_CASES = 100  # scans that are listed with their figures
+MOST_TOLD = 4  # classes of a scan whose figures stand below its picture
 # A thumbnail: seconds and frames at most, pixels of its short and long side at most, and H.264's constant quality.
 # Noise, the worst there is, comes to 0.35 MB, what people film to 0.03: the page of 24 mistakes to 11 MB and to 1.
 SECONDS, NUM_FRAMES, SHORT_SIDE, LONG_SIDE, CRF = 4, 50, 112, 224, 30
 
-_FIELDS: dict[str, Any] = {"augment": Augment, "mixing": Mixing}
+_OF_SCANS = ("spacing_mm", "orientation", "intensity")  # what a clip of videos has none of
+# Measures of masks: their names, their units, and what they say.
+_OF_MASKS = {
+    "dice": ("Dice", "%", "voxels that are right, counted twice, as a share of those answered and those true"),
+    "iou": ("IoU", "%", "voxels that are right, as a share of all that are answered or true"),
+    "hd95_mm": (
+        f"HD{masks.PERCENTILE}",
+        "mm",
+        f"distance within which {masks.PERCENTILE} % of each surface lie from the other; over cases without a miss",
+    ),
+    "surface_dice": ("surface Dice", "%", f"share of both surfaces within {masks.TOLERANCE_MM:g} mm of the other"),
+}
+_FIELDS: dict[str, Any] = {"augment": Augment, "mixing": Mixing, "distort": Distort}
 
 
 def report(folder: str | os.PathLike, out: str | os.PathLike | None = None) -> Path:
     """Write one HTML page of a run: figures, commands, curves, confusion, worst mistakes, classes, audit, calibration.
+
+    Of masks it has the figures of each scan and pictures of the worst. What a run chose, and why, is there where its
+    folder has it as `reasons` in `plan.json`.
 
     It holds its pictures and videos, and asks no other machine for anything. What was not measured is left out.
 
@@ -80,8 +98,17 @@ def _written(folder: Path, path: Path, place: Path | None) -> Path:
         )
 
     with tempfile.TemporaryDirectory() as drawn:
-        sections = [_commands(runs, measured), _training(runs, Path(drawn))]
-        if place is not None:
+        sections = [_commands(runs, measured), _choices(runs), _training(runs, Path(drawn))]
+        if place is not None and measured.get("task") == "segment":
+            cases = _read_cases(place / "cases.csv", measured["classes"][1:])
+            sections += [
+                _mask_figures(measured),
+                _dice_by_case(cases, Path(drawn)),
+                _worst_cases(cases, place),
+                _mask_classes(measured),
+                _cases(cases),
+            ]
+        elif place is not None:
             sections += [
                 _all_figures(measured),
                 _confusion(measured, place),
@@ -141,12 +168,38 @@ def _typed(value: Any) -> str:
 
 @dataclass(frozen=True)
 class _Run:
-    """What a run left: its folder, `run.json`, `metrics.csv` and `bad.csv`."""
+    """What a run left: its folder, `run.json`, `metrics.csv`, `bad.csv` and the reasons in `plan.json`."""
 
     folder: Path
     arguments: dict[str, Any]
     history: list[dict[str, float]]
     bad: dict[str, str]
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A scan that was measured: its name, and Dice and HD95 of each class but the background."""
+
+    name: str
+    dice: dict[str, float]
+    hd95_mm: dict[str, float]
+
+    @property
+    def mean(self) -> float:
+        """Of Dice, over the classes that count; where none does, 1."""
+        counted = [value for value in self.dice.values() if not math.isnan(value)]
+        return sum(counted) / len(counted) if counted else 1.0
+
+    @property
+    def ranked(self) -> list[str]:
+        """Its classes by Dice, the worst first, those that do not count last."""
+        return sorted(self.dice, key=lambda name: (math.isnan(self.dice[name]), self.dice[name]))
+
+    @property
+    def missed(self) -> list[str]:
+        """Classes that are in the truth or the answer alone."""
+        return [name for name, value in self.hd95_mm.items() if math.isinf(value)]
 
 
 def _run_folders(folder: Path, measured: Mapping[str, Any]) -> list[Path]:
@@ -165,7 +218,22 @@ def _run(folder: Path) -> _Run:
     except (TypeError, ValueError):
         raise ValueError(f"{folder / 'metrics.csv'}: damaged; move it away") from None
     bad = {row["sample"]: row["reason"] for row in _read_csv(folder / "bad.csv")}
-    return _Run(folder, _read_json(folder / "run.json", "data"), history, bad)
+    plan = folder / "plan.json"
+    reasons = _read_json(plan, "reasons")["reasons"] if plan.is_file() else []
+    return _Run(folder, _read_json(folder / "run.json", "data"), history, bad, reasons)
+
+
+def _read_cases(path: Path, classes: Sequence[str]) -> list[_Case]:
+    """The scans in the order in which they were measured; each has a row for each class."""
+    rows = _read_csv(path)
+    try:
+        figures = [(row["case"], row["class"], float(row["dice"]), float(row["hd95_mm"])) for row in rows]
+    except (TypeError, ValueError, KeyError):
+        raise ValueError(f"{path}: damaged; evaluate again") from None
+    if [row[1] for row in figures] != [*classes] * (len(figures) // len(classes)):
+        raise ValueError(f"{path}: not a row for each class of each scan; evaluate again")
+    groups = [figures[i : i + len(classes)] for i in range(0, len(figures), len(classes))]
+    return [_Case(rows[0][0], {row[1]: row[2] for row in rows}, {row[1]: row[3] for row in rows}) for rows in groups]
 
 
 def _read_json(path: Path, key: str) -> dict[str, Any]:
@@ -192,7 +260,10 @@ def _summary(measured: Mapping[str, Any]) -> str:
     if not measured:
         return "Not measured yet: the figures are those of the validation after each epoch."
     views = measured["views"]  # None where each frame is seen once
-    seen = "whole videos" if views is None else f"{views} x {measured['crops']} clips of each video"
+    if measured["task"] == "segment" or _is_of_scans(measured):
+        seen = "whole scans" if views is None else "the middle of each scan"
+    else:
+        seen = "whole videos" if views is None else f"{views} x {measured['crops']} clips of each video"
     return f"Part {measured['split']}, {seen}" + (f", protocol {measured['protocol']}" if measured["protocol"] else "")
 
 
@@ -207,7 +278,11 @@ def _headline(runs: Sequence[_Run], measured: Mapping[str, Any]) -> dict[str, st
             tiles["95 % interval"] = f"{low.removesuffix(' %')} to {high}"
         if "auc" in found:
             tiles["AUC"] = _percent(found["auc"])
+        if "hd95_mm" in found:
+            tiles[_OF_MASKS["hd95_mm"][0]] = _measure("hd95_mm", found["hd95_mm"])
         tiles |= {"samples": f"{found['samples']:,}"}
+        if missed := sum(row.get("missed", 0) for row in measured["per_class"]):
+            tiles["missed structures"] = f"{missed:,}"
         return tiles | {name: f"{found[name]:,}" for name in ("bad", "missing") if found[name]}
     history = runs[0].history
     figure = next((name for name in BEST if history and f"val_{name}" in history[0]), None)
@@ -221,7 +296,14 @@ def _headline(runs: Sequence[_Run], measured: Mapping[str, Any]) -> dict[str, st
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _measure(name: str, value: float | None) -> str:
+    """A measure of masks with its unit."""
+    if _OF_MASKS[name][1] == "%":
+        return _percent(value)
+    return "-" if value is None or not math.isfinite(value) else f"{value:.1f} mm"
 
 
 # Its sections; None where there is nothing to show
@@ -242,16 +324,26 @@ def _commands(runs: Sequence[_Run], measured: Mapping[str, Any]) -> Section:
 
 
 def _asked(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a run without the two paths that it chose by itself."""
+    """The arguments of a run without the paths that it chose by itself."""
     chosen = dict(arguments)
     out = Path(chosen.get("out") or "")
     if re.fullmatch(re.escape(f"{Path(chosen['data']).stem}-{chosen['model']}") + r"(-\d+)?", out.name) and (
         out.parent == Path("runs")
     ):
         del chosen["out"]
-    if Path(chosen.get("convolutions") or "").parent.name == out.name:
-        chosen["convolutions"] = None
+    for name in ("convolutions", "plan"):
+        if Path(chosen.get(name) or "").parent.name == out.name:
+            chosen[name] = None
     return chosen
+
+
+def _choices(runs: Sequence[_Run]) -> Section | None:
+    rows = []
+    for run in runs:
+        for reason in run.reasons:
+            what, _, why = reason.partition(": ")
+            rows.append(({"run": str(run.folder)} if len(runs) > 1 else {}) | {"what": what, "why": why})
+    return Section("Choices", "What was chosen for the data, the network and the device.", table=rows) if rows else None
 
 
 def _training(runs: Sequence[_Run], drawn: Path) -> Section | None:
@@ -259,7 +351,8 @@ def _training(runs: Sequence[_Run], drawn: Path) -> Section | None:
     for number, run in enumerate(run for run in runs if run.history):
         epochs, seconds = len(run.history), sum(row.get("seconds", 0) for row in run.history)
         lines.append(f"{run.folder}: {terminal.counted(epochs, 'epoch')} in {seconds / 60:.1f} minutes.")
-        caption = f"Loss and accuracy of {run.folder.resolve().name} over its {terminal.counted(epochs, 'epoch')}"
+        share = "Dice" if run.arguments.get("task") == "segment" else "accuracy"
+        caption = f"Loss and {share} of {run.folder.resolve().name} over its {terminal.counted(epochs, 'epoch')}"
         pictures.append((plot.curves(run.history, drawn / f"curves{number}.png"), caption))
     return Section("Training", "\n".join(lines), pictures) if pictures else None
 
@@ -269,6 +362,100 @@ def _all_figures(measured: Mapping[str, Any]) -> Section:
     found = {name: value for name, value in measured["summary"].items() if name not in elsewhere}
     rows = [{"figure": name.replace("_", " "), "value": _shown(value)} for name, value in found.items()]
     return Section("Figures", "Accuracies and errors are shares, 0 to 1.", table=rows)
+
+
+def _mask_figures(measured: Mapping[str, Any]) -> Section:
+    found = measured["summary"]
+    rows = []
+    for name, (word, _, says) in _OF_MASKS.items():
+        value = _measure(name, found[name])
+        if name == "dice":
+            value += f" ({_percent(found['dice_low']).removesuffix(' %')} to {_percent(found['dice_high'])})"
+        rows.append({"figure": word, "value": value, "what it is": says})
+    text = (
+        "Means over the classes of the mean over the cases; of Dice with the 95 % interval from drawing the cases "
+        "again. A class that is in neither truth nor answer does not count; one that is in one of them alone has "
+        "Dice 0 and is missed."
+    )
+    return Section("Figures", text, table=rows)
+
+
+def _dice_by_case(cases: Sequence[_Case], drawn: Path) -> Section | None:
+    if not any(math.isfinite(value) for case in cases for value in case.dice.values()):
+        return None
+    names = cases[0].dice.keys()
+    shares = {name: [case.dice[name] for case in cases] for name in names}
+    missed = {name: [name in case.missed for case in cases] for name in names}
+    picture = plot.swarm(shares, drawn / "dice.png", name="Dice", missed=missed)
+    return Section("Dice by case", pictures=[(picture, "A dot for each case and class; the line is the class's mean")])
+
+
+def _cases(cases: Sequence[_Case]) -> Section | None:
+    if not cases:
+        return None
+    root = _root([case.name for case in cases])
+    rows = [_row(case, root) for case in heapq.nsmallest(MOST_CASES, cases, key=lambda case: case.mean)]
+    if not any(case.missed for case in cases):
+        rows = [{name: value for name, value in row.items() if name != "missed"} for row in rows]
+    number = f"The {len(rows)} worst of {len(cases):,} scans" if len(rows) < len(cases) else "All scans"
+    return Section("Cases", f"{number}, by Dice; every figure is in cases.csv. The files are in {root}.", table=rows)
+
+
+def _row(case: _Case, root: str) -> dict[str, object]:
+    """A case in a table: its mean, its worst class, and its largest distance."""
+    name = case.ranked[0]
+    of_worst = {"worst class": name, "its Dice (%)": round(100 * case.dice[name], 1)} if len(case.dice) > 1 else {}
+    far = [value for value in case.hd95_mm.values() if math.isfinite(value)]
+    return {
+        "case": _below(case.name, root),
+        "Dice (%)": round(100 * case.mean, 1),
+        **of_worst,
+        "largest HD95 (mm)": round(max(far, default=math.nan), 1),
+        "missed": ", ".join(case.missed),
+    }
+
+
+def _worst_cases(cases: Sequence[_Case], place: Path) -> Section | None:
+    """Pictures of scans; the name of each is the number of the scan, from 1."""
+    if not cases:
+        return None
+    files = {int(path.stem) - 1: path for path in (place / "worst").glob("*.png") if path.stem.isdecimal()}
+    shown = sorted((number for number in files if number < len(cases)), key=lambda number: cases[number].mean)
+    root = _root([case.name for case in cases])
+    pictures = []
+    for number in shown:
+        case = cases[number]
+        told = [
+            f"{name} {_measure('dice', case.dice[name])}, "
+            + ("missed" if name in case.missed else f"HD95 {_measure('hd95_mm', case.hd95_mm[name])}")
+            for name in case.ranked[:MOST_TOLD]
+        ]
+        rest = f"; {len(case.dice) - MOST_TOLD} more classes" if len(case.dice) > MOST_TOLD else ""
+        caption = f"{_below(case.name, root)}: Dice {_measure('dice', case.mean)}\n{'; '.join(told)}{rest}"
+        pictures.append((files[number], caption))
+    text = f"The scans of least Dice, in slices through what is true; the answer is outlined. The files are in {root}."
+    return Section("Worst cases", text, pictures) if pictures else None
+
+
+def _mask_classes(measured: Mapping[str, Any]) -> Section:
+    rows = sorted(measured["per_class"], key=lambda row: math.inf if row["dice"] is None else row["dice"])
+    table = []
+    for row in rows:
+        shown = {"class": row["class"]}
+        for name, (word, unit, _) in _OF_MASKS.items():
+            value = math.nan if row[name] is None else row[name]
+            shown[f"{word} ({unit})"] = round(100 * value if unit == "%" else value, 1)
+        table.append(shown | {"cases that miss it": row["missed"]})
+    return Section("Classes", "The worst first, by Dice.", table=table)
+
+
+def _root(names: Sequence[str]) -> str:
+    """The folder that all files of these names lie in."""
+    return os.path.commonpath([Path(name).absolute().parent for name in names])
+
+
+def _below(name: str, root: str) -> str:
+    return str(Path(name).absolute()).removeprefix(root + os.sep)
 
 
 def _confusion(measured: Mapping[str, Any], place: Path) -> Section | None:
@@ -298,12 +485,12 @@ def _mistakes(measured: Mapping[str, Any], drawn: Path) -> Section | None:
     if not measured["mistakes"]:
         return Section("Worst mistakes", "No answer is wrong.")
     pictures, unseen = [], []
-    root = os.path.commonpath([Path(row["path"]).absolute().parent for row in measured["mistakes"]])
+    root = _root([row["path"] for row in measured["mistakes"]])
     for number, row in enumerate(terminal.progress(measured["mistakes"], "drawing mistakes")):
         path = drawn / f"mistake{number}.mp4"
         says = f"{row['target']}, taken for {row['answer']}"
         told = f"{says}\n{_percent(row['score'])} against {_percent(row['score_of_target'])}"
-        told += f"\n{str(Path(row['sample']).absolute()).removeprefix(root + os.sep)}"
+        told += f"\n{_below(row['sample'], root)}"
         try:
             _write_thumbnail(row, path)
             pictures.append((path, told))
@@ -390,10 +577,25 @@ def _data(runs: Sequence[_Run], measured: Mapping[str, Any]) -> Section:
     return Section("Data", table=rows)
 
 
+def _is_of_scans(measured: Mapping[str, Any]) -> bool:
+    return (measured.get("clip") or {}).get("intensity") is not None
+
+
 def _environment(measured: Mapping[str, Any]) -> Section | None:
-    if not measured:
+    clip = measured.get("clip") or {}
+    if _is_of_scans(measured):
+        kind, *ends = clip["intensity"]
+        seen = {
+            "window (voxels)": [clip["num_frames"], *clip["crop"]],
+            "voxel size (mm)": clip["spacing_mm"],
+            "orientation": clip["orientation"],
+            "intensity": kind if kind == "z_score" else f"{kind} {ends[0]:g} to {ends[1]:g}",
+        }
+    else:
+        seen = {f"clip, {name}": value for name, value in clip.items() if name not in _OF_SCANS}
+    found = measured.get("environment", {}) | seen  # of masks that were there already, neither
+    if not found:
         return None
-    found = measured["environment"] | {f"clip, {name}": value for name, value in (measured["clip"] or {}).items()}
     return Section("Environment", table=[{"what": name, "value": _shown(value)} for name, value in found.items()])
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import heads, losses, metrics
+from . import decoders, heads, losses, masks, metrics, windows
 from .data.datasets import has_overlaps
 from .data.sample import VideoData
 
 __all__ = ["TASKS", "Task", "inputs_of", "task_of", "with_head"]
 
-TASKS = ("classify", "multilabel", "frames", "detect")
+TASKS = ("classify", "multilabel", "frames", "detect", "segment")
 
 # Share of the training samples in one class, from which accuracy tells little: to answer it always is hard to beat.
 # Ours. Of two runs on AdrenalMNIST3D (78 %), choosing the epoch by the AUC of 98 samples gave other 224 an AUC 0.4 and
@@ -25,6 +25,7 @@ TASKS = ("classify", "multilabel", "frames", "detect")
 LOPSIDED = 0.75
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Task:
         plain_loss: the same without smoothing and weights, in validation.
         measures: makes a torchmetrics object.
         best: name of the figure of which the best epoch has most.
+        window: (T, H, W) that a network for voxels is trained on, and sees at a time of whole scans.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Task:
     plain_loss: Loss
     measures: Callable[[], Any]
     best: str
+    window: Triple | None = None
 
     def answer(self, network: nn.Module, clips: Tensor, targets: Sequence[Tensor]) -> Tensor:
         """Logits that stand beside the last of the targets.
@@ -57,8 +60,13 @@ class Task:
                 others one tensor.
 
         Returns:
-            (B, K); of frames (B, K, T), one for each frame of the clip; of detect (N, K).
+            (B, K); of frames (B, K, T), one for each frame of the clip; of detect (N, K); of segment (B, K, T, H, W),
+            in training what the network makes of a window, else of a whole scan window by window.
         """
+        if self.name == "segment" and not network.training:
+            assert self.window is not None
+            # next to no overlap: that costs eight times as much, and is for what is measured in the end
+            return windows.sliding(network, clips, window=self.window, overlap=0.0, blend="constant")
         logits = network(clips, *targets[:-1])
         if self.name == "frames":  # the network answers for T' steps
             logits = F.interpolate(logits, targets[-1].shape[-1], mode="linear")
@@ -91,7 +99,14 @@ class Task:
         return -math.inf if math.isnan(best) else best, -row["val_loss"]
 
 
-def task_of(data: VideoData, loss: str, label_smoothing: float, class_weights: str, counts: Tensor) -> Task:
+def task_of(
+    data: VideoData,
+    loss: str,
+    label_smoothing: float,
+    class_weights: str,
+    counts: Tensor,
+    window: Triple | None = None,
+) -> Task:
     """The task of a data set.
 
     Args:
@@ -100,6 +115,7 @@ def task_of(data: VideoData, loss: str, label_smoothing: float, class_weights: s
         label_smoothing: probability spread over the other classes; left out where a sample has several.
         class_weights: none or balanced.
         counts: (K,) training samples of each class.
+        window: (T, H, W) of a network for voxels.
 
     Raises:
         ValueError: the loss does not fit the task, or a value is out of its range.
@@ -111,12 +127,15 @@ def task_of(data: VideoData, loss: str, label_smoothing: float, class_weights: s
     chosen = losses.choose(
         loss,
         multilabel=is_open,
+        is_dense=data.task == "segment",
         label_smoothing=0.0 if is_open else label_smoothing,
         class_weights=weights,
         counts=counts,
     )
     plain = losses.choose("cross_entropy", multilabel=is_open)
     measures: Callable[[], Any]
+    if data.task == "segment":
+        return Task(data.task, number, chosen, plain, lambda: masks.overlaps(number), "val_dice", window)
     if overlaps or data.task == "multilabel":
         measures, best = lambda: metrics.multilabel(number), "val_map"
     elif data.task == "frames":
@@ -137,21 +156,28 @@ def inputs_of(model: Any, clips: Tensor) -> list[Tensor]:
     return [clips]
 
 
-def with_head(model: Any, task: str) -> None:
-    """Give a network that classifies clips the head of another task, with new weights; nothing where it has it.
+def with_head(model: Any, task: str) -> Any:
+    """A network that classifies clips with the head of another task, or with a U-Net's decoder, with new weights.
+
+    One that is not of `tubelet.heads` is left as it is, as is one that has the head.
 
     Raises:
-        ValueError: the network does not tell the width of its last stage.
+        ValueError: the network does not tell the width of its stages.
     """
-    kind = {"frames": heads.PerFrame, "detect": heads.Detect}.get(task)
-    if kind is None or isinstance(model.head, kind):
-        return
+    kind = {"frames": heads.PerFrame, "detect": heads.Detect, "segment": heads.Segment}.get(task)
+    if kind is None or isinstance(getattr(model, "head", None), kind):
+        return model
+    if task == "segment" and type(getattr(model, "head", None)) not in heads.HEADS:
+        return model  # its own network for voxels
     if not hasattr(model, "channels") or not hasattr(model, "strides"):
         raise ValueError(f"{type(model).__name__} tells no channels and strides: give it the head of {task} yourself")
     number = heads.num_classes(model.head)
     if number is None:
         raise ValueError(f"the head {type(model.head).__name__} tells no number of classes: replace it yourself")
+    if task == "segment":
+        return decoders.UNet(model, number)
     if task == "frames":
         model.head = heads.PerFrame(model.channels[-1], number)
     else:
         model.head = heads.Detect(model.channels[-1], number, model.strides[-1][1])
+    return model

@@ -9,41 +9,49 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import nn
 
 from . import feed, fit, optim, plot, regularize, speed, tasks, terminal
 from . import memory as memories
+from . import plan as plans
 from . import weights as files
 from .checkpoints import LAST
 from .data import datasets, flow
+from .data import distort as distortions
 from .data.augment import Augment
+from .data.distort import Distort
 from .data.layouts.splits import labels_of
 from .data.loader import ON_BAD, OnBad, loader
 from .data.mixing import Mixing
 from .data.order import EpochOrder
 from .data.sample import VideoData
 from .data.sampling import SHORTS, Short
+from .data.scans import ScanWindows, WholeScans
 from .launch import is_first
 from .models import MODELS, create, load, ready
 from .recipe import Recipe, choose
+from .segment import dense_classes
 from .spec import ClipSpec, at_least_one
 
 Size = int | tuple[int, int] | Literal["none"]
-TaskName = Literal["classify", "multilabel", "frames", "detect"]
+TaskName = Literal["classify", "multilabel", "frames", "detect", "segment"]
 
 CONVOLUTIONS = "convolutions.json"
+PLAN = "plan.json"
+PLANNED = "plain_unet3d"  # the network that a plan describes
+BATCH = 16  # clips
 LONG_S = 120  # of processor time for all steps, from which on the timing of convolutions (5 s) is worth its while
 _SETTINGS = tuple(each.name for each in fields(Recipe))
 # What a resumed run may ask for otherwise: none of it changes a number.
-_FREE = {"workers", "out", "on_bad", "logger", "checkpoint_s", "convolutions", "returns_memory"}
+_FREE = {"workers", "out", "on_bad", "logger", "checkpoint_s", "convolutions", "plan", "returns_memory"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,8 @@ class Run:
     """A training run.
 
     Attributes:
-        out: its folder: `run.json`, `metrics.csv`, `curves.png`, `model.safetensors` (the best epoch), `last.ckpt`.
+        out: its folder: `run.json`, `metrics.csv`, `curves.png`, `model.safetensors` (the best epoch), `last.ckpt`; of
+            scans also `plan.json`, what was chosen for them and the `reasons`.
         history: one row of figures for each epoch.
         best: the row of the epoch whose weights were kept.
         figure: name of the figure by which it is the best.
@@ -76,14 +85,14 @@ class Run:
 def train(
     data: str | os.PathLike,
     *,
-    model: str | nn.Module = "r2plus1d_18",
+    model: str | nn.Module | None = None,
     task: TaskName = "classify",
     input: Literal["rgb", "flow"] | None = None,
     fold: int | None = None,
     weights: str | os.PathLike | None = None,
     recipe: str | None = None,
     epochs: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     lr: float | None = None,
     optimizer: optim.Optimizer | None = None,
     weight_decay: float | None = None,
@@ -110,6 +119,10 @@ def train(
     fps: float | Literal["none"] | None = None,
     resize: Size | None = None,
     crop: Size | None = None,
+    spacing_mm: tuple[float, float, float] | None = None,
+    intensity: str | None = None,
+    distort: Distort | None = None,
+    plan: str | os.PathLike | None = None,
     short: Short = "error",
     on_bad: OnBad = "raise",
     precision: fit.Precision = "32",
@@ -126,22 +139,24 @@ def train(
     resume: bool = False,
     out: str | os.PathLike | None = None,
 ) -> Run:
-    """Train a network on videos and keep the epoch that does best on the validation part.
+    """Train a network on videos or scans and keep the epoch that does best on the validation part.
 
     What is None is chosen for the data and the network, see `tubelet.recipe`, and printed with the reason.
 
     Args:
-        data: a folder with a folder of videos for each class, a list of `path label`, or `motion` (built in).
-        model: name of a network, or any nn.Module from (B, C, T, H, W) to logits (B, K) with a `spec`.
+        data: a folder with a folder of videos or scans for each class, a list of `path label`, scans and masks (see
+            `open_data`), or `motion` (built in).
+        model: name of a network, or any nn.Module from (B, C, T, H, W) to logits (B, K), of segment (B, K, T, H, W),
+            with a `spec`, which scans do without. By default r2plus1d_18, of segment a U-Net that fits the scans.
         task: classify, one class a clip; multilabel, any number; frames, a class for each frame; detect, classes for
-            each box. Data that can be read in several ways is read so.
+            each box; segment, a class for each voxel. Data that can be read in several ways is read so.
         input: flow, the optical flow of the videos, which is computed before the training and kept in the cache folder;
             rgb, what the data holds. By default what the network takes, where it takes flow, else rgb.
         fold: official fold of UCF101 or HMDB51; by default the first.
         weights: a tag of the catalogue or a checkpoint to start from; the head is new where classes differ.
         recipe: scratch, scratch_small, finetune or finetune_small.
         epochs: passes over the training part.
-        batch_size: clips a step, over all processes.
+        batch_size: clips a step, over all processes; by default 16, of scans what fits them.
         lr: highest learning rate.
         optimizer: adamw, or sgd with Nesterov momentum 0.9; linear warmup, then a cosine to zero.
         weight_decay: of convolutions and linear layers, never of norms and biases.
@@ -164,11 +179,19 @@ def train(
         repeats: clips of each video in an epoch, one after another.
         ema_decay: of the running average of the weights, which is then validated and kept; 0 for none.
         patience: epochs without a better one that end the run, 0 for never.
-        num_frames: frames of a clip; like the next four, by default the network's own (`model.spec`).
+        num_frames: frames of a clip; like the next four, by default the network's own (`model.spec`). Of scans the
+            depth of a window, and crop its height and width: by default what fits them.
         frame_stride: source frames between two of them, counted at `fps`.
         fps: rate to which videos are brought, or none for their own.
         resize: short side, or height and width (128x171), before the crop; none keeps the size.
         crop: height and width of a clip (112x112); none keeps the size.
+        spacing_mm: depth, height and width of the voxels that scans are resampled to; by default their median.
+        intensity: how values of scans become those that the network takes: z_score, "window -160 240" or "percentile
+            0.5 99.5"; by default z_score, of CT the window that the foreground lies in.
+        distort: random changes to windows of scans: a `Distort`, such as those of `tubelet.data.distort.RECIPES`, whose
+            names the command line takes; by default nnunet for masks, light for classes.
+        plan: the file `plan.json` in the folder of a run on scans, whose choices of window, voxel size, intensities,
+            network and batch are repeated. By default the scans are looked at and it is written (`tubelet.plan`).
         short: videos with fewer frames than a clip: error, loop (from the start again) or hold (the last frame).
         on_bad: what a video does that cannot be read: raise ends the run (resume it with another choice), skip leaves
             it out, substitute takes another one; the last two count and name it. Validation leaves it out.
@@ -196,24 +219,44 @@ def train(
         KeyboardInterrupt: Ctrl-C; the message says how to go on.
     """
     arguments = {name: value for name, value in locals().items() if name != "resume"}
-    at_least_one(batch_size=batch_size, accumulate=accumulate, devices=devices)
+    at_least_one(batch_size=1 if batch_size is None else batch_size, accumulate=accumulate, devices=devices)
     _check(task, short, on_bad, precision, memory)
     if input not in (None, "rgb", "flow"):
         raise ValueError(f"input {input!r}; there is rgb, flow")
-    if weights is not None and not isinstance(model, str):
+    if weights is not None and isinstance(model, nn.Module):
         raise ValueError(
             f"weights {weights} with a network in memory: load them into it, or give the name of a network"
         )
     feed.check_apart(data, "runs" if out is None else out)
     found = feed.open_parts(data, ("train", "val"), task, fold)
 
-    torch.manual_seed(seed)
+    if model is None:
+        model = PLANNED if task == "segment" else "r2plus1d_18"
+    is_planned = found.is_volume and model == PLANNED and weights is None  # weights of a run bring their own
     name = model if isinstance(model, str) else type(model).__name__
-    channels = feed.channels_of(found, "train")
-    if input == "flow" or (input is None and _takes_flow(model, weights)):
-        channels = flow.CHANNELS
+    scans = None
+    if found.is_volume:
+        _check_unused("videos", input=input, frame_stride=frame_stride, fps=fps, resize=resize, augment=augment)
+        asked_of_scans = _Asked(_window_of(num_frames, crop), spacing_mm, intensity, batch_size)
+        if plan is None and resume:
+            plan = _plan_of_run(_folder(out, f"{Path(data).stem}-{name}", resume))
+        fits = _fits(len(found.classes), optimizer, precision) if is_planned else _any
+        scans = _planned(found, asked_of_scans, plan, fits, on_bad)
+        batch_size, channels = scans.batch_size, scans.spec.in_channels
+        distort = distort or distortions.RECIPES["nnunet" if task == "segment" else "light"]
+        arguments["distort"] = distort
+    else:
+        _check_unused("scans", spacing_mm=spacing_mm, intensity=intensity, distort=distort, plan=plan)
+        channels = feed.channels_of(found, "train")
+        if input == "flow" or (input is None and _takes_flow(model, weights)):
+            channels = flow.CHANNELS
+    batch_size = BATCH if batch_size is None else batch_size
+    torch.manual_seed(seed)
     if isinstance(model, str):
-        model = create(model, num_classes=len(found.classes), in_channels=channels, weights=weights)
+        shape = {"channels": scans.channels, "strides": scans.strides, "deep": True} if is_planned and scans else {}
+        model = create(model, num_classes=len(found.classes), in_channels=channels, weights=weights, **shape)
+    elif scans is not None:
+        cast(Any, model).spec = scans.spec
     network: Any
     network, spec = ready(model)
     if spec.in_channels != channels:
@@ -221,14 +264,20 @@ def train(
             f"{name} takes clips of {spec.in_channels} channels, and the videos of {data} have {channels}: make it "
             f"with in_channels={channels}"
         )
-    tasks.with_head(network, task)
-    network.spec = spec = _spec(spec, found.classes, num_frames, frame_stride, fps, resize, crop)
+    network = tasks.with_head(network, task)
+    if scans is not None:
+        network.spec = spec = replace(scans.spec, classes=found.classes)
+    else:
+        network.spec = spec = _spec(spec, found.classes, num_frames, frame_stride, fps, resize, crop)
+    if task == "segment" and (number := dense_classes(network, spec)) != len(spec.classes):
+        told = "does not answer for each voxel" if number is None else f"tells {number} classes apart"
+        raise ValueError(f"{name} {told}, and {data} has {len(spec.classes)} classes: make it with as many")
     files.header(network)  # what could not be saved is said before the training, not after its first epoch
-    if channels == flow.CHANNELS:
+    if channels == flow.CHANNELS and scans is None:
         feed.compute_flow(found, ("train", "val"), on_bad, workers)
 
     if memory == "auto":
-        planned = _plan(network, spec, batch_size, optimizer or "adamw", precision)
+        planned = _plan_memory(network, spec, batch_size, optimizer or "adamw", precision)
         precision, accumulate = cast(fit.Precision, planned.precision), planned.accumulate
         checkpointed_stages, returns_memory = planned.num_checkpointed, planned.is_returned
         arguments |= {
@@ -244,35 +293,47 @@ def train(
     say = terminal.say if fabric.is_global_zero else _silent
     counts = _class_counts(found)
     asked = {setting: arguments[setting] for setting in _SETTINGS}
-    if task in ("frames", "detect"):  # what belongs to a frame or a box does not mix
+    if task in ("frames", "detect", "segment"):  # what belongs to a frame, a box or a voxel does not mix
         if mixing and (mixing.mixup or mixing.cutmix):
             raise ValueError(f"mixing is for one answer a clip, not for task {task}: leave it out")
         asked["mixing"] = Mixing()
     chosen, reasons = choose(
         network,
         len(found.splits["train"]),
-        counts.tolist(),
+        [] if task == "segment" else counts.tolist(),
         is_fine_tuned=weights is not None,
         batch_size=batch_size,
         num_parts=accumulate * fabric.world_size,
         name=recipe,
+        is_dense=task == "segment",
+        unit="clips" if scans is None else "scans",
         asked=asked,
     )
     arguments["out"] = folder = fabric.broadcast(
         _folder(out, f"{Path(data).stem}-{name}", resume) if fabric.is_global_zero else None
     )
     arguments["convolutions"] = ways = Path(convolutions or folder / CONVOLUTIONS).resolve()
+    if scans is not None:
+        if fabric.broadcast(scans) != scans:
+            raise ValueError("the processes find memory for different plans: give the plan of a run of one process")
+        arguments["plan"] = Path(plan or folder / PLAN).resolve()
     if convolutions and not ways.exists() and ways.parent != folder.resolve():
         raise ValueError(f"convolutions {ways}: no such file; leave it out, and the ways are chosen anew")
     if fabric.is_global_zero:
         _write_arguments(folder, arguments, name, resume)
+        if scans is not None and not ((folder / LAST).exists() and (folder / PLAN).exists()):
+            plans.write(scans, folder / PLAN)
     fabric.barrier()
     loggers = fit.loggers_of(logger, folder) if fabric.is_global_zero else []
     average = _prepare(network, chosen)
-    objective = tasks.task_of(found, chosen.loss, chosen.label_smoothing, chosen.class_weights, counts)
-
-    train_clips = feed.Noted(datasets.TrainClips(found, "train", spec, chosen.augment, short, seed))
-    val_clips = feed.Noted(datasets.ViewClips(found, "val", spec, 1, 1, short))
+    window = None if scans is None else _window_of(spec.num_frames, spec.crop)
+    objective = tasks.task_of(found, chosen.loss, chosen.label_smoothing, chosen.class_weights, counts, window)
+    if scans is None:
+        train_clips = feed.Noted(datasets.TrainClips(found, "train", spec, chosen.augment, short, seed))
+        val_clips = feed.Noted(datasets.ViewClips(found, "val", spec, 1, 1, short))
+    else:
+        train_clips = feed.Noted(ScanWindows(found, "train", spec, cast(Distort, distort), seed))
+        val_clips = feed.Noted(WholeScans(found, "val", spec))
     order = EpochOrder(len(train_clips), seed, chosen.repeats)
     part = max(1, batch_size // (accumulate * fabric.world_size))
     measured: Any = {"workers": workers, "on_bad": "raise" if on_bad == "raise" else "skip"}
@@ -287,18 +348,24 @@ def train(
         on_bad=on_bad,
     )
     val_batches = loader(
-        val_clips, part, order=range(fabric.global_rank, len(val_clips), fabric.world_size), **measured
+        val_clips,
+        1 if task == "segment" else part,
+        order=range(fabric.global_rank, len(val_clips), fabric.world_size),
+        **measured,
     )
     still = loader(train_clips, part, order=cast(Any, order.keys(0)[: chosen.precise_norms * part]), **measured)
-    size = "x".join(map(str, spec.crop)) if spec.crop else "full size"
+    if scans is None:
+        size = "x".join(map(str, spec.crop)) if spec.crop else "full size"
+        clip = f"{terminal.counted(spec.num_frames, 'frame')}, stride {spec.frame_stride}, {size}"
+    else:
+        clip = "windows " + "x".join(map(str, (spec.num_frames, *cast(Any, spec.crop))))
     say(
-        f"{name} on {terminal.counted(len(train_clips), 'clip')} of {len(found.classes)} classes, {len(val_clips)} to "
-        f"validate; {terminal.counted(spec.num_frames, 'frame')}, stride {spec.frame_stride}, {size}; "
-        f"{chosen.optimizer}, batch {batch_size}"
+        f"{name} on {terminal.counted(len(train_clips), 'clip' if scans is None else 'scan')} of {len(found.classes)} "
+        f"classes, {len(val_clips)} to validate; {clip}; {chosen.optimizer}, batch {batch_size}"
     )
-    for reason in reasons:
+    for reason in (*(scans.reasons if scans else ()), *reasons):
         say(f"  {reason}")
-    if undefined := chosen.augment.undefined(spec.in_channels):
+    if scans is None and (undefined := chosen.augment.undefined(spec.in_channels)):
         say(f"  {', '.join(undefined)} left out: not for {terminal.counted(spec.in_channels, 'channel')}")
     course = fit.Course(
         epochs=chosen.epochs,
@@ -372,6 +439,86 @@ def _takes_flow(model: str | nn.Module, weights: str | os.PathLike | None) -> bo
     return ready(model)[1].in_channels == flow.CHANNELS
 
 
+class _Asked(NamedTuple):
+    """What was asked for of a plan, None for what is to be chosen."""
+
+    window: tuple[int, int, int] | None
+    spacing_mm: tuple[float, float, float] | None
+    intensity: str | None
+    batch_size: int | None
+
+
+def _check_unused(what: str, **given: Any) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} is for {what}, and the data has none: leave it out")
+
+
+def _window_of(num_frames: int | None, crop: Size | None) -> tuple[int, int, int] | None:
+    """(T, H, W), or None where none of it is told.
+
+    Raises:
+        ValueError: a part of it is told.
+    """
+    if num_frames is None and crop is None:
+        return None
+    if num_frames is None or crop is None or crop == "none":
+        raise ValueError(f"num_frames {num_frames}, crop {crop}: of scans give both, depth and sides of a window")
+    return (num_frames, crop, crop) if isinstance(crop, int) else (num_frames, *crop)
+
+
+def _plan_of_run(folder: Path) -> Path | None:
+    """The plan of a run that is to be resumed, None where it has not trained for an epoch."""
+    return folder / PLAN if (folder / LAST).exists() and (folder / PLAN).exists() else None
+
+
+def _planned(
+    found: VideoData,
+    asked: _Asked,
+    file: str | os.PathLike | None,
+    fits: Callable[[plans.Plan], bool],
+    on_bad: OnBad,
+) -> plans.Plan:
+    """What is chosen for scans, or what a file has of an earlier choice."""
+    intensity = None if asked.intensity is None else plans.intensity_of(asked.intensity)
+    if file is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        seen = plans.look(found, skips=on_bad != "raise")
+        return plans.plan(seen, device=device, fits=fits, **(asked._asdict() | {"intensity": intensity}))
+    kept = plans.read(file)
+    spec = kept.spec
+    has = (spec.num_frames, *cast(Any, spec.crop)), spec.spacing_mm, spec.intensity, kept.batch_size
+    for name, wanted, value in zip(_Asked._fields, asked._replace(intensity=cast(Any, intensity)), has, strict=True):
+        if wanted is not None and wanted != value:
+            raise ValueError(f"{name} {wanted}, and {file} has {value}: leave one of the two out")
+    return kept
+
+
+def _fits(
+    num_classes: int, optimizer: optim.Optimizer | None, precision: fit.Precision
+) -> Callable[[plans.Plan], bool]:
+    """Whether a step of the network that a plan describes fits into the memory at hand."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    available = memories.available_bytes(device) // (world if device == "cpu" else 1)
+
+    def fits(plan: plans.Plan) -> bool:
+        channels = plan.spec.in_channels
+        network = create(
+            PLANNED, num_classes=num_classes, in_channels=channels, channels=plan.channels, strides=plan.strides,
+            deep=True,
+        )  # fmt: skip
+        shape = math.ceil(plan.batch_size / world), channels, plan.spec.num_frames, *cast(Any, plan.spec.crop)
+        return memories.fits(network, shape, optim.OPTIMIZERS[optimizer or "adamw"], precision, available)
+
+    return fits
+
+
+def _any(plan: plans.Plan) -> bool:
+    """Of a network that was given, the plan does not know how large it is."""
+    return True
+
+
 def _silent(line: str) -> None:
     """What the other processes say."""
 
@@ -391,7 +538,9 @@ def _check(task: str, short: str, on_bad: str, precision: str, memory: str) -> N
 
 
 def _class_counts(data: VideoData) -> torch.Tensor:
-    """Training samples of each class."""
+    """Training samples of each class; ones where each voxel has a class, not a sample."""
+    if data.task == "segment":
+        return torch.ones(len(data.classes))
     counts = Counter(name for sample in data.splits["train"] for name in labels_of(sample, data.task))
     return torch.tensor([counts[i] for i in range(len(data.classes))])
 
@@ -410,7 +559,7 @@ def _prepare(network: nn.Module, recipe: Recipe) -> Any:
     return optim.averaged(network, recipe.ema_decay) if recipe.ema_decay else None
 
 
-def _plan(
+def _plan_memory(
     network: nn.Module, spec: ClipSpec, batch_size: int, optimizer: optim.Optimizer, precision: fit.Precision
 ) -> memories.Plan:
     """How a step fits into the memory at hand, of which each process of this machine has its share."""
@@ -450,7 +599,9 @@ def _timed(
     with torch.random.fork_rng(devices=[]):
         twin = copy.deepcopy(network).train()
         began = time.perf_counter()
-        twin(*inputs).float().sum().backward()
+        answers = twin(*inputs)
+        each = [answers] if isinstance(answers, torch.Tensor) else answers  # several where all depths are supervised
+        torch.stack([one.float().sum() for one in each]).sum().backward()
         seconds = steps * batch_size / clips * (time.perf_counter() - began)
     dtypes = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
     return None if seconds < LONG_S else speed.choose(network, *inputs, dtype=dtypes[precision])
@@ -489,7 +640,10 @@ class _Kept:
 
 def _figure(name: str, row: Mapping[str, float]) -> str:
     """A figure of a row in words: `top-1  97.5 %`."""
-    words = {"val_top1": "top-1", "val_auc": "AUC", "val_map": "mAP", "val_frame_accuracy": "frames right"}
+    words = {
+        "val_top1": "top-1", "val_auc": "AUC", "val_map": "mAP", "val_frame_accuracy": "frames right",
+        "val_dice": "Dice",
+    }  # fmt: skip
     return f"{words.get(name, name)} {100 * row[name]:5.1f} %"
 
 
@@ -547,7 +701,7 @@ def _write_arguments(folder: Path, arguments: dict[str, Any], name: str, resume:
     plain = {
         key: value if value is None or isinstance(value, int | float | str | tuple) else
         vars(value) if is_dataclass(value) else name if key == "model" else str(value)
-        for key, value in arguments.items() if value is not None or key not in ("augment", "mixing")
+        for key, value in arguments.items() if value is not None or key not in ("augment", "mixing", "distort")
     }  # fmt: skip
     plain = json.loads(json.dumps(plain))
     path = folder / "run.json"

@@ -1,0 +1,282 @@
+"""What is exported answers as the network does, at sizes that the exporter did not see, and says what it is."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import tubelet
+from tubelet.cli import main
+from tubelet.data.video import write_video
+from tubelet.models import MODELS
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+KINDS = {}
+for preset in MODELS:
+    KINDS.setdefault(preset.build, preset.name)  # as in test_every_model
+MORE = ("c2d_r50_nl", "tsm_r18", "slowfast_r50_nl", "residual_unet_se3d", "movinet_a0_stream")
+STREAMED = ("tiny", "mc3_18", "tsm_mobilenetv2", "movinet_a0_stream", "densenet3d_121", "s3d", "c2d_r50")
+
+
+def network(name, **arguments):
+    """With norms that are not those of a new network, which change nothing."""
+    torch.manual_seed(0)
+    model = tubelet.create(name, num_classes=5, **arguments).eval()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm3d):
+            layer.running_mean.uniform_(-0.2, 0.2)
+            layer.running_var.uniform_(0.5, 2)
+            if layer.weight is not None:
+                torch.nn.init.uniform_(layer.weight, 0.7, 1.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    model = network("tiny")
+    model.spec = tubelet.ClipSpec(8, crop=(32, 32), classes=("a", "b", "c", "d", "e"), mean=(0.4, 0.5, 0.6))
+    return model
+
+
+@pytest.fixture(scope="module")
+def file(tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "tiny.onnx"
+    return path, tubelet.export(tiny, path)
+
+
+def run(path, *inputs):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+    return session.run(None, {name: each.numpy() for name, each in zip(names, inputs, strict=True)})
+
+
+def test_onnx_answers_alike_at_any_size(file, tiny):
+    path, report = file
+    onnx.checker.check_model(path)
+    assert [check.clip for check in report.checks] == ["noise", "larger", "smaller"]
+    assert len({check.size for check in report.checks}) == 3
+    assert all(check.relative < 1e-5 and check.top1 == 1 for check in report.checks)
+    for size in ((1, 3, 8, 32, 32), (4, 3, 13, 49, 38), (1, 3, 5, 20, 70)):
+        clip = torch.randn(size)
+        with torch.no_grad():
+            np.testing.assert_allclose(run(path, clip)[0], tiny(clip).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_report_tells_what_was_compared(file):
+    path, report = file
+    text = str(report)
+    assert text.startswith(f"{path} (") and "onnxruntime" in text
+    assert "clip: batch x 3 x frames x height x width" in text
+    assert "1 x 3 x 8 x 32 x 32" in text and "100.0 %" in text
+
+
+def test_the_file_says_how_to_prepare_a_clip_and_what_it_answers(file, tiny):
+    path, _ = file
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    note = json.loads(session.get_modelmeta().custom_metadata_map["tubelet"])
+    assert note["classes"] == ["a", "b", "c", "d", "e"]
+    assert (note["mean"], note["std"], note["scale"]) == ([0.4, 0.5, 0.6], [0.225] * 3, 1 / 255)
+    assert tubelet.ClipSpec.from_dict(note["spec"]) == tiny.spec
+    assert [each.name for each in session.get_inputs()] == ["clip"]
+    assert session.get_inputs()[0].shape[1] == 3
+
+
+def test_pt2_holds_the_same(tiny, tmp_path):
+    report = tubelet.export(tiny, tmp_path / "tiny.pt2")
+    assert report.runtime == "torch.export" and len(report.checks) == 3
+    extra = {"tubelet.json": ""}
+    program = torch.export.load(tmp_path / "tiny.pt2", extra_files=extra)
+    assert json.loads(extra["tubelet.json"])["classes"] == list("abcde")
+    clip = torch.randn(1, 3, 11, 40, 33)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(clip), tiny(clip))
+
+
+def test_openvino_holds_the_same(tiny, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    report = tubelet.export(tiny, tmp_path / "tiny.xml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.bin", "tiny.xml"]
+    assert report.runtime == "OpenVINO" and all(check.relative < 1e-4 for check in report.checks)
+    model = openvino.Core().read_model(tmp_path / "tiny.xml")
+    assert json.loads(model.get_rt_info(["tubelet"]).astype(str))["classes"] == list("abcde")
+
+
+@pytest.mark.slow
+def test_a_real_clip_is_compared_too(tiny, tmp_path):
+    video = tmp_path / "v.mp4"
+    write_video(video, (torch.full((3, 48, 64), 8 * i, dtype=torch.uint8) for i in range(20)), 10)
+    first = tubelet.export(tiny, tmp_path / "a.pt2", video).checks[0]
+    assert (first.clip, first.size) == ("example", (1, 3, 8, 32, 32))
+    clip = torch.randint(0, 256, (2, 3, 6, 30, 40), dtype=torch.uint8)
+    first = tubelet.export(tiny, tmp_path / "b.pt2", clip).checks[0]
+    assert (first.clip, first.size) == ("example", (2, 3, 6, 30, 40))
+
+
+class Fixed(torch.nn.Module):
+    """A network of someone else that takes one size alone, but for the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv3d(1, 2, 3, padding=1)
+        self.fc = torch.nn.Linear(2 * 4 * 8 * 8, 3)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).flatten(1))
+
+
+def test_a_network_of_someone_else_keeps_the_sizes_that_it_needs(tmp_path):
+    report = tubelet.export(Fixed(), tmp_path / "fixed.pt2", torch.randn(1, 1, 4, 8, 8))
+    assert [str(axis) for axis in report.inputs["clip"]] == ["batch", "1", "4", "8", "8"]
+    assert [check.clip for check in report.checks] == ["example", "noise"]
+
+
+class Turning(Fixed):
+    """Answers something else each time."""
+
+    def forward(self, x):
+        return super().forward(x) + torch.rand(())
+
+
+def test_other_answers_leave_no_file(tmp_path):
+    with pytest.raises(ValueError, match=r"x\.pt2: not written: .*differ by .*limit is 0\.0001"):
+        tubelet.export(Turning(), tmp_path / "x.pt2", torch.randn(1, 1, 4, 8, 8))
+    assert not list(tmp_path.iterdir())
+
+
+class Looking(torch.nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_the_layer_that_cannot_be_exported_is_named(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.Sequential(torch.nn.ReLU(), Looking()))
+    with pytest.raises(ValueError, match=r"layer 1\.1 cannot be exported \("):
+        tubelet.export(model, tmp_path / "x.pt2", torch.randn(1, 1, 2, 4, 4))
+
+
+def test_mistakes_are_told_in_one_line(tiny, tmp_path, capsys):
+    for path, message in (
+        (tmp_path / "x.tflite", r"x\.tflite: ends in \.tflite; give a path ending in \.onnx, \.pt2, \.xml"),
+        (tmp_path / "x", "ends in nothing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tubelet.export(tiny, path)
+    with pytest.raises(ValueError, match=r"example is \(3, 8, 32, 32\); give a clip \(B, C, T, H, W\)"):
+        tubelet.export(tiny, tmp_path / "x.pt2", torch.zeros(3, 8, 32, 32))
+    (tmp_path / "file").touch()
+    assert main(["export", str(tubelet.save(tiny, tmp_path / "m.safetensors")), str(tmp_path / "file" / "x.pt2")]) == 2
+    assert capsys.readouterr().err.startswith(f"tubelet: {tmp_path / 'file'}")
+
+
+def test_the_command_prints_the_report(tiny, tmp_path, capsys):
+    tubelet.save(tiny, tmp_path / "m.safetensors")
+    assert main(["export", str(tmp_path / "m.safetensors"), str(tmp_path / "m.pt2")]) == 0
+    assert "larger" in capsys.readouterr().out
+    assert (tmp_path / "m.pt2").is_file()
+
+
+def test_a_missing_package_is_named_with_its_pip_line(tmp_path):
+    code = (
+        "import sys, torch, tubelet; sys.modules['onnxruntime'] = None\n"
+        "tubelet.export(tubelet.create('tiny'), 'x.onnx')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert 'install it with: pip install "tubelet[export]"' in done.stderr
+
+
+# Streams
+
+
+def follow(path, frames, n):
+    """A stream in onnxruntime, with nothing but what the file tells."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    lead = json.loads(session.get_modelmeta().custom_metadata_map["tubelet"])["lead"]
+    kinds = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
+    kept = {each.name: np.zeros(each.shape, kinds[each.type]) for each in session.get_inputs()[1:]}
+    answers = []
+    for chunk in frames.split(n, 2):
+        answer, *after = session.run(None, {"frames": chunk.numpy(), **kept})
+        kept = dict(zip(kept, after, strict=True))
+        answers.append(torch.from_numpy(answer))
+    return torch.cat(answers, 2)[:, :, lead:]
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_step_of_a_stream_is_a_graph(tiny, tmp_path, window):
+    stream = tubelet.Stream(tiny, window=window)
+    report = tubelet.export(stream, tmp_path / "step.onnx", torch.zeros(2, 3, 8, 32, 32))
+    assert all(check.relative < 1e-4 for check in report.checks)
+    video = torch.randn(2, 3, 96, 32, 32)
+    expected = stream(video)
+    found = follow(tmp_path / "step.onnx", video, 8)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_chunks_that_do_not_fit_are_refused(tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"chunks of 3 frames do not give equally many answers each: .*multiple"):
+        tubelet.export(tubelet.Stream(tiny), tmp_path / "x.pt2", torch.zeros(1, 3, 3, 16, 16))
+
+
+def pooling():
+    """Padded maxima of what may be negative, and averages that leave their padding out."""
+    return torch.nn.Sequential(
+        torch.nn.Conv3d(3, 4, (3, 1, 1), padding=(1, 0, 0)),
+        torch.nn.MaxPool3d((3, 1, 1), (2, 1, 1), (1, 0, 0)),
+        torch.nn.AvgPool3d((3, 1, 1), 1, (1, 0, 0), count_include_pad=False),
+        torch.nn.AvgPool3d((3, 1, 1), 1, (1, 0, 0)),
+        torch.nn.MaxPool3d((3, 1, 1), 1, (1, 0, 0)),
+    ).eval()
+
+
+def test_what_is_padded_at_the_start_is_padded_in_a_step(tmp_path):
+    torch.manual_seed(0)
+    stream = tubelet.Stream(pooling())
+    tubelet.export(stream, tmp_path / "step.onnx", torch.zeros(1, 3, 4, 5, 5))
+    video = torch.randn(1, 3, 32, 5, 5) - 3
+    torch.testing.assert_close(follow(tmp_path / "step.onnx", video, 4), stream(video), rtol=1e-4, atol=1e-5)
+
+
+# The zoo
+
+
+def small(model):
+    """A clip that leaves the last map two steps or so along each axis."""
+    steps = model.strides[-1]
+    sizes = [max(low, s + more) for low, s, more in zip(model.least, steps, (2, 6, 10), strict=True)]
+    sizes[0] += -sizes[0] % getattr(model, "alpha", 1)
+    return torch.randn(1, model.spec.in_channels, *sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*KINDS.values(), *MORE])
+def test_every_kind_of_network_is_exported(name, tmp_path):
+    model = network(name)
+    report = tubelet.export(model, tmp_path / "x.onnx", small(model))
+    assert [check.clip for check in report.checks] == ["example", "noise", "larger", "smaller"]
+    assert all(check.relative < 1e-4 for check in report.checks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["PerFrame", "TemporalTransformer", "Segment", "Detect", "Features"])
+def test_every_head_is_exported(head, tmp_path):
+    model = network("tiny")
+    kind = getattr(tubelet.heads, head)
+    arguments = {"Features": (), "Detect": (64, 3, 16)}.get(head, (64, 3))
+    model.head = kind(*arguments).eval()
+    report = tubelet.export(model, tmp_path / "x.onnx", torch.randn(1, 3, 8, 40, 48))
+    assert len(report.checks) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STREAMED)
+def test_steps_of_the_networks_that_stream(name, tmp_path):
+    model = network(name)
+    size = (1, 3, model.strides[-1][0], *(max(48, low) for low in model.least[1:]))
+    report = tubelet.export(tubelet.Stream(model), tmp_path / "step.onnx", torch.zeros(size))
+    assert report.checks[0].relative < 1e-4

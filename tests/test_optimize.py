@@ -1,0 +1,426 @@
+import copy
+import io
+import json
+import logging
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import tubelet
+from tests.models.test_every_model import KINDS, boxes, clip
+from tubelet import blocks, kernels, ways
+from tubelet.capture import capture
+from tubelet.graph import Activation, Convolution, Pool
+from tubelet.optimize import PLANS, optimize
+from tubelet.speed import LAST, Layer
+
+QUICK = {"tiny", "unet3d"}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    # what is built once stays, what was timed does not
+    library = kernels.available()
+    monkeypatch.setenv("TUBELET_CACHE", str(tmp_path))
+    return library
+
+
+def lively(model):
+    """Norms that do something, as trained ones do."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            if module.weight is not None:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.1)
+    return model.eval()
+
+
+def assert_same(answer, right, within=1e-4):
+    assert answer.shape == right.shape
+    assert answer.dtype == right.dtype
+    assert (answer - right).abs().max() <= within * right.abs().max()
+
+
+def quick(name):
+    return pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [quick(name) for name in sorted({*KINDS.values(), "x3d_xs"} - {"c3d"})])
+def test_every_kind_of_network_answers_the_same(name):
+    model = lively(tubelet.create(name, num_classes=5))
+    inputs = {
+        batch: (clip(model, plus, batch), *boxes(model, batch)) for batch, plus in ((2, (2, 9, 14)), (1, (1, 3, 3)))
+    }
+    fast = optimize(model, inputs[2], seconds=0.0)
+    for given_ in inputs.values():
+        assert_same(fast(*given_), model(*given_))
+    assert len(fast._plans) == 2
+    assert fast.spec == model.spec
+    loaded = pickle.loads(pickle.dumps(fast))
+    assert_same(loaded(*inputs[1]), model(*inputs[1]))
+
+
+# Ways
+
+triples = st.tuples(*[st.integers(1, 3)] * 3)
+
+
+@st.composite
+def convolutions(draw):
+    """Any convolution that torch allows, and often those that have kernels of their own."""
+    kernel, stride = draw(triples), draw(triples)
+    dilation = draw(st.tuples(*[st.integers(1, 2)] * 3))
+    padding = draw(st.tuples(*[st.integers(0, 2)] * 3))
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    form = draw(st.sampled_from(["any", "space", "time", "depthwise"]))
+    if form in ("space", "time"):
+        kernel, padding = {"space": ((1, 3, 3), (0, 1, 1)), "time": ((3, 1, 1), (1, 0, 0))}[form]
+        stride, dilation, groups = (1, 1, 1), (1, 1, 1), 1
+    widths = [groups * draw(st.integers(1, 20)) for _ in range(2)]
+    if form == "depthwise":
+        groups, widths = widths[0], [widths[0]] * 2
+    size = tuple(
+        max(1, d * (k - 1) + 1 - 2 * p) + draw(st.integers(0, 6))
+        for k, d, p in zip(kernel, dilation, padding, strict=True)
+    )
+    layer = Layer(widths[0], size, widths[1], kernel, stride, padding, dilation, groups)
+    weight = torch.randn(layer.out_channels, layer.in_channels // groups, *kernel)
+    bias = draw(st.sampled_from([None, torch.randn(layer.out_channels)]))
+    has_other = draw(st.booleans())
+    some = [
+        None,
+        Activation("relu", torch.relu),
+        Activation("swish", F.silu),
+        Activation("leaky_relu", F.leaky_relu, (0.01,)),
+    ]
+    activation = draw(st.sampled_from(some[: 2 if has_other else 4]))
+    return Convolution(layer, draw(st.integers(1, 3)), weight, bias, activation, has_other)
+
+
+@settings(max_examples=80, deadline=None)
+@given(work=convolutions(), seed=st.integers(0, 99), is_free=st.booleans())
+def test_every_way_gives_the_sums_of_float64(work, seed, is_free):
+    torch.manual_seed(seed)
+    layer = work.layer
+    x = torch.randn(work.batch, layer.in_channels, *layer.size)
+    bias = None if work.bias is None else work.bias.double()
+    rest = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    right = F.conv3d(x.double(), work.weight.double(), bias, *rest)
+    other = torch.randn(right.shape).contiguous(memory_format=LAST) if work.has_other else None
+    right = right if other is None else right + other.double()
+    right = right if work.activation is None else work.activation.plain(right)
+    made = {**ways.known(work, torch.float32), "public": lambda: ways._public(work, torch.float32)}
+    for make in made.values():
+        given_ = None if other is None else other.clone(memory_format=torch.preserve_format)
+        answer = make()(x, given_, is_free)
+        torch.testing.assert_close(answer.double(), right, atol=1e-4, rtol=1e-4)
+        assert is_free or other is None or torch.equal(given_, other)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    kernel=triples,
+    stride=triples,
+    dilation=st.tuples(*[st.integers(1, 2)] * 3),
+    size=st.tuples(*[st.integers(5, 9)] * 3),
+    pads=st.booleans(),
+    is_ceil=st.booleans(),
+)
+def test_maxima_by_slices_are_those_of_torch(kernel, stride, dilation, size, pads, is_ceil):
+    padding = tuple(k // 2 if pads else 0 for k in kernel)
+    work = Pool((2, 3, *size), kernel, stride, padding, dilation, is_ceil)
+    x = torch.randn(2, 3, *size)
+    right = F.max_pool3d(x, kernel, stride, padding, dilation, is_ceil)
+    assert torch.equal(ways._slices(work)(x, None, False), right)
+
+
+def test_private_operators_are_what_they_were():
+    ops = torch.ops.mkldnn
+    assert ways._has_fused()
+    end = "int[] padding, int[] stride, int[] dilation, int groups, str"
+    unary = "Scalar?[] scalars, str? algorithm) -> Tensor Y"
+    binary = "binary_attr, Scalar? alpha, str? unary_attr, Scalar?[] unary_scalars, str? unary_algorithm) -> Tensor"
+    assert {str(op._schema) for op in (
+        ops._convolution_pointwise.default,
+        ops._convolution_pointwise.binary,
+        ops._convolution_pointwise_.binary,
+        ops._reorder_convolution_weight.default,
+    )} == {
+        f"mkldnn::_convolution_pointwise(Tensor X, Tensor W, Tensor? B, {end} attr, {unary}",
+        f"mkldnn::_convolution_pointwise.binary(Tensor X, Tensor other, Tensor W, Tensor? B, {end} {binary} Y",
+        f"mkldnn::_convolution_pointwise_.binary(Tensor(a!) other, Tensor X, Tensor W, Tensor? B, {end} {binary}(a!) Y",
+        "mkldnn::_reorder_convolution_weight(Tensor self, int[2] padding=0, int[2] stride=1, int[2] dilation=1, "
+        "int groups=1, int[]? input_size=None) -> Tensor Y",
+    }  # fmt: skip
+
+
+# Graphs
+
+
+class Every(nn.Module):
+    """A layer of each kind, and what may be shared between steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(blocks.SamePad((3, 7, 7), (1, 2, 2)), nn.Conv3d(3, 12, (3, 7, 7), (1, 2, 2)))
+        self.block = blocks.residual([blocks.conv2plus1d(12, 12), blocks.conv3d(12, 12)], 12)
+        self.pool = nn.Sequential(blocks.SamePad(3, (1, 2, 2)), nn.MaxPool3d(3, (1, 2, 2)))
+        self.left = blocks.conv_norm_act(12, 8, 1, act=nn.Hardswish)
+        self.right = nn.Sequential(nn.MaxPool3d(3, 1, 1), blocks.conv_norm_act(12, 8, 3, act=nn.SiLU))
+        self.gate = blocks.SqueezeExcite(16, 4)
+        self.norms = nn.Sequential(
+            nn.InstanceNorm3d(16, affine=True), nn.LeakyReLU(), nn.GroupNorm(4, 16), nn.BatchNorm3d(16)
+        )
+        self.up = nn.ConvTranspose3d(16, 6, (1, 2, 2), (1, 2, 2))
+        self.dropout = nn.Dropout3d(0.5)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.pool(self.block(self.stem(x)))
+        x = torch.cat((self.left(x), self.right(x)), 1)
+        y = self.norms(self.gate(x))
+        y = y + x  # x is read again, so that nothing may be written over it
+        y = torch.relu(y) * y
+        y = self.up(self.dropout(y))
+        return self.fc(y.mean((2, 3, 4))), {"dense": y, "twice": [x, x.transpose(1, 2)]}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(4, 20, 20), (5, 23, 17)])
+@pytest.mark.parametrize("is_private", [True, False])
+def test_layers_of_every_kind(size, is_private, monkeypatch):
+    monkeypatch.setattr(ways, "_has_fused", lambda: is_private)
+    model = lively(Every())
+    fast = optimize(model, torch.randn(1, 3, *size), seconds=0.0)
+    assert len(fast._plans) == 1
+    for x in (torch.randn(1, 3, *size), torch.randn(3, 3, *size)):
+        before = x.clone()
+        (logits, rest), (right, right_rest) = fast(x), model(x)
+        assert torch.equal(x, before)
+        assert_same(logits, right)
+        assert_same(rest["dense"], right_rest["dense"])
+        for one, two in zip(rest["twice"], right_rest["twice"], strict=True):
+            assert_same(one, two)
+    assert len(fast._plans) == 2
+
+
+def works(model, x):
+    return [step.work for step in capture(model.eval(), (x,)).steps]
+
+
+def test_a_residual_step_is_two_calls_without_a_norm():
+    model = lively(blocks.residual([blocks.conv3d(4, 4), blocks.conv3d(4, 4)], 4))
+    first, second = works(model, torch.randn(1, 4, 3, 8, 8))
+    assert first.activation.name == second.activation.name == "relu"
+    assert (first.has_other, second.has_other) == (False, True)
+    assert first.bias is not None
+
+
+def test_zeros_around_go_into_convolutions_and_maxima():
+    model = nn.Sequential(
+        nn.ConstantPad3d(1, 0.0),
+        nn.Conv3d(3, 4, 3),
+        nn.ReLU(),
+        blocks.SamePad(3, (1, 2, 2)),
+        nn.MaxPool3d(3, (1, 2, 2)),
+    )
+    conv, pool = works(model, torch.randn(1, 3, 4, 8, 8))
+    assert conv.layer.padding == (1, 1, 1)
+    assert (pool.padding, pool.is_ceil) == ((1, 0, 0), True)
+    # what may be below 0 keeps its zeros, which are larger
+    model = nn.Sequential(nn.Conv3d(3, 4, 3), blocks.SamePad(3, 1), nn.MaxPool3d(3, 1))
+    assert len(works(model, torch.randn(1, 3, 4, 8, 8))) == 3
+
+
+def test_values_are_forgotten_after_their_last_use():
+    model = nn.Sequential(*[nn.Conv3d(3, 3, 1) for _ in range(6)])
+    captured = capture(model, (torch.randn(1, 3, 2, 4, 4),))
+    assert [len(step.frees) for step in captured.steps] == [0, 1, 1, 1, 1, 1]
+
+
+@torch.no_grad()
+def test_layers_that_write_to_their_input_answer_the_same():
+    model = lively(
+        nn.Sequential(
+            nn.Conv3d(3, 8, 3), nn.BatchNorm3d(8), nn.ReLU(inplace=True), nn.Conv3d(8, 4, 1), nn.SiLU(inplace=True)
+        )
+    )
+    x = torch.randn(2, 3, 5, 9, 9)
+    fast = optimize(model, x, seconds=0.0)
+    assert_same(fast(x), model(x))
+    assert len(fast._plans) == 1
+
+
+# The module
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    torch.manual_seed(0)
+    return lively(tubelet.create("tiny", num_classes=4))
+
+
+def test_the_network_stays_as_it_is():
+    model = lively(tubelet.create("tiny", num_classes=4)).train()
+    before = copy.deepcopy(model.state_dict())
+    x = torch.randn(2, 3, 8, 32, 32)
+    fast = optimize(model, x, seconds=0.0)
+    answer = fast(x)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with torch.no_grad():
+        assert_same(answer, model.eval()(x))
+    assert not answer.requires_grad
+    with pytest.raises(ValueError, match="does not train"):
+        fast.train()
+
+
+def test_it_follows_the_weights(tiny):
+    model = copy.deepcopy(tiny)
+    x = torch.randn(1, 3, 8, 32, 32)
+    fast = optimize(model, x, seconds=0.0)
+    fast(x)
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+        assert_same(fast(x), model(x))
+
+
+def test_batches_are_free_and_only_some_sizes_are_kept(tiny):
+    fast = optimize(tiny, torch.randn(2, 3, 8, 32, 32), seconds=0.0)
+    for batch in (3, 5, 2):
+        x = torch.randn(batch, 3, 8, 32, 32)
+        assert_same(fast(x), tiny(x).detach())
+        assert len(fast._plans) == 1
+    for frames in range(9, 9 + PLANS):
+        fast(torch.randn(1, 3, frames, 16, 16))
+    assert len(fast._plans) == PLANS
+    assert all("s" not in str(plan.graph.inputs[0].meta["val"].shape) for plan in fast._plans)
+
+
+def test_copied_and_saved_it_answers_the_same(tiny, tmp_path):
+    x = torch.randn(1, 3, 8, 32, 32)
+    fast = optimize(tiny, x, seconds=0.0)
+    right = fast(x)
+    file = io.BytesIO()
+    torch.save(fast, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=False)(x), right)
+    assert torch.equal(copy.deepcopy(fast)(x), right)
+    again = tubelet.load(tubelet.save(fast.model, tmp_path / "model.safetensors"))
+    assert torch.equal(optimize(again, x, seconds=0.0)(x), right)
+
+
+def test_bad_input_is_refused_as_by_the_network(tiny):
+    fast = optimize(tiny, torch.randn(1, 3, 8, 32, 32), seconds=0.0)
+    with pytest.raises(ValueError, match=r"takes \(B, 3, T, H, W\)"):
+        fast(torch.randn(1, 4, 8, 32, 32))
+
+
+def test_inside_inference_mode_and_autocast(tiny):
+    x = torch.randn(1, 3, 8, 32, 32)
+    right = tiny(x).detach()
+    with torch.inference_mode():
+        fast = optimize(tiny, x.clone(), seconds=0.0)
+        assert_same(fast(x), right)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(fast(torch.cat((x, x))), torch.cat((right, right)))
+
+
+def test_bfloat16_answers_in_float32(tiny):
+    x = torch.randn(2, 3, 8, 32, 32)
+    fast = optimize(tiny, x, dtype=torch.bfloat16, seconds=0.0)
+    assert_same(fast(x), tiny(x).detach(), within=5e-2)
+    model = nn.Sequential(nn.Conv3d(3, 4, 3), nn.AvgPool3d(2), nn.Upsample(scale_factor=2)).eval()  # no kernel for all
+    assert_same(optimize(model, x, dtype=torch.bfloat16, seconds=0.0)(x), model(x).detach(), within=5e-2)
+
+
+def test_prediction_takes_it(tiny):
+    frames = torch.randint(0, 255, (3, 40, 60, 60), dtype=torch.uint8)
+    spec = tiny.spec
+    fast = optimize(tiny, torch.randn(1, 3, spec.num_frames, *spec.crop), seconds=0.0)
+    scores, right = (tubelet.predict(model, frames).scores for model in (fast, tiny))
+    torch.testing.assert_close(scores, right, atol=1e-5, rtol=0)
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return x + self.calls
+
+
+@pytest.mark.parametrize("model", [Branching(), Counting(), nn.Conv3d(3, 2, 1).double()])
+def test_what_cannot_be_followed_runs_as_it_is(model, caplog):
+    dtype = next((each.dtype for each in model.parameters()), torch.float32)
+    x = -torch.ones(1, 3, 2, 4, 4, dtype=dtype)
+    with caplog.at_level(logging.WARNING, "tubelet"):
+        fast = optimize(model, x)
+    assert "as it is" in caplog.text
+    assert "as it is" in str(fast)
+    right = copy.deepcopy(fast.model)(x)
+    assert torch.equal(fast(x), right)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backend": "tpu"}, "unknown backend 'tpu'; there is torch"),
+        ({"dtype": torch.float16}, "dtype torch.float16 must be"),
+        ({"seconds": -1}, "seconds -1 must be at least 0"),
+        ({"example": "clip"}, r"example must be a clip \(B, C, T, H, W\)"),
+    ],
+)
+def test_bad_arguments_are_named(tiny, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        optimize(tiny, **{"example": torch.randn(1, 3, 8, 32, 32), **arguments})
+
+
+# Choice
+
+
+def test_what_was_timed_is_kept(tiny, tmp_path, monkeypatch):
+    x = torch.randn(1, 3, 8, 32, 32)
+    fast = optimize(tiny, x, seconds=5.0)
+    assert "convolution" in str(fast)
+    assert "1x3x3" in str(fast)
+    (file,) = (tmp_path / "optimize").iterdir()
+    choices = json.loads(file.read_text())
+    assert all(choice["ms"] > 0 and choice["torch_ms"] > 0 for choice in choices.values())
+
+    def refuse(*_):
+        raise AssertionError("timed again")
+
+    with monkeypatch.context() as context:
+        context.setattr(ways, "_timed", refuse)
+        assert torch.equal(optimize(tiny, x)(x), fast(x))
+    file.write_text("{")
+    optimize(tiny, x, seconds=0.0)
+    assert file.read_text() == "{"  # nothing was timed
+
+
+def test_a_way_that_is_wrong_is_not_taken(monkeypatch):
+    layer = Layer(4, (2, 6, 6), 4, (1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1), 1)
+    work = Convolution(layer, 1, torch.randn(4, 4, 1, 3, 3), None)
+    right = ways._public(work, torch.float32)
+    made = {
+        "slow": lambda: lambda *given_: torch.stack([right(*given_) for _ in range(30)])[0],
+        "wrong": lambda: lambda *given_: right(*given_) + 1,
+    }
+    assert ways._timed(work, made, torch.float32).way == "slow"

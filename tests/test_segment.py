@@ -1,0 +1,294 @@
+"""Masks of scans: on the scan's own grid, in its own file's geometry, folder by folder, of scans of any size."""
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from painted_scans import SIZE, Thresholds, expected, painted
+
+import tubelet
+from tubelet import segment as segments
+from tubelet.data.volume import Grid, VolumeError, read_volume, write_volume
+from tubelet.spec import Intensity
+
+DICOM = Path(__file__).parents[2] / "shared" / "data" / "dicom"
+
+
+def turned(angle, axes=(0, 1)):
+    """Nine cosines of a grid turned by degrees."""
+    one, other = axes
+    turn = np.eye(3)
+    turn[one, one] = turn[other, other] = np.cos(np.radians(angle))
+    turn[one, other], turn[other, one] = -np.sin(np.radians(angle)), np.sin(np.radians(angle))
+    return tuple(turn.flatten())
+
+
+def geometry(path):
+    """The bytes of a NIfTI header that say where its voxels lie: pixdim, and from qform_code to srow_z."""
+    header = path.read_bytes()[:348]
+    assert struct.unpack("<i", header[:4]) == (348,)
+    return header[76:108][:16], header[252:328]
+
+
+GRIDS = {
+    "plain": Grid(SIZE, (1.0, 1.0, 1.0)),
+    "anisotropic": Grid(SIZE, (5.0, 0.7, 0.7), (3.0, -20.0, 7.0)),
+    "oblique": Grid(SIZE, (3.0, 1.0, 1.2), (-31.0, 12.5, 80.0), turned(20, (0, 2))),
+    "mirrored": Grid(SIZE, (2.0, 1.0, 1.0), (0.0, 0.0, 0.0), (-1.0, 0, 0, 0, 0, 1.0, 0, -1.0, 0)),
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_a_mask_lies_where_its_scan_lies(tmp_path, grid):
+    scan, _ = painted(3)
+    write_volume(tmp_path / "scan.nii", scan, grid)
+    for number, spacing in enumerate([None, grid.spacing_mm]):
+        out = tmp_path / f"mask{number}.nii"
+        (case,) = tubelet.predict(Thresholds(), tmp_path / "scan.nii", out=out).cases
+        mask, source = read_volume(out), read_volume(tmp_path / "scan.nii")
+        assert mask.grid == source.grid and mask.array.dtype == np.uint8
+        assert np.array_equal(mask.array[0], expected(scan)) and np.array_equal(case.labels, mask.array[0])
+        assert geometry(out) == geometry(tmp_path / "scan.nii")
+        assert case.file == out and case.voxels == tuple(np.bincount(expected(scan).ravel(), minlength=3)), spacing
+
+
+def test_a_scan_is_resampled_and_its_mask_brought_back(tmp_path):
+    scan, truth = painted(5)
+    write_volume(tmp_path / "scan.nrrd", scan, GRIDS["oblique"])
+    network = Thresholds(spacing_mm=(1.5, 1.5, 1.5), orientation="LAS")
+    (case,) = tubelet.predict(network, tmp_path / "scan.nrrd", out=tmp_path / "masks").cases
+    assert case.file.name == "scan.nrrd" and read_volume(case.file).grid == read_volume(tmp_path / "scan.nrrd").grid
+    ball = case.labels == 1
+    assert 2 * (ball & (truth == 1)).sum() / (ball.sum() + (truth == 1).sum()) > 0.8
+
+
+def test_labels_alone_where_scores_are_too_large(tmp_path, monkeypatch):
+    scan, _ = painted(1)
+    monkeypatch.setattr(segments, "MOST_SCORES", 10)
+    (case,) = tubelet.predict(Thresholds(orientation="RAS"), scan).cases
+    assert np.array_equal(case.labels, expected(scan))
+
+
+def test_an_array_is_a_scan():
+    scan, _ = painted(2)
+    for source in (scan, scan[0], torch.from_numpy(scan)):
+        found = tubelet.predict(Thresholds(), source)
+        assert np.array_equal(found.cases[0].labels, expected(scan)) and found.cases[0].file is None
+    assert "ball" in str(found.top()) and "ml" in str(found.top())
+    with pytest.raises(ValueError, match="not finite"):
+        tubelet.predict(Thresholds(), np.full_like(scan, np.nan))
+    with pytest.raises(ValueError, match=r"array \(2, 2\); a scan is"):
+        tubelet.predict(Thresholds(), np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="array: 1 channel, and the network takes 2"):
+        tubelet.predict(Thresholds(2), scan)
+
+
+def test_a_network_without_names_and_ways_of_seeing():
+    scan, _ = painted(2)
+    found = tubelet.predict(Thresholds(classes=()), scan, mirrored=True, overlap=0.25, batch_size=3)
+    assert found.classes == ("background", "class 1", "class 2") and len(found.cases[0].voxels) == 3
+    assert np.array_equal(found.cases[0].labels, expected(scan))
+    with pytest.raises(ValueError, match="2 names of classes for a network of 3"):
+        tubelet.predict(Thresholds(classes=("a", "b")), scan)
+    with pytest.raises(ValueError, match="stride_s is for videos"):
+        tubelet.predict(Thresholds(), scan, stride_s=1.0)
+
+
+def test_specks_and_holes_are_cleaned():
+    scan = np.zeros((1, 12, 12, 12), np.float32)
+    scan[0, 2:9, 2:9, 2:9] = 100
+    scan[0, 5, 5, 5] = 0
+    scan[0, 11, 11, 11] = 100
+    labels = [
+        tubelet.predict(Thresholds(), scan, **how).cases[0].labels for how in ({}, {"largest": True}, {"holes": True})
+    ]
+    assert [(found[5, 5, 5], found[11, 11, 11]) for found in labels] == [(0, 1), (0, 0), (1, 1)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three scans in a folder of patients."""
+    for i, name in enumerate(["a/ct.nii.gz", "b/ct.nii.gz", "1.2.840.nii.gz"]):
+        (tmp_path / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_volume(tmp_path / "scans" / name, painted(i)[0], GRIDS["oblique"])
+    return tmp_path / "scans"
+
+
+def test_a_folder_keeps_its_names(folder, tmp_path):
+    found = tubelet.predict(Thresholds(), folder, out=tmp_path / "out")
+    assert [case.file.relative_to(tmp_path / "out").as_posix() for case in found.cases] == [
+        "1.2.840.nii.gz", "a/ct.nii.gz", "b/ct.nii.gz"
+    ]  # fmt: skip
+    assert all(case.labels is None for case in found.cases)
+    for i, name in enumerate(["a/ct.nii.gz", "b/ct.nii.gz", "1.2.840.nii.gz"]):
+        assert np.array_equal(read_volume(tmp_path / "out" / name).array[0], expected(painted(i)[0]))
+    assert str(folder / "a") in str(found.top()) or "a/ct" in str(found.top())
+
+
+def test_a_folder_is_gone_on_with(folder, tmp_path, monkeypatch):
+    seen = []
+    plain = segments.segment
+
+    def noted(network, spec, scan, way, **options):
+        seen.append(Path(scan[0]).parent.name)
+        if seen == ["scans", "a"]:
+            raise KeyboardInterrupt
+        return plain(network, spec, scan, way, **options)
+
+    monkeypatch.setattr(segments, "segment", noted)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        tubelet.predict(Thresholds(), folder, out=out)
+    seen.append("|")
+    first = tubelet.predict(Thresholds(), folder, out=out)
+    assert seen == ["scans", "a", "|", "a", "b"] and len(first.cases) == 3
+    seen.clear()
+    again = tubelet.predict(Thresholds(), folder, out=out)
+    assert seen == [] and [case.voxels for case in again.cases] == [case.voxels for case in first.cases]
+    write_volume(folder / "a" / "ct.nii.gz", painted(9)[0], GRIDS["oblique"])
+    seen.append("|")
+    tubelet.predict(Thresholds(), folder, out=out)
+    assert seen == ["|", "a"]  # what changed is seen anew
+    for options, network in (({}, Thresholds(value=60.0)), ({"largest": True}, Thresholds(value=60.0))):
+        seen[:] = ["|", "|"]
+        tubelet.predict(network, folder, out=out, **options)
+        assert seen[2:] == ["scans", "a", "b"]
+    seen[:] = ["|", "|"]
+    other = Thresholds(value=60.0, num_frames=10)  # the same weights, otherwise prepared
+    tubelet.predict(other, folder, out=out, largest=True)
+    assert seen[2:] == ["scans", "a", "b"]
+
+
+def test_nothing_of_the_users_is_replaced(folder, tmp_path):
+    network, scan = Thresholds(), folder / "a" / "ct.nii.gz"
+    before = scan.read_bytes()
+    for source, out, says in (
+        (scan, scan, "is the scan itself"),
+        (scan, scan.parent, "was not made by predict"),
+        (folder, folder, "folder of the scans"),
+        (folder, folder / "masks", "folder of the scans"),
+        (folder, tmp_path / "one.nii.gz", "one file for 3 scans"),
+        (scan, tmp_path / "mask.json", "a mask is written as"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            tubelet.predict(network, source, out=out)
+    assert scan.read_bytes() == before and not (folder / "masks").exists() and not (tmp_path / "mask.json").exists()
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    shutil.copy(scan, truth / "1.2.840.nii.gz")
+    with pytest.raises(ValueError, match="is there and was not made by predict"):
+        tubelet.predict(network, folder, out=truth)
+    assert [file.name for file in truth.iterdir()] == ["1.2.840.nii.gz"]
+
+
+def test_unreadable_scans_are_named(folder, tmp_path, caplog):
+    (folder / "a" / "ct.nii.gz").write_bytes(b"no scan")
+    bad = painted(0)[0]
+    bad[0, 3, 4, 5] = np.nan
+    write_volume(folder / "b" / "ct.nii.gz", bad, GRIDS["plain"])
+    found = tubelet.predict(Thresholds(), folder, out=tmp_path / "out")
+    assert [case.source.name for case in found.cases] == ["1.2.840.nii.gz"]
+    assert {Path(name).parent.name for name in found.failed} == {"a", "b"} and "NaN" in caplog.text
+    with pytest.raises(VolumeError, match="NaN"):
+        tubelet.predict(Thresholds(), folder / "b" / "ct.nii.gz", out=tmp_path / "x.nii.gz")
+    assert not (tmp_path / "x.nii.gz").exists()
+    with pytest.raises(VolumeError, match="none of its 2 scans"):
+        (folder / "1.2.840.nii.gz").unlink()
+        tubelet.predict(Thresholds(), folder, out=tmp_path / "out2")
+    with pytest.raises(VolumeError, match="no scans there"):
+        tubelet.predict(Thresholds(), tmp_path / "empty", out=tmp_path / "out2")
+
+
+def test_channels_are_one_scan(tmp_path):
+    scan = painted(4, channels=2)[0]
+    (tmp_path / "in").mkdir()
+    for i in range(2):
+        write_volume(tmp_path / "in" / f"case_000{i}.nii.gz", scan[i : i + 1], GRIDS["oblique"])
+    write_volume(tmp_path / "in" / "four.nii.gz", scan, GRIDS["oblique"])
+    found = tubelet.predict(Thresholds(2), tmp_path / "in", out=tmp_path / "out")
+    assert sorted(case.file.name for case in found.cases) == ["case.nii.gz", "four.nii.gz"]
+    for case in found.cases:
+        mask = read_volume(case.file)
+        assert mask.array.shape == (1, *SIZE) and np.array_equal(mask.array[0], expected(scan))
+        assert mask.grid == read_volume(tmp_path / "in" / "case_0000.nii.gz").grid
+
+
+def test_a_dicom_series(tmp_path):
+    if not DICOM.exists():
+        pytest.skip("../shared/data is absent")
+    source = DICOM / "mr_hippocampus_crop"
+    scan = read_volume(source)
+    (case,) = tubelet.predict(Thresholds(), source, out=tmp_path / "out").cases
+    mask = read_volume(case.file)
+    assert case.file.name == source.name + ".nii.gz" and mask.grid.size == scan.grid.size
+    assert np.allclose(mask.affine, scan.affine, atol=1e-3)
+
+
+INTENSITIES = [Intensity("window", -80.0, 80.0), Intensity("z_score"), Intensity("percentile", 1.0, 99.0)]
+
+
+@pytest.mark.parametrize("intensity", INTENSITIES, ids=lambda each: each.kind)
+@pytest.mark.parametrize("orientation", ["SPL", "RAI"])
+def test_a_large_scan_is_seen_from_the_disk(tmp_path, monkeypatch, intensity, orientation):
+    scan, _ = painted(6)
+    write_volume(tmp_path / "scan.nii", scan, Grid(SIZE, (2.0, 1.0, 1.5)))
+    spacing = {"SPL": (2.0, 1.0, 1.5), "RAI": (1.5, 1.0, 2.0)}[orientation]
+    network = Thresholds(value=0.3, intensity=intensity, orientation=orientation, spacing_mm=spacing,
+                         mean=(0.5,), std=(0.25,))  # fmt: skip
+    plain = tubelet.predict(network, tmp_path / "scan.nii").cases[0].labels
+    monkeypatch.setattr(segments, "LARGE", 1000)
+    monkeypatch.setattr(segments, "read_volume", lambda *_, **__: pytest.fail("read into memory"))
+    mapped = tubelet.predict(network, tmp_path / "scan.nii").cases[0].labels
+    assert np.array_equal(mapped, plain) and len(np.unique(plain)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="counts resident memory as Linux does")
+@pytest.mark.parametrize("intensity", INTENSITIES, ids=lambda each: each.kind)
+def test_a_scan_that_memory_does_not_hold(tmp_path, intensity):
+    """600 MB of float32 pass through; what stays resident is far less."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import numpy as np, resource, torch, tubelet
+from painted_scans import Thresholds
+from tubelet.spec import Intensity
+scan = np.lib.format.open_memmap({str(tmp_path / "scan.npy")!r}, "w+", np.float32, (600, 512, 512))
+for i in range(600):
+    scan[i] = np.random.default_rng(i).normal(0, 30, (512, 512))
+    if i % 50 == 0:
+        scan._mmap.madvise(4)
+del scan
+network = Thresholds(num_frames=32, crop=(256, 256), intensity=Intensity(*{tuple(intensity)!r}))
+tubelet.predict(network, np.zeros((32, 32, 32), np.float32), overlap=0.0)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = tubelet.predict(network, {str(tmp_path / "scan.npy")!r}, overlap=0.0)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 450  # MB: the labels are 150, sums of logits of three classes and 32 planes 96
+
+
+@pytest.mark.parametrize("intensity", INTENSITIES, ids=lambda each: each.kind)
+def test_a_large_scan_without_contrast(tmp_path, monkeypatch, intensity):
+    write_volume(tmp_path / "scan.nii", np.full((1, *SIZE), 7.3, np.float32), GRIDS["plain"])
+    monkeypatch.setattr(segments, "LARGE", 1000)
+    network = Thresholds(value=0.3, intensity=intensity, mean=(0.5,), std=(0.25,))
+    assert not tubelet.predict(network, tmp_path / "scan.nii").cases[0].labels.any()
+
+
+def test_a_note_that_is_damaged_is_no_note(folder, tmp_path):
+    tubelet.predict(Thresholds(), folder, out=tmp_path / "out")
+    assert set(json.loads((tmp_path / "out" / "masks.json").read_text())["masks"]) == {
+        "1.2.840.nii.gz", "a/ct.nii.gz", "b/ct.nii.gz"
+    }  # fmt: skip
+    (tmp_path / "out" / "masks.json").write_text("{")
+    with pytest.raises(ValueError, match="was not made by predict"):
+        tubelet.predict(Thresholds(), folder, out=tmp_path / "out")

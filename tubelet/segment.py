@@ -1,0 +1,457 @@
+"""Masks of scans: what a network answers for each voxel, window by window, on the scanner's own grid."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import heads, terminal, windows
+from .data.grid import ending
+from .data.indexes import footprint
+from .data.volume import (
+    SUFFIXES,
+    WRITTEN,
+    Grid,
+    Volume,
+    VolumeError,
+    cleaned,
+    is_scan,
+    mapped,
+    oriented,
+    prepared,
+    read_mask,
+    read_volume,
+    restored,
+    restored_scores,
+    write_volume,
+)
+from .machine import aside
+from .spec import ClipSpec, Intensity
+from .terminal import Table
+
+__all__ = [
+    "NOTE",
+    "Mask",
+    "Masks",
+    "Way",
+    "dense_classes",
+    "masks_of",
+    "note_of",
+    "numbered",
+    "scans_of",
+    "segment",
+    "stem",
+]
+
+log = logging.getLogger("tubelet")
+
+MOST_SCORES = 2**30  # bytes of scores for all classes, above which only the best class of each voxel is kept
+LARGE = 2**29  # bytes of a scan, above which it is mapped into memory and seen slab by slab
+MOST_RANKED = 2**25  # voxels of such a scan from which percentiles are taken
+NOTE = "masks.json"  # beside masks, of what made them
+KEPT = (".nii", ".nii.gz", ".nrrd", ".mha")  # endings that a mask takes over from its scan
+ENDING = ".nii.gz"  # of other masks, such as that of a DICOM series
+CHANNEL = re.compile(r"_\d{4}$")  # nnU-Net's number of a channel, at the end of a name
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a scan is seen, and what is done to its mask.
+
+    Attributes:
+        overlap: of neighbouring windows, as a share of their sides.
+        batch_size: windows in one pass of the network; None takes what suits the device.
+        mirrored: whether each window is also seen mirrored along each axis, and the answers averaged.
+        largest: whether of each class only the largest connected component is kept.
+        holes: whether holes of each class are filled.
+    """
+
+    overlap: float = 0.5
+    batch_size: int | None = None
+    mirrored: bool = False
+    largest: bool = False
+    holes: bool = False
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The mask of one scan.
+
+    Attributes:
+        source: the scan.
+        labels: (D, H, W), the class of each voxel on the scan's own grid; None where it is in the file alone.
+        grid: where the voxels lie.
+        voxels: of each class.
+        file: where it was written, None for nowhere.
+    """
+
+    source: Path
+    labels: np.ndarray | None
+    grid: Grid
+    voxels: tuple[int, ...]
+    file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Masks of one scan or of several.
+
+    Attributes:
+        cases: one a scan.
+        classes: names, the background first.
+        failed: what could not be read, and why.
+    """
+
+    cases: tuple[Mask, ...]
+    classes: tuple[str, ...]
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def top(self) -> Table:
+        """How much of each class each scan holds, in millilitres."""
+        rows = []
+        names_tell = len({case.source.name for case in self.cases}) == len(self.cases)
+        for case in self.cases:
+            ml = np.prod(case.grid.spacing_mm) / 1000
+            each = {name: f"{count * ml:.2f} ml" for name, count in zip(self.classes, case.voxels, strict=True)}
+            rows.append({"scan": case.source.name if names_tell else str(case.source), **dict(list(each.items())[1:])})
+        return Table(rows)
+
+
+def dense_classes(network: nn.Module, spec: ClipSpec) -> int | None:
+    """How many classes a network tells apart at each voxel, None where it does not answer for voxels.
+
+    Of a network that is not ours one window of zeros tells.
+
+    Raises:
+        ValueError: it does not take this window.
+    """
+    head = getattr(network, "head", None)
+    if isinstance(head, heads.Segment):
+        return heads.num_classes(head)
+    like = next(network.parameters(), torch.empty(0))
+    window = (spec.num_frames, *spec.crop) if spec.crop else (spec.num_frames, 32, 32)
+    try:
+        with torch.no_grad():
+            answer = network(torch.zeros(1, spec.in_channels, *window, device=like.device, dtype=like.dtype))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"{type(network).__name__} does not take a window {(1, spec.in_channels, *window)}: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    return answer.shape[1] if isinstance(answer, Tensor) and answer.ndim == 5 else None
+
+
+def numbered(number: int) -> tuple[str, ...]:
+    """Names of classes that nothing names."""
+    return ("background", *(f"class {i}" for i in range(1, number)))
+
+
+@torch.no_grad()
+def segment(
+    network: nn.Module, spec: ClipSpec, scan: Sequence[Path] | Volume, way: Way, *, series: str | None = None
+) -> tuple[np.ndarray, Volume]:
+    """The class of each voxel of a scan, on its own grid.
+
+    Args:
+        network: (B, C, D, H, W) -> logits (B, K, D, H, W), in evaluation mode.
+        spec: how scans are brought to it.
+        scan: its file or folder for each channel, or what was read from them.
+        way: how it is seen.
+        series: id of the DICOM series that is meant, where a folder holds several.
+
+    Returns:
+        (D, H, W) labels of the smallest whole numbers that hold them, and the scan.
+
+    Raises:
+        VolumeError: the scan cannot be read, or has other channels than the network takes.
+        ValueError: the network answers another size, or no numbers.
+    """
+    if spec.crop is None:
+        raise ValueError("the network's spec has no crop: set one, with num_frames it is the window that is seen")
+    window = (spec.num_frames, *spec.crop)
+    how: dict[str, Any] = {"window": window, "overlap": way.overlap, "batch_size": way.batch_size}
+    how["mirrored"] = (2, 3, 4) if way.mirrored else ()
+    source = None if isinstance(scan, Volume) else _large(scan, spec)
+    if source is not None:
+        _check_channels(source, spec)
+        turned = _turned(source, spec)
+        labels = _seen(
+            network, _Slabs(turned, _fixed(source.array, spec)), source.path, {**how, "labels": True}
+        ).numpy()
+        return _clean(restored(labels, turned.grid, source.grid), way), source
+    source = scan if isinstance(scan, Volume) else read_volume(list(scan), series=series)
+    _check_channels(source, spec)
+    seen = prepared(source, spec)
+    volume = torch.from_numpy(np.ascontiguousarray(seen.array, dtype=np.float32))
+    if len(spec.classes) * volume[0].numel() * volume.element_size() <= MOST_SCORES:
+        scores = _seen(network, volume, source.path, how).float().cpu().numpy()
+        labels = restored_scores(scores, seen.grid, source.grid)
+    else:
+        labels = _seen(network, volume, source.path, {**how, "labels": True}).cpu().numpy()
+        labels = restored(labels, seen.grid, source.grid)
+    return _clean(labels, way), source
+
+
+def _seen(network: nn.Module, volume: Any, path: Path, how: Mapping[str, Any]) -> Tensor:
+    """Logits (K, D, H, W) or labels (D, H, W)."""
+    try:
+        return windows.sliding(network, volume, **how)[0]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+class _Slabs:
+    """A scan on the disk whose parts are prepared as they are looked at: what `windows.sliding` takes as a volume."""
+
+    def __init__(self, scan: Volume, spec: ClipSpec) -> None:
+        self.shape = scan.array.shape
+        self._scan = scan
+        self._spec = replace(spec, orientation=None, spacing_mm=None)
+
+    def __getitem__(self, part: Any) -> np.ndarray:
+        seen = prepared(replace(self._scan, array=self._scan.array[part]), self._spec).array
+        windows.give_back(self._scan.array)
+        return seen
+
+
+def _fixed(array: np.ndarray, spec: ClipSpec) -> ClipSpec:
+    """A spec that does to parts of an array (C, D, H, W) what `spec` does to the whole."""
+    assert spec.intensity is not None
+    kind, *ends = spec.intensity
+    if kind == "percentile":
+        depth, *slices = array.shape[1:]
+        planes = np.linspace(0, depth - 1, min(depth, max(1, MOST_RANKED // math.prod(slices)))).round().astype(int)
+        low, high = map(float, np.percentile(array[:, planes], ends))
+        windows.give_back(array)
+        if low < high:
+            return replace(spec, intensity=Intensity("window", low, high))
+        moments = [(low, 1.0)]  # no contrast: all is 0
+    elif kind == "window":
+        return spec
+    else:
+        moments = [_moments(channel) for channel in array]
+    # without an intensity, values are brought from 0..255 to 0..1 before mean and deviation count
+    mean, std = zip(*moments, strict=True)
+    return replace(spec, intensity=None, mean=tuple(each / 255 for each in mean), std=tuple(each / 255 for each in std))
+
+
+def _moments(channel: np.ndarray) -> tuple[float, float]:
+    """Mean and deviation of (D, H, W), slice by slice; the deviation of one without contrast is taken as 1."""
+    near = channel[0].mean(dtype=np.float64)  # what is left of the mean after that is small beside the deviation
+    sums = np.zeros(2)
+    for part in channel:
+        rest = part - near
+        sums += rest.mean(), np.square(rest).mean()
+        windows.give_back(channel)
+    off, square = sums / len(channel)
+    return float(near + off), math.sqrt(max(0.0, square - off**2)) or 1.0
+
+
+def _check_channels(source: Volume, spec: ClipSpec) -> None:
+    if len(source.array) != spec.in_channels:
+        raise VolumeError(
+            f"{source.path}: {terminal.counted(len(source.array), 'channel')}, and the network takes {spec.in_channels}"
+        )
+
+
+def _turned(source: Volume, spec: ClipSpec) -> Volume:
+    return source if spec.orientation is None else oriented(source, spec.orientation)
+
+
+def _large(paths: Sequence[Path], spec: ClipSpec) -> Volume | None:
+    """The scan mapped into memory, where it is large, can be, and need not be resampled."""
+    if len(paths) > 1 or spec.in_channels > 1 or not paths[0].is_file() or paths[0].stat().st_size < LARGE:
+        return None
+    source = mapped(paths[0])
+    if source is None or spec.spacing_mm is None:
+        return source
+    grid = _turned(source, spec).grid
+    each = zip(grid.size, grid.spacing_mm, spec.spacing_mm, strict=True)
+    return source if all(round(n * own / wanted) == n for n, own, wanted in each) else None
+
+
+def _clean(labels: np.ndarray, way: Way) -> np.ndarray:
+    return cleaned(labels, largest=way.largest, holes=way.holes) if way.largest or way.holes else labels
+
+
+def scans_of(source: Path, channels: int) -> list[list[Path]]:
+    """The scans of a path, each as its channels: itself, or the files and DICOM series below it.
+
+    Files whose names end in nnU-Net's number of a channel, as in case_0000.nii.gz, are one scan where a network takes
+    several channels.
+
+    Raises:
+        VolumeError: no scan is there.
+    """
+    if is_scan(source):
+        return [[source]]
+    found: list[Path] = []
+    for name, folders, files in os.walk(source):
+        series = [folder for folder in sorted(folders) if is_scan(Path(name, folder))]
+        folders[:] = sorted(folder for folder in folders if folder not in series and not folder.startswith("."))
+        found += [Path(name, folder) for folder in series]
+        found += [Path(name, file) for file in files if not file.startswith(".") and is_scan(Path(name, file))]
+    if not found:
+        raise VolumeError(f"{source}: no scans there (NIfTI, NRRD, MHA, DICOM series, TIFF, npy, npz)")
+    if channels == 1:
+        return [[path] for path in sorted(found)]
+    cases: dict[Path, list[Path]] = {}
+    for path in sorted(found):
+        name = stem(path)
+        cases.setdefault(path.with_name(CHANNEL.sub("", name)) if CHANNEL.search(name) else path, []).append(path)
+    return list(cases.values())
+
+
+def stem(path: Path) -> str:
+    """The name of a scan or of its mask, without the ending of a file."""
+    return path.name[: -len(ending(path))] if path.is_file() and ending(path) in SUFFIXES else path.name
+
+
+def masks_of(
+    network: nn.Module,
+    spec: ClipSpec,
+    source: Path,
+    way: Way,
+    out: Path | None,
+    *,
+    series: str | None = None,
+) -> Masks:
+    """Masks of a scan or of a folder of scans, written as they are made.
+
+    A folder that holds masks of the same network, made of the same scans in the same way, is gone on with. What lies
+    there and was not made here is not replaced.
+
+    Args:
+        network: as for `segment`.
+        spec: of the network, which names its classes.
+        source: a scan, or a folder of scans.
+        way: how they are seen.
+        out: a file for the mask of one scan, or a folder, where each mask has the name of its scan; None keeps them in
+            memory.
+        series: as for `segment`.
+
+    Raises:
+        VolumeError: no scan can be read.
+        ValueError: `out` cannot be written to, is one file for several scans, lies where the scans do, or holds a file
+            under the name of a mask.
+    """
+    scans = scans_of(source, spec.in_channels)
+    places = _places(scans, source, out)
+    folder = None if out is None or out in places else out
+    note = {"network": _digest(network), "spec": spec.to_dict(), "way": asdict(way)}
+    kept = _kept(folder, note, places) if folder is not None else {}
+    cases: list[Mask] = []
+    failed: dict[str, str] = {}
+    for paths, place in zip(terminal.progress(scans, "segmenting"), places, strict=True):
+        name = "" if place is None or folder is None else place.relative_to(folder).as_posix()
+        state = [list(footprint(path)) for path in paths]
+        try:
+            if place is not None and place.exists() and kept.get(name) == [str(paths[0].resolve()), state]:
+                done = read_mask(place, None)
+                labels, grid = done.array[0], done.grid
+            else:
+                labels, scan = segment(network, spec, paths, way, series=series)
+                grid = scan.grid
+                if place is not None:
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    write_volume(place, labels, grid, like=paths[0])
+                if folder is not None:
+                    kept[name] = [str(paths[0].resolve()), state]
+                    _note(folder, {**note, "masks": kept})
+        except VolumeError as error:
+            if len(scans) == 1:
+                raise
+            log.warning("left out: %s", error)
+            failed[str(paths[0])] = str(error)
+            continue
+        counts = _counts(labels, len(spec.classes))
+        cases.append(Mask(paths[0], labels if place is None or len(scans) == 1 else None, grid, counts, place))
+    if not cases:
+        raise VolumeError(f"{source}: none of its {len(scans)} scans can be read, first {next(iter(failed.values()))}")
+    return Masks(tuple(cases), spec.classes, failed)
+
+
+def note_of(folder: Path) -> dict[str, Any]:
+    """What `masks_of` noted in a folder of the masks that it made, empty where it made none."""
+    try:
+        found = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _digest(network: nn.Module) -> str:
+    """What tells networks apart: their weights."""
+    found = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()[:32]
+
+
+def _counts(labels: np.ndarray, number: int) -> tuple[int, ...]:
+    return tuple(np.bincount(labels.reshape(-1), minlength=number).tolist())
+
+
+def _places(scans: Sequence[Sequence[Path]], source: Path, out: Path | None) -> list[Path | None]:
+    """Where the mask of each scan goes; in a folder to the scan's own place and name, in its format if that can be."""
+    if out is None:
+        return [None] * len(scans)
+    if ending(out) in WRITTEN and not out.is_dir():
+        if len(scans) > 1:
+            raise ValueError(f"{out}: one file for {len(scans)} scans; give a folder")
+        if out.exists() and any(out.samefile(path) for path in scans[0]):
+            raise ValueError(f"{out}: is the scan itself; give another name")
+        _check_folder(out.parent)
+        return [out]
+    if out.suffix and not out.is_dir() and not source.is_dir():
+        raise ValueError(f"{out}: a mask is written as {', '.join(WRITTEN)}; or give a folder")
+    if source.is_dir() and {source.resolve()} & {out.resolve(), *out.resolve().parents}:
+        raise ValueError(f"{out}: is, or lies in, the folder of the scans, with which masks would mix; give another")
+    places = []
+    for paths in scans:
+        path, name = paths[0], stem(paths[0])
+        name = CHANNEL.sub("", name) if len(paths) > 1 else name
+        home = path.parent.relative_to(source) if path != source else Path()
+        places.append(out / home / (name + (ending(path) if path.is_file() and ending(path) in KEPT else ENDING)))
+    if doubles := {place for place in places if places.count(place) > 1}:
+        raise ValueError(f"{source}: the masks of several scans would be {min(doubles)}; give them one by one")
+    _check_folder(out)
+    return [*places]
+
+
+def _check_folder(folder: Path) -> None:
+    """Make a folder, so that an error comes before the work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, "", str(folder))
+
+
+def _kept(out: Path, note: Mapping[str, Any], places: Sequence[Path | None]) -> dict[str, Any]:
+    """The masks that an earlier call has made in the same way, by name, each with the state of its scan."""
+    found = note_of(out)
+    masks = found.get("masks")
+    masks = masks if isinstance(masks, dict) else {}
+    for place in places:
+        if place is not None and place.exists() and place.relative_to(out).as_posix() not in masks:
+            raise ValueError(f"{place}: is there and was not made by predict; move it away, or give another folder")
+    is_same = all(found.get(key) == json.loads(json.dumps(value)) for key, value in note.items())
+    return masks if is_same else {}
+
+
+def _note(out: Path, note: Mapping[str, Any]) -> None:
+    with aside(out / NOTE) as made:
+        made.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
