@@ -1,0 +1,327 @@
+"""Winograd convolutions in float32 on a CPU: fewer multiplications than the sums have, in C++ built on first use.
+
+A kernel (1 or 3, 3, 3) of spatial stride 1 takes F(4x4, 3x3) of Lavin and Gray, arXiv:1509.09308, and F(2, 3) in time
+where it has stride 1 there too; a kernel (3, 1, 1) of stride 1 takes F(4, 3) in time. Bias, a residual and ReLU are
+part of the call. Nothing needs these kernels: where they cannot be had, `available` is False, and `why` says so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .. import machine
+
+__all__ = ["Packed", "available", "pack", "run", "supports", "why"]
+
+_SOURCE = Path(__file__).with_name("winograd.cpp")
+_FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-pthread")
+_LIMIT_S = 300.0  # for the compiler, which takes five seconds of a processor; more where that is busy
+_LANES = {"avx512": 16, "avx2": 8}
+_FRAMES, _VOLUME, _TIME = range(3)
+
+Instructions = Literal["avx512", "avx2"]
+
+
+def _fields(numbers: str, pointers: str) -> list[tuple[str, Any]]:
+    kinds = ((numbers, ctypes.c_int64), (pointers, ctypes.c_void_p))
+    return [(name, kind) for names, kind in kinds for name in names.split()]
+
+
+class _Convolution(ctypes.Structure):
+    _fields_ = _fields("form in_channels out_channels kernel_t stride_t pad_t pad_h pad_w", "packed")
+
+
+class _Call(ctypes.Structure):
+    _fields_ = [
+        ("of", _Convolution),
+        *_fields(
+            "batch t h w input_pixel output_pixel residual_pixel relu threads",
+            "input bias residual output parallel",
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The weight of a convolution as `run` wants it. It belongs to this machine: keep the weight, and pack it again.
+
+    Attributes:
+        data: transformed weight, 4 times (3x3), 5.3 times (3x3x3) or twice (3x1x1) as large.
+        in_channels: of the input.
+        out_channels: of the output.
+        kernel_size: (t, h, w).
+        stride: (t, h, w).
+        padding: (t, h, w).
+        instructions: what it runs on.
+    """
+
+    data: Tensor
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    padding: tuple[int, int, int]
+    instructions: Instructions
+
+
+def _form(packed: Packed) -> int:
+    if packed.kernel_size == (3, 1, 1):
+        return _TIME
+    return _VOLUME if packed.kernel_size[0] == 3 and packed.stride[0] == 1 else _FRAMES
+
+
+def _convolution(packed: Packed) -> _Convolution:
+    return _Convolution(
+        _form(packed),
+        packed.in_channels,
+        packed.out_channels,
+        packed.kernel_size[0],
+        packed.stride[0],
+        *packed.padding,
+        packed.data.data_ptr(),
+    )
+
+
+def _compiler() -> str | None:
+    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+    return next(filter(None, (shutil.which(name) for name in names if name)), None)
+
+
+class _BuildError(Exception):
+    """Why the compiler gave no library, in one line."""
+
+
+def _compile(compiler: str, library: Path) -> None:
+    with tempfile.TemporaryFile() as log:
+        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(library)]
+        # in a group of its own, so that what the compiler starts ends with it
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        try:
+            status = process.wait(_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            raise _BuildError(f"{compiler} did not end within {_LIMIT_S:g} s") from None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.seek(0)
+        said = log.read().decode(errors="replace").split("\n")
+    if status:
+        line = next((line for line in said if "error" in line), said[0])
+        raise _BuildError(f"{compiler} ended with status {status}: {line or 'it said nothing'}")
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        raise _BuildError(f"{compiler} made a library that does not load: {error}") from None
+
+
+@cache
+def _library() -> tuple[ctypes.CDLL | None, str]:
+    """The library, or None and why there is none."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return None, f"the kernels are for x86-64 and Linux, this is {platform.machine()} and {platform.system()}"
+    compiler = _compiler()
+    if compiler is None:
+        return None, "no C++ compiler was found ($CXX, c++, g++, clang++); install one, such as g++"
+    try:
+        parts = (_SOURCE.read_bytes(), compiler, Path(compiler).stat().st_mtime_ns, _FLAGS, platform.libc_ver())
+        name = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        path = machine.cache_dir() / "kernels" / f"winograd-{name}.so"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with machine.kept(path) as made:
+                _compile(compiler, made)
+        library = ctypes.CDLL(str(path))
+        library.winograd_packed_size.restype = ctypes.c_int64
+        has_vectors = library.winograd_lanes() > 0
+    except (_BuildError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: a user without a home
+        return None, str(error)
+    return (library, "") if has_vectors else (None, "this processor has neither AVX512 nor AVX2")
+
+
+@cache
+def _parallel() -> int | None:
+    """Address of GOMP_parallel in the OpenMP library that torch runs on, so that both share their threads."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    paths = {line.split(maxsplit=5)[-1] for line in maps if "omp" in line.rpartition("/")[2]}
+    folder = str(Path(torch.__file__).parent)
+    for path in sorted(paths, key=lambda path: (not path.startswith(folder), path)):
+        with suppress(OSError, AttributeError):
+            return ctypes.cast(ctypes.CDLL(path).GOMP_parallel, ctypes.c_void_p).value
+    return None
+
+
+def available() -> bool:
+    """Whether the kernels run here. The first call builds them, which takes some seconds, and keeps them."""
+    return _library()[0] is not None
+
+
+def why() -> str:
+    """One line that tells why the kernels are not available; empty where they are."""
+    return _library()[1]
+
+
+def supports(
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    in_channels: int,
+    out_channels: int,
+) -> bool:
+    """Whether there is a kernel for this convolution, sizes as (t, h, w). That it is the fastest way is not said."""
+    kernel_size, stride, padding, dilation = map(tuple, (kernel_size, stride, padding, dilation))
+    if groups != 1 or dilation != (1, 1, 1) or in_channels < 1 or out_channels < 1:
+        return False
+    if kernel_size == (3, 1, 1):
+        return stride == (1, 1, 1) and padding[1:] == (0, 0) and padding[0] >= 0
+    in_space = stride[1:] == (1, 1) and all(side in (0, 1) for side in padding[1:])
+    return kernel_size in ((1, 3, 3), (3, 3, 3)) and stride[0] in (1, 2) and padding[0] >= 0 and in_space
+
+
+def pack(
+    weight: Tensor,
+    stride: Sequence[int] = (1, 1, 1),
+    padding: Sequence[int] = (0, 0, 0),
+    *,
+    instructions: Instructions | None = None,
+) -> Packed:
+    """Transform a weight, once, for many calls of `run`.
+
+    Args:
+        weight: (K, C, kt, kh, kw) of K output and C input channels.
+        stride: (t, h, w).
+        padding: (t, h, w), with zeros.
+        instructions: avx512 or avx2; None takes the widest that this processor has.
+
+    Raises:
+        ValueError: `supports` has no kernel for it, or this processor lacks the instructions.
+        RuntimeError: the kernels are not available.
+    """
+    library, reason = _library()
+    if library is None:
+        raise RuntimeError(f"Winograd kernels are not available: {reason}")
+    best = library.winograd_lanes()
+    chosen = instructions or ("avx512" if best == 16 else "avx2")
+    if _LANES[chosen] > best:
+        raise ValueError(f"this processor has no {chosen}")
+    weight = weight.detach().to("cpu", torch.float32).contiguous()
+    out_channels, in_channels, *kernel = weight.shape
+    if not supports(kernel, stride, padding, (1, 1, 1), 1, in_channels, out_channels):
+        raise ValueError(f"no kernel for kernel_size {(*kernel,)}, stride {(*stride,)}, padding {(*padding,)}")
+    empty = Packed(
+        torch.empty(0), in_channels, out_channels, _triple(kernel), _triple(stride), _triple(padding), chosen
+    )
+    of = _convolution(empty)
+    data = torch.empty(library.winograd_packed_size(_LANES[chosen], ctypes.byref(of)))
+    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (weight, data))
+    library.winograd_pack(_LANES[chosen], ctypes.byref(of), *pointers)
+    return replace(empty, data=data)
+
+
+def _triple(sizes: Sequence[int]) -> tuple[int, int, int]:
+    t, h, w = sizes
+    return t, h, w
+
+
+def _pixel(x: Tensor) -> int:
+    """Floats from one pixel of x to the next: C, or more for some channels of a wider tensor; 0 in other layouts."""
+    _, c, t, h, w = x.shape
+    steps = {4: 1, 3: w, 2: h * w, 0: t * h * w}  # pixels from one of an axis to the next
+    found = {x.stride(axis) / step for axis, step in steps.items() if x.shape[axis] > 1} or {c}
+    is_right = len(found) == 1 and min(found) >= c and (c == 1 or x.stride(1) == 1)
+    return int(found.pop()) if is_right else 0
+
+
+def _checked(x: Tensor, name: str, shape: Sequence[int]) -> Tensor:
+    if x.shape != tuple(shape) or x.dtype != torch.float32 or x.device.type != "cpu":
+        raise ValueError(
+            f"{name} is {x.dtype} {tuple(x.shape)} on {x.device}; it must be float32 {tuple(shape)} on the CPU"
+        )
+    return x
+
+
+def run(
+    x: Tensor,
+    packed: Packed,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Convolve: `relu(conv(x) + bias + residual)`, on `torch.get_num_threads()` threads. No gradients.
+
+    Args:
+        x: (B, C, T, H, W) float32 in channels_last_3d (else it is copied), or some channels of such a tensor.
+        packed: of `pack`.
+        bias: (K,).
+        residual: (B, K, T', H', W'), as the output, or some channels of such a tensor.
+        relu: whether what is negative becomes 0.
+        out: where the output goes: a (B, K, T', H', W') tensor in channels_last_3d, or some channels of one, such as a
+            part of a concatenation. It may be the residual, not x.
+
+    Returns:
+        (B, K, T', H', W') in channels_last_3d.
+
+    Raises:
+        ValueError: a size, type or layout does not fit.
+    """
+    library, reason = _library()
+    if library is None:
+        raise RuntimeError(f"Winograd kernels are not available: {reason}")
+    if x.dim() != 5 or x.shape[1] != packed.in_channels or x.dtype != torch.float32 or x.device.type != "cpu":
+        is_now = f"{x.dtype} {tuple(x.shape)} on {x.device}"
+        raise ValueError(f"x is {is_now}; it must be float32 (B, {packed.in_channels}, T, H, W) on the CPU")
+    size = [
+        (n + 2 * pad - kernel) // stride + 1
+        for n, pad, kernel, stride in zip(x.shape[2:], packed.padding, packed.kernel_size, packed.stride, strict=True)
+    ]
+    if min(x.shape[2:]) < 1 or min(size) < 1:
+        raise ValueError(f"x of (T, H, W) {tuple(x.shape[2:])} is too small for a kernel {packed.kernel_size}")
+    shape = (x.shape[0], packed.out_channels, *size)
+    if not _pixel(x):
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+    if residual is not None and not _pixel(_checked(residual, "residual", shape)):
+        residual = residual.contiguous(memory_format=torch.channels_last_3d)
+    if bias is not None:
+        bias = _checked(bias, "bias", shape[1:2]).contiguous()
+    if out is None:
+        out = torch.empty(shape, memory_format=torch.channels_last_3d)
+    elif not _pixel(_checked(out, "out", shape)):
+        raise ValueError("out must be in torch.channels_last_3d")
+    if not out.numel():
+        return out
+    call = _Call(
+        _convolution(packed),
+        x.shape[0],
+        *x.shape[2:],
+        _pixel(x),
+        _pixel(out),
+        0 if residual is None else _pixel(residual),
+        relu,
+        torch.get_num_threads(),
+        *(None if tensor is None else tensor.data_ptr() for tensor in (x, bias, residual, out)),
+        _parallel(),
+    )
+    if library.winograd_run(_LANES[packed.instructions], ctypes.byref(call)):
+        raise MemoryError(f"no memory for the scratch of a convolution of {packed.in_channels} channels")
+    return out

@@ -1,0 +1,564 @@
+// Winograd convolution of float32 on x86-64, for kernels (1|3, 3, 3) and (3, 1, 1), after Lavin and Gray,
+// "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
+//
+// Tensors lie in memory as (N, T, H, W, C). An output is cut into patches: 4 x 4 pixels of a frame, of two neighbouring
+// frames, or one pixel of four frames. A patch and the input that it sees go through linear transforms, between which
+// the convolution is one small matrix product for each of the `components` of the transform:
+//
+//     form      kernel          patch      components   products a patch, and without Winograd
+//     frames    (1|3, 3, 3)     1 x 4 x 4      36        36 kt             144 kt
+//     volume    (3, 3, 3)       2 x 4 x 4     144       144                864
+//     time      (3, 1, 1)       4 x 1 x 1       6         6                 12
+//
+// The part between the lines "what is compiled for each instruction set" is compiled twice: this file includes itself.
+#ifndef LANES
+
+#include <immintrin.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+namespace {
+
+enum Form { frames, volume, time_alone };
+
+// GOMP_parallel of the OpenMP library that torch runs on: its threads are the ones that are awake.
+using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+}  // namespace
+
+struct Convolution {
+    int64_t form, in_channels, out_channels, kernel_t, stride_t, pad_t, pad_h, pad_w;
+    const float* packed;
+};
+
+struct Call {
+    Convolution of;
+    int64_t batch, t, h, w;                             // of the input
+    int64_t input_pixel, output_pixel, residual_pixel;  // floats from one pixel to the next
+    int64_t relu, threads;
+    const float *input, *bias, *residual;  // bias and residual may be null
+    float* output;
+    Parallel parallel;  // may be null
+};
+
+namespace {
+
+constexpr int64_t line = 16;                // floats of a cache line
+constexpr int64_t budget = 240 * 1024 / 4;  // floats that a block of transformed patches may take of a level 2 cache
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Points of interpolation besides 0 and infinity: +-near and +-far. With 1 / sqrt 2 and sqrt 2 the transforms round less
+// than with the usual 1 and 2.
+constexpr double near_point = 0.70710678118654752440, far_point = 1.41421356237309504880;
+
+// Transform of a kernel of three: rows of G, of `size` components.
+void kernel_rows(int size, double rows[6][3]) {
+    const double points[6] = {0, size == 4 ? 1 : near_point, size == 4 ? -1 : -near_point, far_point, -far_point, 0};
+    for (int i = 0; i < size - 1; i++) {
+        double scale = 1;
+        for (int j = 0; j < size - 1; j++)
+            if (j != i) scale *= points[i] - points[j];
+        for (int k = 0; k < 3; k++) rows[i][k] = (k == 0 ? 1 : k == 1 ? points[i] : points[i] * points[i]) / scale;
+    }
+    rows[size - 1][0] = rows[size - 1][1] = 0;
+    rows[size - 1][2] = 1;
+}
+
+// Kept by each thread, and grown to what the largest convolution needs.
+struct Scratch {
+    float* data = nullptr;
+    int64_t size = 0;
+    float* of(int64_t floats) {
+        if (size < floats) {
+            std::free(data);
+            data = static_cast<float*>(std::aligned_alloc(64, ceil_div(floats, line) * 64));
+            size = data ? floats : 0;
+        }
+        return data;
+    }
+    ~Scratch() { std::free(data); }
+};
+thread_local Scratch scratch;
+
+}  // namespace
+
+#define LANES 16
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f")
+#endif
+namespace avx512 {
+#include __FILE__
+}
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#undef LANES
+#define LANES 8
+namespace avx2 {
+#include __FILE__
+}
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+extern "C" {
+
+// Floats in the widest vector that this processor has: 16, 8, or 0.
+int winograd_lanes() {
+    if (__builtin_cpu_supports("avx512f")) return 16;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 8 : 0;
+}
+
+int64_t winograd_packed_size(int lanes, const Convolution* of) {
+    return lanes == 16 ? avx512::packed_size(*of) : avx2::packed_size(*of);
+}
+
+void winograd_pack(int lanes, const Convolution* of, const float* weight, float* packed) {
+    lanes == 16 ? avx512::pack(*of, weight, packed) : avx2::pack(*of, weight, packed);
+}
+
+// 0, or 1 when there is no memory.
+int winograd_run(int lanes, const Call* call) { return lanes == 16 ? avx512::run(*call) : avx2::run(*call); }
+}
+
+#else  // what is compiled for each instruction set
+
+namespace {
+
+#if LANES == 16
+using Vector = __m512;
+inline Vector zero() { return _mm512_setzero_ps(); }
+inline Vector all(float x) { return _mm512_set1_ps(x); }
+inline Vector load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, Vector x) { _mm512_storeu_ps(p, x); }
+inline Vector load(const float* p, int n) { return _mm512_maskz_loadu_ps((1u << n) - 1, p); }
+inline void store(float* p, Vector x, int n) { _mm512_mask_storeu_ps(p, (1u << n) - 1, x); }
+inline Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }    // a b + c
+inline Vector fnma(Vector a, Vector b, Vector c) { return _mm512_fnmadd_ps(a, b, c); }  // c - a b
+inline Vector positive(Vector x) { return _mm512_max_ps(x, zero()); }
+constexpr int most_rows(int width) { return width == 3 ? 9 : 14; }  // 32 registers
+#else
+using Vector = __m256;
+inline Vector zero() { return _mm256_setzero_ps(); }
+inline Vector all(float x) { return _mm256_set1_ps(x); }
+inline Vector load(const float* p) { return _mm256_loadu_ps(p); }
+inline void store(float* p, Vector x) { _mm256_storeu_ps(p, x); }
+inline __m256i first(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline Vector load(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
+inline void store(float* p, Vector x, int n) { _mm256_maskstore_ps(p, first(n), x); }
+inline Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vector fnma(Vector a, Vector b, Vector c) { return _mm256_fnmadd_ps(a, b, c); }
+inline Vector positive(Vector x) { return _mm256_max_ps(x, zero()); }
+constexpr int most_rows(int width) { return width == 3 ? 4 : width == 2 ? 6 : 12; }  // 16 registers
+#endif
+constexpr int most_width = 3;
+
+// ---- one-dimensional transforms; the size is that of the input, 1 is none
+
+template <int Size>
+inline void transform_input(const Vector* d, Vector* out) {
+    if constexpr (Size == 1) {
+        out[0] = d[0];
+    } else if constexpr (Size == 4) {
+        out[0] = d[2] - d[0];
+        out[1] = d[2] + d[1];
+        out[2] = d[2] - d[1];
+        out[3] = d[3] - d[1];
+    } else {
+        constexpr double a = near_point, b = far_point;
+        const Vector a1 = all(a), b1 = all(b), a2 = all(a * a), b2 = all(b * b), sum = all(a * a + b * b);
+        static_assert(a * b > 1 - 1e-12 && a * b < 1 + 1e-12, "d[0] and d[1] have the factor (a b)^2");
+        const Vector even_a = fnma(b2, d[2], d[4]), odd_a = fnma(b2, d[1], d[3]);
+        const Vector even_b = fnma(a2, d[2], d[4]), odd_b = fnma(a2, d[1], d[3]);
+        out[0] = fnma(sum, d[2], d[0] + d[4]);
+        out[1] = fma(a1, odd_a, even_a);
+        out[2] = fnma(a1, odd_a, even_a);
+        out[3] = fma(b1, odd_b, even_b);
+        out[4] = fnma(b1, odd_b, even_b);
+        out[5] = fnma(sum, d[3], d[1] + d[5]);
+    }
+}
+
+template <int Size>
+inline void transform_output(const Vector* m, Vector* out) {
+    if constexpr (Size == 1) {
+        out[0] = m[0];
+    } else if constexpr (Size == 4) {
+        out[0] = m[0] + (m[1] + m[2]);
+        out[1] = m[3] + (m[1] - m[2]);
+    } else {
+        constexpr double a = near_point, b = far_point;
+        const Vector sum_a = m[1] + m[2], odd_a = m[1] - m[2], sum_b = m[3] + m[4], odd_b = m[3] - m[4];
+        out[0] = m[0] + (sum_a + sum_b);
+        out[1] = fma(all(a), odd_a, all(b) * odd_b);
+        out[2] = fma(all(a * a), sum_a, all(b * b) * sum_b);
+        out[3] = fma(all(a * a * a), odd_a, fma(all(b * b * b), odd_b, m[5]));
+    }
+}
+
+// ---- matrix product of one component: rows (patches) x channels of the input by channels x (Width vectors)
+
+// `a`: for each vector of input channels, Rows vectors, one a patch. `b`: for each input channel, Width vectors.
+template <int Rows, int Width>
+void product(const float* a, int64_t row_stride, const float* b, int64_t taps, int64_t channels, float* c) {
+    Vector sum[Rows][Width];  // in registers, once the loops over it are unrolled
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < Width; j++) sum[i][j] = zero();
+    for (int64_t tap = 0; tap < taps; tap++)
+        for (int64_t left = channels; left > 0; left -= LANES, a += row_stride) {
+            const int depth = left < LANES ? left : LANES;
+            for (int k = 0; k < depth; k++, b += Width * LANES) {
+                Vector column[Width];
+#pragma GCC unroll 4
+                for (int j = 0; j < Width; j++) column[j] = load(b + j * LANES);
+#pragma GCC unroll 16
+                for (int i = 0; i < Rows; i++) {
+                    const Vector x = all(a[i * LANES + k]);
+#pragma GCC unroll 4
+                    for (int j = 0; j < Width; j++) sum[i][j] = fma(x, column[j], sum[i][j]);
+                }
+            }
+        }
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < Width; j++) store(c + (i * Width + j) * LANES, sum[i][j]);
+}
+
+using Product = void (*)(const float*, int64_t, const float*, int64_t, int64_t, float*);
+
+template <int Width, int Rows = 1>
+Product product_of(int64_t rows) {
+    if constexpr (Rows < most_rows(Width)) {
+        if (rows > Rows) return product_of<Width, Rows + 1>(rows);
+    }
+    return product<Rows, Width>;
+}
+
+Product product_of(int64_t rows, int64_t width) {
+    return width == 1 ? product_of<1>(rows) : width == 2 ? product_of<2>(rows) : product_of<3>(rows);
+}
+
+// ---- weights
+
+struct Shape {
+    int64_t time_in, components, taps, vectors, width, blocks;
+    explicit Shape(const Convolution& of) {
+        time_in = of.form == frames ? 1 : of.form == volume ? 4 : 6;
+        components = of.form == time_alone ? time_in : time_in * 36;
+        taps = of.form == frames ? of.kernel_t : 1;
+        vectors = ceil_div(of.out_channels, LANES);
+        width = vectors == 1 ? 1 : vectors % 2 == 1 && vectors % 3 != 1 ? 3 : 2;  // as few of less than full width as may be
+        blocks = ceil_div(vectors, width);
+    }
+    int64_t width_of(int64_t block) const { return block == blocks - 1 ? vectors - block * width : width; }
+    int64_t depth(const Convolution& of) const { return taps * of.in_channels; }
+};
+
+int64_t packed_size(const Convolution& of) {
+    const Shape shape(of);
+    return shape.vectors * LANES * shape.components * shape.depth(of);
+}
+
+// (out_channels, in_channels, kernel) -> for each block of output channels: [component][tap][input channel][lane]
+void pack(const Convolution& of, const float* weight, float* packed) {
+    const Shape shape(of);
+    const int64_t kernel = of.form == time_alone ? 3 : of.kernel_t * 9, per_tap = kernel / shape.taps;
+    double in_time[6][3] = {{1}}, in_space[6][3];
+    if (of.form != frames) kernel_rows(shape.time_in, in_time);
+    kernel_rows(6, in_space);
+    const int times = of.form == frames ? 1 : 3;
+    for (int64_t block = 0; block < shape.blocks; block++) {
+        const int64_t first = block * shape.width * LANES, lanes = shape.width_of(block) * LANES;
+        for (int64_t tap = 0; tap < shape.taps; tap++)
+            for (int64_t c = 0; c < of.in_channels; c++)
+                for (int64_t lane = 0; lane < lanes; lane++) {
+                    const bool is_there = first + lane < of.out_channels;
+                    const float* w = weight + ((first + lane) * of.in_channels + c) * kernel + tap * per_tap;
+                    float* out = packed + (tap * of.in_channels + c) * lanes + lane;
+                    const int64_t step = shape.depth(of) * lanes;
+                    for (int t = 0; t < shape.time_in; t++) {
+                        double slice[9] = {};  // the kernel, transformed in time
+                        for (int s = 0; s < per_tap / times && is_there; s++)
+                            for (int k = 0; k < times; k++) slice[s] += in_time[t][k] * w[k * (per_tap / times) + s];
+                        if (of.form == time_alone) {
+                            *out = slice[0];
+                            out += step;
+                            continue;
+                        }
+                        for (int i = 0; i < 6; i++) {
+                            double row[3] = {};
+                            for (int k = 0; k < 3; k++)
+                                for (int j = 0; j < 3; j++) row[j] += in_space[i][k] * slice[k * 3 + j];
+                            for (int j = 0; j < 6; j++, out += step)
+                                *out = in_space[j][0] * row[0] + in_space[j][1] * row[1] + in_space[j][2] * row[2];
+                        }
+                    }
+                }
+        packed += shape.components * shape.depth(of) * lanes;
+    }
+}
+
+// ---- the convolution
+
+struct Task {
+    const Call& call;
+    Shape shape;
+    int64_t out_t, out_h, out_w, groups_t, tiles_h, tiles_w, patches;
+    int64_t at_once, parts, tasks;   // patches of a block; ways in which output channels are shared; blocks x parts
+    int64_t channel_vectors;         // of the input
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> has_memory{true};
+
+    explicit Task(const Call& call) : call(call), shape(call.of) {
+        const auto& of = call.of;
+        const bool in_space = of.form != time_alone;
+        out_t = (call.t + 2 * of.pad_t - of.kernel_t) / of.stride_t + 1;
+        out_h = in_space ? call.h + 2 * of.pad_h - 2 : call.h;
+        out_w = in_space ? call.w + 2 * of.pad_w - 2 : call.w;
+        groups_t = ceil_div(out_t, time_out());
+        tiles_h = in_space ? ceil_div(out_h, 4) : out_h;
+        tiles_w = in_space ? ceil_div(out_w, 4) : out_w;
+        patches = call.batch * groups_t * tiles_h * tiles_w;
+        channel_vectors = ceil_div(of.in_channels, LANES);
+        const int64_t floats = shape.components * shape.taps * channel_vectors * LANES, rows = most_rows(shape.width);
+        int64_t most = budget / floats / rows * rows;
+        if (most < 2 * rows) most = 2 * rows;  // each time that the weight is read serves so many
+        int64_t blocks = ceil_div(patches, most);
+        parts = 1;
+        if (blocks < 2 * call.threads) {
+            if (blocks == 1)
+                parts = call.threads < shape.blocks ? call.threads : shape.blocks;
+            else
+                blocks = ceil_div(blocks, call.threads) * call.threads;
+        }
+        at_once = ceil_div(patches, blocks);
+        blocks = ceil_div(patches, at_once);
+        tasks = blocks * parts;
+    }
+    int64_t time_out() const { return shape.time_in == 1 ? 1 : shape.time_in - 2; }
+};
+
+// Where a patch lies: its clip, first frame, row and column of the output.
+struct Place {
+    int64_t n, t, h, w;
+    Place(const Task& task, int64_t patch) {
+        const int64_t tiles = task.tiles_h * task.tiles_w;
+        int64_t tile;
+        if (task.call.of.form == frames) {
+            tile = patch % tiles;
+            t = patch / tiles % task.groups_t;
+            n = patch / tiles / task.groups_t;
+        } else {  // groups of frames that overlap, one after another
+            t = patch % task.groups_t * task.time_out();
+            tile = patch / task.groups_t % tiles;
+            n = patch / task.groups_t / tiles;
+        }
+        const int64_t size = task.call.of.form == time_alone ? 1 : 4;
+        h = tile / task.tiles_w * size;
+        w = tile % task.tiles_w * size;
+    }
+};
+
+// Patches of a block lie in groups of `rows`, [group][component][vector of channels][row][lane]; the vectors of a
+// component are followed by a line that is not used, lest all components meet in the same sets of a cache.
+struct Block {
+    int64_t first, count, rows, groups;
+    Block(const Task& task, int64_t index) {
+        const int64_t most = most_rows(task.shape.width);
+        first = index * task.at_once;
+        count = task.patches - first < task.at_once ? task.patches - first : task.at_once;
+        rows = ceil_div(count, ceil_div(count, most));
+        groups = ceil_div(count, rows);
+    }
+    int64_t rows_of(int64_t group) const { return group == groups - 1 ? count - group * rows : rows; }
+};
+
+// Structs, not lambdas: those of a template would be compiled without this instruction set.
+struct Whole {
+    Vector operator()(const float* p) const { return load(p); }
+};
+struct First {
+    int lanes;
+    Vector operator()(const float* p) const { return load(p, lanes); }
+};
+
+// One vector of channels of one patch; `from` are the pixels that it sees.
+template <int TimeIn, int Side, typename Load>
+inline void transform_vector(const float* const (&from)[TimeIn][Side][Side], int64_t channel, Load load_at, float* to,
+                             int64_t component) {
+    Vector half[TimeIn][Side][Side];
+    for (int j = 0; j < Side; j++) {
+        Vector column[TimeIn][Side];
+        for (int i = 0; i < Side; i++) {
+            Vector d[TimeIn], v[TimeIn];
+            for (int t = 0; t < TimeIn; t++) d[t] = load_at(from[t][i][j] + channel);
+            transform_input<TimeIn>(d, v);
+            for (int t = 0; t < TimeIn; t++) column[t][i] = v[t];
+        }
+        for (int t = 0; t < TimeIn; t++) {
+            Vector v[Side];
+            transform_input<Side>(column[t], v);
+            for (int i = 0; i < Side; i++) half[t][i][j] = v[i];
+        }
+    }
+    for (int t = 0; t < TimeIn; t++)
+        for (int i = 0; i < Side; i++) {
+            Vector v[Side];
+            transform_input<Side>(half[t][i], v);
+            for (int j = 0; j < Side; j++, to += component) store(to, v[j]);
+        }
+}
+
+template <int TimeIn, bool InSpace>
+void transform_patches(const Task& task, const Block& block, const float* zeros, float* out) {
+    constexpr int Side = InSpace ? 6 : 1;
+    const auto& call = task.call;
+    const auto& of = call.of;
+    const int64_t component = task.shape.taps * task.channel_vectors * block.rows * LANES + line;
+    for (int64_t p = 0; p < block.count; p++) {
+        const Place at(task, block.first + p);
+        float* row = out + p / block.rows * task.shape.components * component + p % block.rows * LANES;
+        for (int64_t tap = 0; tap < task.shape.taps; tap++) {
+            const float* from[TimeIn][Side][Side];
+            for (int t = 0; t < TimeIn; t++)
+                for (int i = 0; i < Side; i++)
+                    for (int j = 0; j < Side; j++) {
+                        const int64_t frame = at.t * of.stride_t - of.pad_t + tap + t;
+                        const int64_t y = at.h - of.pad_h + i, x = at.w - of.pad_w + j;
+                        const bool is_inside = frame >= 0 && frame < call.t && y >= 0 && y < call.h && x >= 0 && x < call.w;
+                        from[t][i][j] =
+                            is_inside ? call.input + (((at.n * call.t + frame) * call.h + y) * call.w + x) * call.input_pixel
+                                      : zeros;
+                    }
+            int64_t c = 0;
+            for (; c + LANES <= of.in_channels; c += LANES)
+                transform_vector<TimeIn, Side>(from, c, Whole{}, row + c * block.rows, component);
+            const int rest = of.in_channels - c;
+            if (rest) transform_vector<TimeIn, Side>(from, c, First{rest}, row + c * block.rows, component);
+            row += task.channel_vectors * block.rows * LANES;
+        }
+    }
+}
+
+template <int TimeIn, bool InSpace>
+void write_patches(const Task& task, const Block& block, int64_t channel, int64_t width, const float* in) {
+    constexpr int Side = InSpace ? 6 : 1, Out = InSpace ? 4 : 1, TimeOut = TimeIn == 1 ? 1 : TimeIn - 2;
+    const auto& call = task.call;
+    const int64_t component = block.rows * width * LANES + line;
+    for (int64_t p = 0; p < block.count; p++) {
+        const Place at(task, block.first + p);
+        const float* row = in + p / block.rows * task.shape.components * component + p % block.rows * width * LANES;
+        const int64_t frames_left = task.out_t - at.t, rows_left = task.out_h - at.h, columns_left = task.out_w - at.w;
+        for (int64_t v = 0; v < width; v++, row += LANES) {
+            const int64_t c = channel + v * LANES, left = call.of.out_channels - c;
+            const int lanes = left < LANES ? left : LANES;
+            const Vector bias = call.bias ? load(call.bias + c, lanes) : zero();
+            Vector half[TimeOut][Out][Side];
+            for (int j = 0; j < Side; j++) {
+                Vector column[TimeOut][Side];
+                for (int i = 0; i < Side; i++) {
+                    Vector m[TimeIn], y[TimeOut];
+                    for (int t = 0; t < TimeIn; t++) m[t] = load(row + ((t * Side + i) * Side + j) * component);
+                    transform_output<TimeIn>(m, y);
+                    for (int t = 0; t < TimeOut; t++) column[t][i] = y[t];
+                }
+                for (int t = 0; t < TimeOut; t++) {
+                    Vector y[Out];
+                    transform_output<Side>(column[t], y);
+                    for (int i = 0; i < Out; i++) half[t][i][j] = y[i];
+                }
+            }
+            for (int t = 0; t < TimeOut && t < frames_left; t++)
+                for (int i = 0; i < Out && i < rows_left; i++) {
+                    Vector y[Out];
+                    transform_output<Side>(half[t][i], y);
+                    const int64_t pixel = ((at.n * task.out_t + at.t + t) * task.out_h + at.h + i) * task.out_w + at.w;
+                    for (int j = 0; j < Out && j < columns_left; j++) {
+                        Vector x = y[j] + bias;
+                        if (call.residual) x += load(call.residual + (pixel + j) * call.residual_pixel + c, lanes);
+                        if (call.relu) x = positive(x);
+                        store(call.output + (pixel + j) * call.output_pixel + c, x, lanes);
+                    }
+                }
+        }
+    }
+}
+
+template <int TimeIn, bool InSpace>
+void work(void* data) {
+    Task& task = *static_cast<Task*>(data);
+    const Shape& shape = task.shape;
+    const auto& of = task.call.of;
+    const int64_t rows = most_rows(shape.width), groups = ceil_div(task.at_once, rows), most = task.at_once + rows;
+    const int64_t zeros_size = task.channel_vectors * LANES;
+    const int64_t in_size = shape.components * (shape.taps * task.channel_vectors * LANES * most + line * groups);
+    const int64_t out_size = shape.components * (shape.width * LANES * most + line * groups);
+    float* zeros = scratch.of(zeros_size + in_size + out_size);
+    if (!zeros) {
+        task.has_memory = false;
+        return;
+    }
+    float *in = zeros + zeros_size, *out = in + in_size;
+    std::memset(zeros, 0, zeros_size * sizeof(float));
+    for (int64_t i; (i = task.next++) < task.tasks;) {
+        const Block block(task, i / task.parts);
+        transform_patches<TimeIn, InSpace>(task, block, zeros, in);
+        const int64_t part = i % task.parts;
+        for (int64_t b = shape.blocks * part / task.parts; b < shape.blocks * (part + 1) / task.parts; b++) {
+            const int64_t width = shape.width_of(b), depth = shape.depth(of), lanes = width * LANES;
+            const float* weight = of.packed + b * shape.width * LANES * shape.components * depth;
+            const int64_t in_step = shape.taps * task.channel_vectors * block.rows * LANES + line;
+            const int64_t out_step = block.rows * lanes + line;
+            const Product full = product_of(block.rows, width), last = product_of(block.rows_of(block.groups - 1), width);
+            for (int64_t component = 0; component < shape.components; component++, weight += depth * lanes)
+                for (int64_t group = 0; group < block.groups; group++) {
+                    const int64_t at = group * shape.components + component;
+                    (group == block.groups - 1 ? last : full)(in + at * in_step, block.rows * LANES, weight, shape.taps,
+                                                              of.in_channels, out + at * out_step);
+                }
+            write_patches<TimeIn, InSpace>(task, block, b * shape.width * LANES, width, out);
+        }
+    }
+}
+
+int run(const Call& call) {
+    Task task(call);
+    const auto each = call.of.form == frames ? work<1, true> : call.of.form == volume ? work<4, true> : work<6, false>;
+    const int64_t threads = call.threads < task.tasks ? call.threads : task.tasks;
+    if (threads <= 1) {
+        each(&task);
+    } else if (call.parallel) {
+        call.parallel(each, &task, threads, 0);
+    } else {
+        std::vector<std::thread> others;
+        for (int64_t i = 1; i < threads; i++) others.emplace_back(each, &task);
+        each(&task);
+        for (auto& other : others) other.join();
+    }
+    return task.has_memory ? 0 : 1;
+}
+
+}  // namespace
+
+#endif
