@@ -1,0 +1,374 @@
+"""A network followed once by torch.export, and rewritten as the steps of a graph.
+
+A convolution takes the batch norm, the sum with a shortcut and the activation that follow it, and the zeros that a
+layer of its own puts around its input. What depends on weights alone is worked out once. Everything else stays the
+operator that torch.export found.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+import torch.utils._pytree as pytree  # what torch.export describes inputs and outputs with
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from . import speed
+from .blocks import Triple, triple
+from .graph import Activation, Convolution, Graph, Pool, Step, reads, scheduled
+from .speed import Layer
+
+A = torch.ops.aten
+
+
+def capture(model: nn.Module, inputs: tuple[Any, ...]) -> Graph:
+    """Follow a network in evaluation mode on example inputs, without running it.
+
+    The first axis of each input is free where torch.export proves that it is and the example has 2 or more there, since
+    a network may do something else with one clip.
+
+    Args:
+        model: any nn.Module.
+        inputs: its positional arguments, tensors such as (B, C, T, H, W) or lists of them.
+
+    Raises:
+        ValueError: it writes to its inputs or weights, or does something that steps cannot repeat.
+        Exception: whatever torch.export raises for a network that it cannot follow.
+    """
+    shapes = torch.export.ShapesCollection()
+    for each in pytree.tree_leaves(inputs):
+        if each.ndim and each.shape[0] > 1:
+            shapes[each] = {0: torch.export.Dim.AUTO}
+    program = _exported(model, inputs, shapes.dynamic_shapes(model, inputs))
+    if any(is_free for is_free in _guards(program)):
+        program = _exported(model, inputs, None)
+    if any(_writes(node) for node in program.graph.nodes):
+        program = program.run_decompositions({})
+    signature = program.graph_signature
+    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
+        raise ValueError("it writes to its inputs or buffers")
+    named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    named |= signature.inputs_to_lifted_tensor_constants
+    state = {**program.state_dict, **program.constants}
+    nodes = list(program.graph.nodes)
+    constants: dict[Node, Any] = {n: state[named[n.name]].detach() for n in nodes if n.name in named}
+    users = set(signature.user_inputs)
+    given = tuple(node for node in nodes if node.op == "placeholder" and node.name in users)
+    batch = next((int(each.shape[0]) for each in pytree.tree_leaves(inputs) if each.ndim), 1)
+    outputs = tuple(nodes[-1].args[0])
+    steps = scheduled(_Rewriting(constants, batch).steps(nodes), given, outputs)
+    read = {each for step in steps for each in reads(step)} | {each for each in outputs if isinstance(each, Node)}
+    return Graph(
+        steps,
+        {node: value for node, value in constants.items() if node in read},
+        given,
+        outputs,
+        pytree.tree_structure(inputs),
+        program.call_spec.out_spec,
+        {str(name): (_bound(r.lower), _bound(r.upper)) for name, r in program.range_constraints.items()},
+    )
+
+
+def _exported(model: nn.Module, inputs: tuple[Any, ...], shapes: Any) -> torch.export.ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
+
+
+def _guards(program: torch.export.ExportedProgram) -> list[Any]:
+    """What torch.export had to take for granted about free sizes."""
+    for node in program.graph.nodes:
+        for size in getattr(node.meta.get("val"), "shape", ()) if node.op == "placeholder" else ():
+            if not isinstance(size, int):
+                return list(size.node.shape_env.guards)
+    return []
+
+
+def _bound(value: Any) -> float:
+    return float(value) if value.is_finite else math.inf
+
+
+def _writes(node: Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _norm(node: Node) -> bool:
+    """Whether it is a batch norm by running statistics."""
+    if node.target == A.batch_norm.default:
+        return not node.args[5]
+    return node.target == A._native_batch_norm_legit_no_training.default
+
+
+IDENTITIES = {A.contiguous.default, A.clone.default, A.detach.default, A.alias.default, A.lift_fresh_copy.default}
+DROPOUTS = {A.dropout.default, A.feature_dropout.default, A.alpha_dropout.default, A.feature_alpha_dropout.default}
+RESHAPES = {A.view.default, A._unsafe_view.default}
+# The rest of these would see the layout, which is another one here.
+REFUSED = {A.as_strided.default, A.empty_strided.default, A.set_.source_Tensor}
+# Arguments as these operators have them when they are not given.
+CONVOLUTION = (None, None, None, 1, 0, 1, 1)
+MAXIMUM = (None, None, (), 0, 1, False)
+
+
+def _activation(node: Node) -> Activation | None:
+    """What oneDNN has for a node, None for nothing."""
+    simple: dict[Any, tuple[str, Callable[[Tensor], Tensor]]] = {
+        A.relu.default: ("relu", torch.relu),
+        A.silu.default: ("swish", F.silu),
+        A.sigmoid.default: ("sigmoid", torch.sigmoid),
+        A.tanh.default: ("tanh", torch.tanh),
+        A.hardswish.default: ("hardswish", F.hardswish),
+        A.hardsigmoid.default: ("hardsigmoid", F.hardsigmoid),
+    }
+    if node.target in simple:
+        return Activation(*simple[node.target])
+    if node.target == A.leaky_relu.default:
+        slope = float(node.args[1]) if len(node.args) > 1 else 0.01  # type: ignore[arg-type]
+        return Activation("leaky_relu", lambda x: F.leaky_relu(x, slope), (slope,))
+    if node.target == A.relu6.default:
+        return Activation("hardtanh", F.relu6, (0.0, 6.0))
+    return None
+
+
+def _shape(node: Node, batch: int) -> tuple[int, ...]:
+    """Of a node's value, (B, C, T, H, W) say, with the example's batch."""
+    return tuple(size if isinstance(size, int) else batch for size in node.meta["val"].shape)
+
+
+def _arguments(node: Node, defaults: Sequence[Any]) -> list[Any]:
+    """Those of an operator, with what it takes for the last ones when they are not given."""
+    return [*node.args, *defaults[len(node.args) :]]
+
+
+def _only_user(node: Node) -> Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+class _Rewriting:
+    """Nodes to steps, from the first to the last; `constants` grows by what depends on constants alone."""
+
+    def __init__(self, constants: dict[Node, Any], batch: int) -> None:
+        self.constants = constants
+        self.batch = batch
+        self.made: dict[Node, Step] = {}
+        self.inside: set[Node] = set()  # a later node of a step that is made
+        self.around: dict[Node, tuple[Node, Triple]] = {}  # convolutions with the zeros before them
+        self.known: set[Node] = set()  # values there are by now
+
+    def steps(self, nodes: Sequence[Node]) -> list[Step]:
+        """All of them."""
+        for node in nodes:
+            if node.op == "placeholder":
+                self.known.add(node)
+            elif node.op == "call_function" and node not in self.inside:
+                step = self._step(node)
+                if step is not None:
+                    self.made[step.node] = step
+                    self.known.add(step.node)
+            elif node.op not in ("call_function", "output"):
+                raise ValueError(f"it has a part that steps cannot repeat ({node.op} {node.target})")
+        return list(self.made.values())
+
+    def _step(self, node: Node) -> Step | None:
+        target = node.target
+        if target in REFUSED or isinstance(target, torch._ops.HigherOrderOperator):
+            raise ValueError(f"it has an operator that steps cannot repeat ({target})")
+        if target == A._assert_tensor_metadata.default:
+            return None
+        if self._is_constant(node):
+            arguments = map_arg((node.args, node.kwargs), self.constants.__getitem__)
+            with torch.no_grad():
+                self.constants[node] = target(*arguments[0], **arguments[1])  # type: ignore[operator]
+            return None
+        if target == A.conv3d.default and self._is_weight(node.args[1]):
+            return self._convolution(node)
+        if target in (A.max_pool3d.default, A.max_pool3d_with_indices.default):
+            return self._pool(node)
+        if target in (A.pad.default, A.constant_pad_nd.default) and self._goes_inside(node):
+            return None
+        return self._call(node)
+
+    def _is_constant(self, node: Node) -> bool:
+        tags = getattr(node.target, "tags", ())
+        is_random = torch.Tag.nondeterministic_seeded in tags
+        return not is_random and all(each in self.constants for each in node.all_input_nodes)
+
+    def _is_weight(self, node: Any) -> bool:
+        value = self.constants.get(node)
+        return isinstance(value, Tensor) and value.ndim == 5 and value.dtype == torch.float32
+
+    def _goes_inside(self, node: Node) -> bool:
+        """Whether a pad is taken over by the convolution or maximum that alone reads it."""
+        user = _only_user(node)
+        x, pads, *rest = node.args
+        mode, value = (rest[0], rest[1:]) if rest and isinstance(rest[0], str) else ("constant", rest)
+        is_zero = mode == "constant" and not any(value) and not node.kwargs
+        if user is None or not is_zero or not isinstance(x, Node) or x.meta["val"].ndim != 5:
+            return False
+        ends = list(pads) + [0] * (6 - len(pads))  # type: ignore[arg-type]
+        if len(ends) > 6 or not all(isinstance(n, int) and n >= 0 for n in ends):
+            return False
+        before, after = triple(ends[4::-2]), triple(ends[5::-2])
+        if user.target == A.conv3d.default and user.args[0] is node and self._is_weight(user.args[1]):
+            if before != after:
+                return False
+        elif user.target == A.max_pool3d.default and user.args[0] is node:
+            if not self._is_positive(x) or not _ends_alike(user, before, after):
+                return False
+        else:
+            return False
+        self.around[user] = (x, before)
+        return True
+
+    def _is_positive(self, node: Node) -> bool:
+        """Whether no value is below 0, for which a maximum may take zeros outside for nothing."""
+        if node.target in (A.relu.default, A.sigmoid.default, A.relu6.default):
+            return True
+        if node.target == A.max_pool3d.default:
+            return self._is_positive(node.args[0])  # type: ignore[arg-type]
+        if node.target == A.cat.default:
+            return all(self._is_positive(each) for each in node.args[0])  # type: ignore[union-attr, arg-type]
+        if node.target == A.mul.Tensor and all(isinstance(each, Node) for each in node.args):
+            return all(self._is_positive(each) for each in node.args)  # type: ignore[arg-type]
+        return node.target == A.expand.default and self._is_positive(node.args[0])  # type: ignore[arg-type]
+
+    def _convolution(self, node: Node) -> Step | None:
+        x, weight, bias, stride, padding, dilation, groups = _filled(node, None, 1, 0, 1, 1)
+        x, zeros = self.around.get(node, (x, (0, 0, 0)))
+        w = self.constants[weight]
+        b = None if bias is None else self.constants.get(bias)
+        size = _shape(x, self.batch)
+        if len(size) != 5 or (bias is not None and b is None):
+            return self._call(node)
+        inner = speed._of_three(padding)
+        layer = Layer(
+            in_channels=size[1],
+            size=triple(size[2:]),
+            out_channels=w.shape[0],
+            kernel_size=triple(w.shape[2:]),
+            stride=speed._of_three(stride),
+            padding=triple([p + z for p, z in zip(inner, zeros, strict=True)]),
+            dilation=speed._of_three(dilation),
+            groups=groups,
+        )
+        last = node
+        norm = _only_user(last)
+        if norm is not None and _norm(norm) and all(n in self.constants for n in norm.args[1:5] if n is not None):
+            statistics = [None if n is None else self.constants[cast(Node, n)] for n in norm.args[1:5]]
+            eps = norm.args[7] if norm.target == A.batch_norm.default else norm.args[6]
+            w, b = folded(w, b, statistics, eps)  # type: ignore[arg-type]
+            self.inside.add(norm)
+            last = norm
+            if norm.target != A.batch_norm.default:
+                (last,) = norm.users
+                self.inside.add(last)
+        conv = Convolution(layer, size[0], w, b)
+        total = _only_user(last)
+        other = None if total is None else self._other(total, last)
+        if total is not None and other is not None:
+            self.inside.add(total)
+            conv, last = replace(conv, has_other=True), total
+        activated = _only_user(last)
+        activation = None if activated is None else _activation(activated)
+        if activated is not None and activation and (other is None or activation.name == "relu"):
+            self.inside.add(activated)
+            conv, last = replace(conv, activation=activation), activated
+        return Step(last, conv, (x, other))
+
+    def _other(self, total: Node, last: Node) -> Node | None:
+        """What is added to a value in a sum, where that is there already and of the same shape."""
+        if total.target != A.add.Tensor or total.kwargs or len(total.args) != 2:
+            return None
+        left, right = total.args
+        other = right if left is last else left
+        if not isinstance(other, Node) or other is last or other not in self.known or other in self.constants:
+            return None
+        same = other.meta["val"].shape == last.meta["val"].shape and other.meta["val"].dtype == last.meta["val"].dtype
+        return other if same else None
+
+    def _pool(self, node: Node) -> Step:
+        last = node
+        if node.target != A.max_pool3d.default:  # what it is decomposed to, with the places
+            user = _only_user(node)
+            if user is None or user.target is not operator.getitem or user.args[1] != 0:
+                return self._call(node)
+            self.inside.add(user)
+            last = user
+        if node.args[0].meta["val"].ndim != 5:  # type: ignore[union-attr]
+            return self._call(node)
+        x, kernel, stride, padding, dilation, is_ceil = _filled(node, [], 0, 1, False)
+        kernel_size, strides = speed._of_three(kernel), speed._of_three(stride or kernel)
+        x, zeros = self.around.get(node, (x, None))
+        paddings = speed._of_three(padding) if zeros is None else zeros
+        pool = Pool(
+            _shape(x, self.batch),
+            kernel_size,
+            strides,
+            paddings,
+            speed._of_three(dilation),
+            is_ceil or zeros is not None,
+        )
+        return Step(last, pool, (x,))
+
+    def _call(self, node: Node) -> Step:
+        work, args, kwargs = node.target, node.args, node.kwargs
+        if work in IDENTITIES or (work in DROPOUTS and not args[2]):
+            work, args, kwargs = _same, args[:1], {}
+        elif work in RESHAPES:
+            work = torch.reshape
+        elif work == A.group_norm.default:
+            work, args = speed._group_norm, args[:5]
+        elif work == A.instance_norm.default and args[5]:
+            work, args = speed._instance_norm, (args[0], args[3], args[4], args[1], args[2], *args[5:8])
+        assert callable(work)
+        return Step(node, work, args, kwargs)
+
+
+def _filled(node: Node, *rest: Any) -> list[Any]:
+    """The arguments of a node: two, and others, which are these where they are left out."""
+    given: list[Any] = [*node.args]
+    return given + list(rest[len(given) - 2 :])
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _ends_alike(pool: Node, before: Triple, after: Triple) -> bool:
+    """Whether a maximum that pads `before` on either side and may end outside does the same as its own with pads."""
+    _, kernel, stride, padding, dilation, is_ceil = _filled(pool, [], 0, 1, False)
+    if any(speed._of_three(padding)) or speed._of_three(dilation) != (1, 1, 1) or is_ceil:
+        return False
+    found = []
+    sizes = x.args[0].meta["val"].shape[2:]
+    for n, k, s, p in zip(sizes, speed._of_three(kernel), speed._of_three(stride or kernel), before, strict=True):
+        if 2 * p > k:
+            return False
+        outputs = -(-(n + 2 * p - k) // s) + 1
+        found.append(outputs - ((outputs - 1) * s >= n + p))
+    return tuple(found) == tuple(pool.meta["val"].shape[2:]) and all(
+        b <= a <= b + 1 for b, a in zip(before, after, strict=True)
+    )
+
+
+def folded(weight: Tensor, bias: Tensor | None, norm: Sequence[Tensor | None], eps: float) -> tuple[Tensor, Tensor]:
+    """A convolution's weight (O, C, t, h, w) and bias (O,) that do what it and the batch norm after it do.
+
+    Args:
+        weight: of the convolution.
+        bias: of the convolution.
+        norm: weight, bias, running mean and running variance of the norm, each (O,).
+        eps: of the norm.
+    """
+    gain, shift, mean, var = (None if each is None else each.double() for each in norm)
+    assert mean is not None and var is not None
+    scale = (var + eps).rsqrt()
+    scale = scale if gain is None else scale * gain
+    start = -mean if bias is None else bias.double() - mean
+    offset = start * scale if shift is None else start * scale + shift
+    return (weight.double() * scale.view(-1, 1, 1, 1, 1)).to(weight.dtype), offset.to(weight.dtype)

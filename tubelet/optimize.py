@@ -1,0 +1,283 @@
+"""Fast inference on a CPU: a network followed once, its convolutions on the fastest way that this machine has.
+
+`optimize` gives a module with the same answers. Batch norm is folded into convolutions, which take the activation and
+the sum with a shortcut along; all of it is in channels-last layout through oneDNN, or through the kernels of
+`tubelet.kernels` where a short measurement found them faster.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from . import ways
+from .capture import capture
+from .graph import IN_PLACE, Convolution, Graph, Pool, Step
+from .terminal import Table, counted
+
+log = logging.getLogger("tubelet")
+
+PLANS = 4  # shapes of inputs that a module is prepared for at once, the ones used last
+DTYPES = (torch.float32, torch.bfloat16)
+CPU = torch.device("cpu")
+
+
+def optimize(
+    model: nn.Module, example: Any, *, dtype: torch.dtype = torch.float32, backend: str = "torch", seconds: float = 20.0
+) -> Optimized:
+    """The same network, fast for inference on a CPU.
+
+    The network is followed by `torch.export`, and its convolutions are timed once on this machine, which is kept in the
+    cache folder. Inputs of another size than the example's are prepared for when they first come, in some seconds, and
+    the last 4 sizes are kept; the number of clips is free from 2 up. A network that torch.export cannot follow runs as
+    it is, which the log says.
+
+    The weights are shared with the network, which does not change; when they are written to, the module follows.
+
+    Args:
+        model: any nn.Module; it answers as in evaluation mode, also when it is in training.
+        example: what it takes, a clip (B, C, T, H, W) of the sizes to come; a tuple is several arguments.
+        dtype: float32 for the same answers (within about 1e-5), or bfloat16 for answers of two to three digits, faster
+            on processors that have it. Inputs and answers are float32.
+        backend: "torch".
+        seconds: to spend on timing at most, more or less. The costly layers come first; the rest take oneDNN.
+
+    Returns:
+        A module for inference; `print` shows what was done. `copy.deepcopy` and `pickle` work.
+
+    Raises:
+        ValueError: backend, dtype or seconds is none of these, or the example holds something else than tensors.
+    """
+    if backend != "torch":
+        raise ValueError(f"unknown backend {backend!r}; there is torch")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype} must be torch.float32 or torch.bfloat16")
+    if seconds < 0:
+        raise ValueError(f"seconds {seconds} must be at least 0")
+    inputs = example if isinstance(example, tuple) else (example,)
+    if not inputs or not all(isinstance(each, Tensor) for each in pytree.tree_leaves(inputs)):
+        raise ValueError("example must be a clip (B, C, T, H, W) as a tensor, or a tuple of what the network takes")
+    optimized = Optimized(model, dtype, seconds)
+    optimized.prepare(*inputs)
+    return optimized
+
+
+class Optimized(nn.Module):
+    """What `optimize` makes of a network. Attributes that it lacks, such as `spec`, are those of the network.
+
+    Args:
+        model: the network.
+        dtype: precision inside.
+        seconds: for timing, each time that it is prepared.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, seconds: float) -> None:
+        super().__init__()
+        # modules of its own, which stay in evaluation mode, around the same weights
+        shared = {id(each): each for each in (*model.parameters(), *model.buffers())}
+        self.model = copy.deepcopy(model, shared).eval()
+        self.dtype = dtype
+        self.seconds = seconds
+        self.training = False
+        self._plans: list[_Plan] = []
+        self._marked = [*self.model.parameters(), *self.model.buffers()]
+        self._stamp: list[tuple[int, int]] | None = [_mark(x) for x in self._marked]
+        self._refused: set[Any] = set()
+
+    def forward(self, *inputs: Any) -> Any:
+        """What the network takes, (B, C, T, H, W) -> what it answers, without gradients."""
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            plan = self.prepare(*inputs)
+            return self.model(*inputs) if plan is None else plan(pytree.tree_leaves(inputs))
+
+    def prepare(self, *inputs: Any) -> _Plan | None:
+        """Be ready for inputs of these shapes, (B, C, T, H, W); forward does so by itself.
+
+        Returns:
+            What will be run, None for the network as it is.
+        """
+        tensors, given = pytree.tree_flatten(inputs)
+        if not all(isinstance(x, Tensor) and x.device == CPU for x in tensors):
+            return None
+        if self._stamp != [_mark(x) for x in self._marked]:
+            self._marked = [*self.model.parameters(), *self.model.buffers()]
+            self._plans, self._refused, self._stamp = [], set(), [_mark(x) for x in self._marked]
+        plan = next((plan for plan in self._plans if plan.graph.fits(tensors, given)), None)
+        if plan is not None:
+            return plan
+        shapes = (str(given), tuple((x.shape, x.dtype) for x in tensors))
+        if shapes in self._refused:
+            return None
+        try:
+            self._check()
+            plan = _Plan(capture(self.model, inputs), self.dtype, self.seconds)
+        except Exception as error:  # of any type: torch.export runs the network's own code
+            self._refused.add(shapes)
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            log.warning("%s runs as it is: %s", type(self.model).__name__, reason)
+            return None
+        self._plans = [plan, *self._plans[: PLANS - 1]]
+        return plan
+
+    def _check(self) -> None:
+        if not torch.backends.mkldnn.is_available():
+            raise ValueError("this torch has no oneDNN")
+        other = {str(x.dtype) for x in self.model.parameters() if x.dtype != torch.float32}
+        if other:
+            raise ValueError(f"its weights are {', '.join(sorted(other))} and not float32")
+        if any(x.device != CPU for x in self._marked):
+            raise ValueError("its weights are not on the CPU")
+
+    def train(self, mode: bool = True) -> Optimized:
+        """Only evaluation.
+
+        Raises:
+            ValueError: mode is true.
+        """
+        if mode:
+            raise ValueError("an optimized network does not train: train the network itself and optimize it again")
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model":
+                raise
+            return getattr(self.model, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plans": [], "_marked": [], "_stamp": None, "_refused": set()}
+
+    def __str__(self) -> str:
+        if not self._plans:
+            return f"{type(self.model).__name__}, as it is"
+        return "\n\n".join(str(plan.table()) for plan in self._plans)
+
+
+class _Plan:
+    """A captured network with a way for each of its convolutions and maxima."""
+
+    def __init__(self, captured: Graph, dtype: torch.dtype, seconds: float) -> None:
+        self.graph = replace(captured, steps=())  # the steps hold the plain weights, which the calls have in their form
+        self.dtype = dtype
+        works = [step.work for step in captured.steps if isinstance(step.work, Convolution | Pool)]
+        choices = ways.choose(works, dtype, seconds)
+        self.rows: Counter[tuple[str, ways.Choice]] = Counter()
+        self.calls: list[tuple[Node, Callable[[dict[Node, Any]], Any], tuple[Node, ...]]] = []
+        for step in captured.steps:
+            if isinstance(step.work, Convolution | Pool):
+                choice = choices[ways.key(step.work, dtype)]
+                self.rows[ways.kind(step.work), choice] += 1
+                call = _placed(step, ways.known(step.work, dtype)[choice.way]())
+            else:
+                call = _called(step, dtype)
+            self.calls.append((step.node, call, step.frees))
+        self.constants = {node: _cast(value, dtype) for node, value in captured.constants.items()}
+        self.others = Counter(step.node.name.rstrip("0123456789_") for step in captured.steps if callable(step.work))
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Any:
+        values = dict(self.constants)
+        values.update((node, _cast(x, self.dtype)) for node, x in zip(self.graph.inputs, tensors, strict=True))
+        for node, call, frees in self.calls:
+            values[node] = call(values)
+            for each in frees:
+                del values[each]
+        answers = []
+        for each in self.graph.outputs:
+            value = values[each] if isinstance(each, Node) else each
+            if isinstance(value, Tensor):
+                value = value.to(each.meta["val"].dtype).contiguous()
+            answers.append(value)
+        return pytree.tree_unflatten(answers, self.graph.answer)
+
+    def table(self) -> Table:
+        """What was done: a row for each kind of step and way."""
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        sums = [0.0, 0.0]
+        for (kind, choice), times in self.rows.items():
+            row = rows.setdefault((kind, choice.way), {"step": kind, "way": choice.way, "times": 0})
+            row["times"] += times
+            for i, (name, ms) in enumerate((("torch ms", choice.torch_ms), ("ms", choice.ms))):
+                row.setdefault(name, 0.0)
+                row[name] += times * (ms or 0.0)
+                sums[i] += times * (ms or 0.0)
+        for row in rows.values():
+            row |= {name: round(row[name], 2) or "" for name in ("torch ms", "ms")}
+        ordered = sorted(rows.values(), key=lambda row: -(row["torch ms"] or 0))
+        shapes = ", ".join(str(tuple(node.meta["val"].shape)) for node in self.graph.inputs)
+        left = ", ".join(f"{name} {times}" for name, times in self.others.most_common())
+        return Table(
+            ordered,
+            {"timed, torch ms": sums[0], "timed, ms": sums[1], "left to torch": left or "nothing"},
+            f"{shapes}, {str(self.dtype).removeprefix('torch.')}, {counted(torch.get_num_threads(), 'thread')}",
+        )
+
+
+def _mark(x: Tensor) -> tuple[int, int]:
+    """What changes when a weight is written to or replaced."""
+    return x.data_ptr(), 0 if x.is_inference() else x._version
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """float32 to the precision of a plan; other types, such as of indices, stay."""
+    return value.to(dtype) if isinstance(value, Tensor) and value.dtype == torch.float32 else value
+
+
+def _placed(step: Step, way: ways.Way) -> Callable[[dict[Node, Any]], Tensor]:
+    if isinstance(step.work, Pool):
+        (x,) = step.args
+        return lambda values: way(values[x], None, False)
+    x, other = step.args
+    if other is None:
+        return lambda values: way(values[x], None, False)
+    return lambda values: way(values[x], values[other], step.is_last_use)
+
+
+def _called(step: Step, dtype: torch.dtype) -> Callable[[dict[Node, Any]], Any]:
+    function: Callable[..., Any] = IN_PLACE[step.work] if step.is_last_use else step.work  # type: ignore
+    args, kwargs = step.args, step.kwargs
+    if dtype != torch.float32:
+        function = _also_single(function, dtype)
+        args, kwargs = pytree.tree_map(lambda each: dtype if each is torch.float32 else each, (args, dict(kwargs)))
+
+    def call(values: dict[Node, Any]) -> Any:
+        found = map_arg((args, kwargs), values.__getitem__)
+        return function(*found[0], **found[1])
+
+    def call_flat(values: dict[Node, Any]) -> Any:
+        return function(*[values[each] if type(each) is Node else each for each in args], **kwargs)
+
+    inner: list[Node] = []
+    map_arg(([each for each in args if not isinstance(each, Node)], kwargs), inner.append)
+    return call if inner else call_flat
+
+
+def _also_single(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
+    """A function in a lower precision, or in float32 where torch has none for it."""
+    has_kernel = True
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal has_kernel
+        if has_kernel:
+            try:
+                return function(*args, **kwargs)
+            except RuntimeError as error:
+                if "not implemented for" not in str(error):
+                    raise
+                has_kernel = False
+        single = lambda each: each.float() if isinstance(each, Tensor) and each.dtype == dtype else each  # noqa: E731
+        args, kwargs = pytree.tree_map(single, (args, kwargs))
+        return pytree.tree_map(lambda each: _cast(each, dtype), function(*args, **kwargs))
+
+    return call
