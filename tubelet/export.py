@@ -1,0 +1,603 @@
+"""Export: a network as a file that other programs run, proven to give the network's own answers.
+
+The ending of the path chooses: `.onnx` for ONNX Runtime and many others, `.pt2` for `torch.export.load`, `.xml` (with a
+`.bin` beside it) for OpenVINO. The file is written aside, read back and run on clips of several sizes. It gets its name
+only when its answers are those of the network.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import io
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from . import heads
+from .data import sampling, transforms
+from .data.scans import cut, middle, window_of
+from .data.video import Video
+from .data.volume import prepared, read_volume
+from .machine import aside, needs
+from .models import ready
+from .spec import ClipSpec
+from .step import Step
+from .stream import Stream
+from .terminal import Table, show
+
+__all__ = ["Axis", "Check", "Report", "export"]
+
+TOLERANCE = 1e-4  # the largest difference, of the largest answer
+_AXES = ("batch", "channels", "frames", "height", "width")
+_KEY = "tubelet"  # of the note in a file's metadata
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of an input: its one size, or the sizes that go.
+
+    Attributes:
+        name: batch, frames, height ...
+        low: smallest size.
+        high: largest size; None is no limit.
+        step: sizes are multiples of it.
+    """
+
+    name: str
+    low: int
+    high: int | None
+    step: int = 1
+
+    def __str__(self) -> str:
+        if self.low == self.high:
+            return str(self.low)
+        ends = f" from {self.low}" if self.low > 1 else ""
+        ends += f" to {self.high}" if self.high is not None else ""
+        return f"{self.name}{ends}" + (f" by {self.step}" if self.step > 1 else "")
+
+    def nearest(self, size: int) -> int:
+        """The size that goes, at or below this one where there is one."""
+        size = min(max(size, self.low), self.high or size)
+        return max(-(-self.low // self.step) * self.step, size // self.step * self.step)
+
+
+@dataclass(frozen=True)
+class Check:
+    """How near the answers of the file are to those of the network.
+
+    Attributes:
+        clip: which clip it was.
+        size: of the clip, (B, C, T, H, W).
+        largest: the largest difference of a logit.
+        relative: the same as a share of the largest logit.
+        top1: share of the answers whose highest class is the same.
+    """
+
+    clip: str
+    size: tuple[int, ...]
+    largest: float
+    relative: float
+    top1: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, what it takes, and how near its answers are; `print(report)` draws it.
+
+    Attributes:
+        path: the file.
+        runtime: what ran it.
+        inputs: axes of each input, by its name.
+        checks: a row for each clip that was run.
+    """
+
+    path: Path
+    runtime: str
+    inputs: Mapping[str, tuple[Axis, ...]]
+    checks: tuple[Check, ...]
+
+    def __str__(self) -> str:
+        rows = [
+            {
+                "clip": check.clip,
+                "size": " x ".join(map(str, check.size)),
+                "largest difference": check.largest,
+                "relative": f"{check.relative:.1e}",
+                "top-1 agrees": f"{100 * check.top1:.1f} %",
+            }
+            for check in self.checks
+        ]
+        shown = [name for name in self.inputs if name in ("clip", "boxes", "frames")]
+        summary: dict[str, object] = {name: " x ".join(map(str, self.inputs[name])) for name in shown}
+        if len(self.inputs) > len(shown):
+            summary["states"] = len(self.inputs) - len(shown)
+        files = [path for path in (self.path, *_weights(self.path)) if path.exists()]
+        megabytes = sum(path.stat().st_size for path in files) / 1e6
+        return str(Table(rows, summary, f"{self.path} ({show(megabytes)} MB), run by {self.runtime}"))
+
+
+def export(
+    model: str | os.PathLike | nn.Module, path: str | os.PathLike, example: Tensor | str | os.PathLike | None = None
+) -> Report:
+    """Write a network as a file for other programs, and prove that it gives the same answers.
+
+    Batch, frames, height and width are free where the network's own code lets them be. The file is run at the size of
+    the example, at a larger and at a smaller one. Its metadata hold, as json under the key `tubelet`, the class names,
+    the normalisation and the whole `ClipSpec`.
+
+    Args:
+        model: a file of weights, a run's folder, a tag of the catalogue, or a network in memory; a `Stream` gives one
+            step of it, for chunks of so many frames, with what it keeps as inputs and outputs.
+        path: the file to write; its ending is `.onnx`, `.pt2` or `.xml`.
+        example: a clip (B, C, T, H, W) as the network takes it, or of uint8; or a video or scan, of which the clip in
+            the middle is taken; None is noise of the size that the network's `spec` tells. Of a `Stream` a first chunk
+            (B, C, n, H, W), whose size all chunks have.
+
+    Returns:
+        The differences on each clip; `print` draws them.
+
+    Raises:
+        ValueError: an unknown ending, a network or a layer that cannot be exported, or answers that differ by more than
+            1e-4 of the largest one: then there is no file.
+        ImportError: a package is missing; the message tells the line that installs it.
+        OSError: the file cannot be written there.
+
+    Example:
+        ```python
+        print(tubelet.export("runs/shapes", "shapes.onnx", "clip.mp4"))
+        ```
+    """
+    path = Path(path)
+    form = _form(path)
+    form.check()
+    if isinstance(model, Stream):
+        if example is not None and not isinstance(example, Tensor):
+            raise ValueError(f"example {example}: of a stream it is a first chunk (B, C, n, H, W)")
+        return _export_step(model, path, form, example)
+    if isinstance(model, nn.Module) and not hasattr(model, "spec") and isinstance(example, Tensor):
+        network, spec = model.eval(), None
+    else:
+        network, spec = ready(model)
+    network = _on_cpu(network)
+    real = _clip(example, spec)
+    size = tuple(real.shape) if real is not None else _size(spec)
+    with _writable(path), torch.no_grad():
+        graph, others = _traced(network, size)
+        clips = [("noise", _inputs(network, _noise(size))), *others]
+        if real is not None:
+            clips.insert(0, ("example", _inputs(network, real)))
+
+        def compare(run: _Run) -> Iterator[Check]:
+            for name, inputs in clips:
+                yield _checked(name, tuple(inputs[0].shape), run(inputs)[0], network(*inputs))
+
+        return _proven(graph, path, form, _note(network, spec), compare)
+
+
+_Run = Callable[[Sequence[Tensor]], list[Tensor]]
+_Case = tuple[str, tuple[Tensor, ...]]  # what a clip is, and the inputs that it makes
+
+
+class _Graph(NamedTuple):
+    """A traced network, and the names of what goes in and comes out."""
+
+    program: ExportedProgram
+    inputs: dict[str, tuple[Axis, ...]]
+    outputs: tuple[str, ...]
+
+
+def _on_cpu(network: nn.Module) -> nn.Module:
+    """The network in float32 on the CPU, itself if it is there."""
+    tensors = [*network.parameters(), *(each for each in network.buffers() if each.is_floating_point())]
+    if all(each.device.type == "cpu" and each.dtype == torch.float32 for each in tensors):
+        return network
+    return copy.deepcopy(network).to("cpu", torch.float32)
+
+
+def _clip(example: Tensor | str | os.PathLike | None, spec: ClipSpec | None) -> Tensor | None:
+    """The clip (B, C, T, H, W) of an example, as the network takes it."""
+    if example is None:
+        return None
+    if isinstance(example, Tensor):
+        clip = example
+        if clip.ndim != 5:
+            raise ValueError(f"example is {tuple(clip.shape)}; give a clip (B, C, T, H, W), or None for noise")
+    elif spec is None:
+        raise ValueError(f"example {example}: the network has no spec; give a clip (B, C, T, H, W)")
+    elif spec.intensity is not None:
+        window = window_of(spec)
+        scan = prepared(read_volume(example), spec).array
+        clip = torch.from_numpy(cut(scan, middle(scan.shape[1:], window), window))[None]
+    else:
+        with Video(example) as video:
+            step = sampling.step(spec, video.fps)
+            start = max(0, video.num_frames - sampling.span(spec.num_frames, step)) // 2
+            places = sampling.fit(sampling.clip(start, spec.num_frames, step), video.num_frames, "loop")
+            clip = video.frames(places, resize=spec.resize, crop=spec.crop)[None]
+    if not clip.is_floating_point():
+        if spec is None:
+            raise ValueError(f"example is {clip.dtype} and the network has no spec to normalise it: give float32")
+        clip = transforms.prepared(clip, spec)
+    return clip.detach().to("cpu", torch.float32)
+
+
+def _size(spec: ClipSpec | None) -> tuple[int, ...]:
+    """(1, C, T, H, W) that a spec tells."""
+    if spec is None or spec.crop is None:
+        raise ValueError("the network's spec has no crop, so no size is known: give a clip as the example")
+    return (1, spec.in_channels, spec.num_frames, *spec.crop)
+
+
+def _inputs(network: nn.Module, clip: Tensor) -> tuple[Tensor, ...]:
+    """What a network takes beside the clip: a detector takes boxes, here two for each clip and one more."""
+    if not isinstance(getattr(network, "head", None), heads.Detect):
+        return (clip,)
+    batch, height, width = len(clip), *clip.shape[3:]
+    corners = torch.tensor([[0.1, 0.2, 0.6, 0.9], [0.3, 0.0, 1.0, 0.5]]).repeat(batch + 1, 1)[: 2 * batch + 1]
+    clips = torch.arange(2 * batch + 1).div(2, rounding_mode="floor").clamp(max=batch - 1)
+    return clip, torch.cat([clips[:, None], corners * torch.tensor([width, height] * 2)], 1)
+
+
+def _traced(network: nn.Module, size: Sequence[int]) -> tuple[_Graph, list[_Case]]:
+    """The graph of a network, its axes free where its code lets them be, and clips of other sizes that it takes."""
+    head = getattr(network, "head", None)
+    outputs = ("features" if isinstance(head, heads.Features) else "logits",)
+    for free in ((0, 2, 3, 4), (0,)):
+        for batch in (2, size[0]):  # 1 would be taken for a constant; where 2 becomes one, it must be the example's
+            inputs = _inputs(network, torch.zeros(batch, *size[1:]))
+            program = _program(network, inputs, (dict.fromkeys(free, Dim.AUTO), {0: Dim.AUTO})[: len(inputs)])
+            axes = _axes(network, program)
+            if axes["clip"][0].high != 2:
+                break
+        graph = _Graph(program, axes, outputs)
+        others = _others(network, graph, size)
+        if others:  # else what looks free has been proven nowhere
+            break
+    return graph, others
+
+
+def _program(network: nn.Module, inputs: tuple[Tensor, ...], dynamic: tuple[Any, ...] | None) -> ExportedProgram:
+    where: list[str] = []
+
+    def enter(name: str, *_: Any) -> None:
+        where.append(name)
+
+    def leave(*_: Any) -> None:
+        where.pop()
+
+    hooks = [module.register_forward_pre_hook(partial(enter, name)) for name, module in network.named_modules()]
+    hooks += [module.register_forward_hook(leave) for module in network.modules()]
+    try:
+        return torch.export.export(network, inputs, dynamic_shapes=dynamic)
+    except Exception as error:  # a forward may raise anything
+        raise ValueError(f"{_layer(where)} cannot be exported ({_first(error)})") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _layer(where: Sequence[str]) -> str:
+    return f"layer {where[-1]}" if where and where[-1] else "the network"
+
+
+def _first(error: BaseException) -> str:
+    """The first line of an error that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _axes(network: nn.Module, program: ExportedProgram) -> dict[str, tuple[Axis, ...]]:
+    """Axes of the inputs: one size, or what the network's code allows."""
+    ranges = {str(symbol): limits for symbol, limits in program.range_constraints.items()}
+    least = {2 + i: low for i, low in enumerate(getattr(network, "least", ()))}
+    found = {}
+    names = program.graph_signature.user_inputs
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.name in names}
+    for name, tensor in zip(("clip", "boxes"), values.values(), strict=False):
+        axes = []
+        for i, size in enumerate(tensor.shape):
+            label = _AXES[i] if name == "clip" else "boxes" if i == 0 else "columns"
+            if isinstance(size, int):
+                axes.append(Axis(label, size, size))
+                continue
+            limits = ranges[str(size)]
+            low = max(1 if limits.lower <= 2 else int(limits.lower), least.get(i, 1) if name == "clip" else 1)
+            axes.append(Axis(label, low, int(limits.upper) if limits.upper < 2**31 else None))
+        found[name] = tuple(axes)
+    return found
+
+
+def _others(network: nn.Module, graph: _Graph, size: Sequence[int]) -> list[_Case]:
+    """Noise of a larger and of a smaller size, as far as both the network and the graph take one."""
+    steps = getattr(network, "strides", [(8, 32, 32)])[-1]  # some networks want whole ones
+    larger = [[n + more for n, more in zip(size[2:], extra, strict=True)] for extra in ((1, 5, 3), steps)]
+    smaller = [[n // 2 + 1 for n in size[2:]], [max(s, n // 2 // s * s) for n, s in zip(size[2:], steps, strict=True)]]
+    guarded = graph.program.module()
+    found = []
+    for name, batch, sizes in (("larger", 1, larger), ("smaller", 3, smaller)):
+        for wanted in sizes:
+            shape = [axis.nearest(n) for axis, n in zip(graph.inputs["clip"], (batch, size[1], *wanted), strict=True)]
+            inputs = _inputs(network, _noise(shape))
+            if shape[2:] != list(size[2:]) and _goes(network, inputs) and _goes(guarded, inputs):
+                found.append((name, inputs))
+                break
+    return found
+
+
+def _noise(shape: Sequence[int]) -> Tensor:
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
+
+
+def _goes(run: Callable[..., Any], inputs: tuple[Tensor, ...]) -> bool:
+    """Whether clips of this size are taken."""
+    try:
+        run(*inputs)
+    except (ValueError, RuntimeError, AssertionError):
+        return False
+    return True
+
+
+def _proven(
+    graph: _Graph, path: Path, form: _Format, note: Mapping[str, Any], compare: Callable[[_Run], Iterable[Check]]
+) -> Report:
+    """The file, written aside and found to answer as the network does.
+
+    Raises:
+        ValueError: it does not; there is no file then.
+    """
+    sizes = {name: [str(axis) for axis in axes] for name, axes in graph.inputs.items()}
+    with _aside(path) as made:
+        form.write(graph, made, json.dumps({**note, "inputs": sizes}))
+        checks = []
+        for check in compare(form.read(made)):
+            if not check.relative <= TOLERANCE:
+                raise ValueError(
+                    f"{path}: not written: in {form.runtime} its answers on {check.clip} {check.size} differ by "
+                    f"{check.relative:.1e} of the largest one, and the limit is {TOLERANCE:g}"
+                )
+            checks.append(check)
+    return Report(path, form.runtime, graph.inputs, tuple(checks))
+
+
+def _checked(name: str, size: tuple[int, ...], answer: Tensor, expected: Tensor) -> Check:
+    if answer.shape != expected.shape or not expected.isfinite().all():
+        raise ValueError(
+            f"answers on {name} {size} are {tuple(answer.shape)}, the network's {tuple(expected.shape)}"
+            + ("" if expected.isfinite().all() else " with nan or infinity: its weights are damaged")
+        )
+    largest = float((answer - expected).abs().max())
+    same = (answer.argmax(1) == expected.argmax(1)).float().mean() if expected.ndim > 1 else torch.tensor(1.0)
+    return Check(name, size, largest, largest / max(float(expected.abs().max()), 1e-30), float(same))
+
+
+# Streams
+
+
+def _export_step(stream: Stream, path: Path, form: _Format, example: Tensor | None) -> Report:
+    spec = getattr(stream.model, "spec", None)
+    if example is not None and example.ndim != 5:
+        raise ValueError(f"example is {tuple(example.shape)}; give a chunk (B, C, n, H, W)")
+    if example is not None:
+        size = tuple(example.shape)
+    else:
+        one, channels, _, height, width = _size(spec)
+        size = (one, channels, getattr(stream.model, "strides", [(1, 1, 1)])[-1][0], height, width)
+    like = next(stream.model.parameters(), torch.empty(0))
+    if like.device.type != "cpu" or like.dtype != torch.float32:
+        raise ValueError(f"the stream's network is {like.dtype} on {like.device}; export one of float32 on the CPU")
+    with _writable(path), torch.no_grad():
+        step = Step(stream, size).eval()
+        chance = torch.Generator().manual_seed(0)
+        video = [torch.randn(size, generator=chance) for _ in range(step.filled_after + 3)]
+        kept = stream.state
+        stream.reset()
+        expected = torch.cat([stream(chunk) for chunk in video], 2)
+        stream.state = kept
+        number = torch.zeros((), dtype=torch.int64)
+        inputs = {"frames": video[0], "number": number, **dict(zip(step.names, step.states, strict=True))}
+        axes = {name: tuple(Axis("", n, n) for n in tensor.shape) for name, tensor in inputs.items()}
+        outputs = ("logits", *(f"next.{name}" for name in list(inputs)[1:]))
+        graph = _Graph(_program(step, tuple(inputs.values()), None), axes, outputs)
+        note = {**_note(stream.model, spec), "delay": stream.delay, "lead": step.lead}
+
+        def compare(run: _Run) -> Iterator[Check]:
+            state, answers = [number, *step.states], []
+            for chunk in video:
+                answer, *state = run((chunk, *state))
+                answers.append(answer)
+            found = torch.cat(answers, 2)[:, :, step.lead :]
+            yield _checked(f"noise, {len(video)} chunks", size, found, expected)
+
+        return _proven(graph, path, form, note, compare)
+
+
+# Files
+
+
+class _Format(NamedTuple):
+    """How a graph is written, and read and run again."""
+
+    runtime: str
+    check: Callable[[], None]
+    write: Callable[[_Graph, Path, str], None]
+    read: Callable[[Path], _Run]
+
+
+def _form(path: Path) -> _Format:
+    if path.suffix not in _FORMATS:
+        raise ValueError(f"{path}: ends in {path.suffix or 'nothing'}; give a path ending in {', '.join(_FORMATS)}")
+    return _FORMATS[path.suffix]
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Find out before the work whether a file can be written; none of the exporters' own lines are shown meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    log, level = logging.getLogger("torch.onnx"), logging.getLogger("torch.onnx").level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _weights(path: Path) -> list[Path]:
+    """The file of weights that OpenVINO has beside its .xml."""
+    return [path.with_suffix(".bin")] if path.suffix == ".xml" else []
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """`machine.aside`, also for the weights that OpenVINO has beside its .xml."""
+    with aside(path) as made:
+        try:
+            yield made
+            for weights, place in zip(_weights(made), _weights(path), strict=True):
+                weights.replace(place)
+        finally:
+            for weights in _weights(made):
+                weights.unlink(missing_ok=True)
+
+
+def _note(network: nn.Module, spec: ClipSpec | None) -> dict[str, Any]:
+    """What a file says of the network: class names, normalisation, the clip."""
+    note: dict[str, Any] = {"tubelet": version("tubelet")}
+    if architecture := getattr(network, "architecture", None):
+        note["network"] = architecture["name"]
+    if spec is not None:
+        note |= {"classes": spec.classes, "mean": spec.mean, "std": spec.std}
+        # of pictures 0..255; the values of scans come to 0..1 by the spec's intensity
+        note |= {"scale": 1 / 255 if spec.intensity is None else None, "spec": spec.to_dict()}
+    return note
+
+
+def _need_torch() -> None:
+    pass
+
+
+def _save_program(graph: _Graph, path: Path, note: str) -> None:
+    torch.export.save(graph.program, path, extra_files={f"{_KEY}.json": note})
+
+
+def _run_program(path: Path) -> _Run:
+    module = torch.export.load(path).module()
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        answers = module(*inputs)
+        return list(answers) if isinstance(answers, tuple | list) else [answers]
+
+    return run
+
+
+def _need_onnx() -> None:
+    with needs("export"):
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+
+
+def _onnx(graph: _Graph, note: str) -> Any:
+    """The graph as an ONNX model."""
+    import onnx
+
+    try:
+        made = torch.onnx.export(
+            graph.program, (), input_names=list(graph.inputs), output_names=graph.outputs, verbose=False
+        )
+    except Exception as error:  # the exporter has errors of many kinds, and the first of them is the cause
+        raise ValueError(f"{_untranslated(graph.program, error)} has no counterpart in ONNX") from error
+    assert made is not None
+    model = made.model_proto
+    onnx.helper.set_model_props(model, {_KEY: note})
+    return model
+
+
+def _untranslated(program: ExportedProgram, error: BaseException) -> str:
+    """The layer that an exporter stopped at."""
+    texts = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    names = {node.name: node for node in program.graph.nodes}
+    for text in texts:
+        for found in re.findall(r"%(\w+)", text):
+            if found in names:
+                stack = list(names[found].meta.get("nn_module_stack", {}).values())
+                return f"{_layer([stack[-1][0]] if stack else [])} ({names[found].target})"
+    return f"the network ({_first(error)})"
+
+
+def _save_onnx(graph: _Graph, path: Path, note: str) -> None:
+    import onnx
+
+    onnx.save(_onnx(graph, note), path)
+
+
+def _run_onnx(path: Path) -> _Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(answer) for answer in session.run(None, feed)]
+
+    return run
+
+
+def _need_openvino() -> None:
+    _need_onnx()
+    with needs("openvino"):
+        import openvino  # noqa: F401
+
+
+def _save_openvino(graph: _Graph, path: Path, note: str) -> None:
+    import openvino
+
+    model = openvino.convert_model(io.BytesIO(_onnx(graph, note).SerializeToString()))
+    model.set_rt_info(note, [_KEY])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _run_openvino(path: Path) -> _Run:
+    import openvino
+
+    # of itself it takes bfloat16 on some processors
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        answers = compiled([tensor.numpy() for tensor in inputs])
+        return [torch.from_numpy(answers[output].copy()) for output in compiled.outputs]
+
+    return run
+
+
+_FORMATS = {
+    ".onnx": _Format("onnxruntime", _need_onnx, _save_onnx, _run_onnx),
+    ".pt2": _Format("torch.export", _need_torch, _save_program, _run_program),
+    ".xml": _Format("OpenVINO", _need_openvino, _save_openvino, _run_openvino),
+}

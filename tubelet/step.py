@@ -1,0 +1,193 @@
+"""Step: one chunk of a stream as a function of what the stream keeps, for a graph.
+
+A graph has fixed shapes, and the layers of a stream fill up before they answer. So a step begins as if frames had come
+before the first one, and each layer takes what it is given of them for the padding that a video has there. The first
+answers, `lead` of them, are of that time and to be dropped; all others are the stream's own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import Join
+from .stream import TWINS, State, Stream
+
+_MOST = 4096  # frames within which chunks must come to be alike
+
+
+class Line(NamedTuple):
+    """A number that grows by as much with each chunk."""
+
+    start: int
+    rate: int
+
+    def at(self, number: Tensor) -> Any:
+        """What it is before this chunk."""
+        return self.start + self.rate * number if self.rate else self.start
+
+
+class Step(nn.Module):
+    """The step of a stream for chunks of one size, which keeps nothing itself.
+
+    Args:
+        stream: its weights are shared; it is not changed.
+        shape: (B, C, n, H, W) of each chunk.
+
+    Attributes:
+        names: of the states, in the order in which `forward` takes and gives them.
+        states: what they are at the start of a video: zeros.
+        lead: answers at the start that are to be dropped.
+        filled_after: chunks after which each does what the one before it did.
+
+    Raises:
+        ValueError: chunks of n frames do not give equally many answers each.
+    """
+
+    def __init__(self, stream: Stream, shape: Sequence[int]) -> None:
+        super().__init__()
+        shared = {id(tensor): tensor for tensor in (*stream.model.parameters(), *stream.model.buffers())}
+        self.model = copy.deepcopy(stream.model, shared)
+        _restart(self.model)
+        before, after = _steady(self.model, shape)
+        self.filled_after = after.number
+        self.lead = -_line(before.number, before.given, after.given).start
+        # what each layer keeps: tensors, and numbers that follow from that of the chunk
+        self._kept: dict[str, State] = {}
+        for name, state in after.states.items():
+            numbers = [key for key, value in state.items() if isinstance(value, int)]
+            lines = {key: _line(before.number, before.states[name][key], state[key]) for key in numbers}
+            self._kept[name] = {**state, **lines}
+        # the frame that each layer is given first
+        self._first = {name: _line(before.number, before.taken[name], taken) for name, taken in after.taken.items()}
+        tensors = {
+            f"{name}.{key}" + (f".{i}" if isinstance(value, list) else ""): tensor
+            for name, kept in self._kept.items()
+            for key, value in kept.items()
+            for i, tensor in enumerate(_tensors(value))
+        }
+        self.names = tuple(tensors)
+        self.states = tuple(torch.zeros(tensor.shape, dtype=tensor.dtype) for tensor in tensors.values())
+
+    def forward(self, frames: Tensor, number: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """A chunk (B, C, n, H, W), its number () from 0 up, the states -> answers (B, K, m), number + 1, states."""
+        with self._resumed(number, iter(states)) as twins:
+            answers = self.model(frames)
+            after = [
+                tensor
+                for name, kept in self._kept.items()
+                for key, value in kept.items()
+                for tensor in (_tensors(twins[name].state[key]) if _tensors(value) else ())
+            ]
+        return (answers, number + 1, *after)
+
+    @contextmanager
+    def _resumed(self, number: Tensor, states: Iterator[Tensor]) -> Iterator[dict[str, Any]]:
+        """The layers with these states, and without them again afterwards, as a graph demands."""
+        twins = _twins(self.model)
+        empty = {name: twin.state for name, twin in twins.items()}
+        hooks = []
+        for name, twin in twins.items():
+            twin.state = {key: _filled(value, number, states) for key, value in self._kept[name].items()}
+            if not isinstance(getattr(twin, "join", None), Join):
+                hooks.append(twin.register_forward_pre_hook(partial(self._blank, self._first[name], number)))
+        try:
+            yield twins
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for name, twin in twins.items():
+                twin.state = empty[name]
+
+    @staticmethod
+    def _blank(first: Line, number: Tensor, twin: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Padding in the place of frames before the first of the video."""
+        (x,) = inputs
+        fill = getattr(twin, "fill", 0.0)
+        if fill:  # states begin with zeros
+            tail = twin.state["tail"]
+            twin.state["tail"] = _padded(tail, first.at(number) - tail.shape[2], fill)
+        return (_padded(x, first.at(number), fill) if first.start < 0 else x,)
+
+
+def _padded(x: Tensor, first: Any, fill: float) -> Tensor:
+    """`fill` at the steps of (B, C, n, H, W) below 0, where x begins with step `first`."""
+    is_there = torch.arange(x.shape[2]) + first >= 0
+    return torch.where(is_there.view(-1, 1, 1), x, fill)
+
+
+def _filled(value: Any, number: Tensor, states: Iterator[Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return next(states)
+    return [next(states) for _ in value] if isinstance(value, list) else value.at(number)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else value if isinstance(value, list) else []
+
+
+class _Moment(NamedTuple):
+    """Where a stream is after so many chunks: steps that each layer took, steps that were given, what is kept."""
+
+    number: int
+    taken: dict[str, int]
+    given: int
+    states: dict[str, State]
+
+
+def _line(number: int, before: int, after: int) -> Line:
+    """Through the values after `number` chunks and after one more."""
+    rate = int(after) - int(before)
+    return Line(int(before) - rate * number, rate)
+
+
+def _steady(model: nn.Module, shape: Sequence[int]) -> tuple[_Moment, _Moment]:
+    """Two moments a chunk apart, from which on each chunk does what the one before it did.
+
+    Shapes alone are computed, on the meta device.
+    """
+    tensors = (*model.parameters(), *model.buffers())
+    model = copy.deepcopy(model, {id(tensor): tensor.to("meta") for tensor in tensors})
+    twins = _twins(model)
+    taken = dict.fromkeys(twins, 0)
+
+    def take(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        taken[name] += inputs[0].shape[2]
+
+    for name, twin in twins.items():
+        twin.register_forward_pre_hook(partial(take, name))
+    dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+    chunk = torch.empty(tuple(shape), device="meta", dtype=dtype)
+    moments = [_Moment(0, dict(taken), 0, {name: {} for name in twins})]
+    done: list[Any] = [None]
+    while moments[-1].number * shape[2] < _MOST:
+        given = model(chunk).shape[2]
+        states = {name: dict(twin.state) for name, twin in twins.items()}
+        before, now = moments[-1], _Moment(len(moments), dict(taken), moments[-1].given + given, states)
+        moments.append(now)
+        sizes = [tuple(each.shape) for state in states.values() for value in state.values() for each in _tensors(value)]
+        skips = [state.get("skip") for state in states.values()]
+        done.append((given, sizes, skips, [now.taken[name] - before.taken[name] for name in twins]))
+        if given and done[-1] == done[-2]:
+            return before, now
+        if done[-1] in done[:-1]:  # they take turns
+            break
+    raise ValueError(
+        f"chunks of {shape[2]} frames do not give equally many answers each: give as the example a chunk "
+        "(B, C, n, H, W) whose n is a multiple of the frames to one answer (model.strides[-1][0])"
+    )
+
+
+def _twins(model: nn.Module) -> dict[str, Any]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, TWINS)}
+
+
+def _restart(model: nn.Module) -> None:
+    for twin in _twins(model).values():
+        twin.state, twin.is_ending = {}, False
