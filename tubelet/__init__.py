@@ -2,9 +2,10 @@
 
 __version__ = "0.1.0"
 
-from . import blocks, heads
+from . import blocks, decoders, heads
 from .convert import convert
 from .evaluate import evaluate
+from .export import export
 from .models import create, load, models
 from .predict import Prediction, predict
 from .report import report
@@ -23,7 +24,9 @@ __all__ = [
     "blocks",
     "convert",
     "create",
+    "decoders",
     "evaluate",
+    "export",
     "heads",
     "load",
     "models",

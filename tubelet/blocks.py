@@ -589,7 +589,7 @@ class CausalMean(nn.Module):
         """The same after `seen` frames of the sum `total` (B, C, 1, H, W); and the new sum, in float64."""
         # float64: a sum over hours drifts in float32
         totals = total.double() + x.double().cumsum(2)
-        counts = torch.arange(seen + 1, seen + x.shape[2] + 1, device=x.device).view(-1, 1, 1)
+        counts = (torch.arange(1, x.shape[2] + 1, device=x.device) + seen).view(-1, 1, 1)
         return (totals / counts).to(x.dtype), totals[:, :, -1:].clone() if x.shape[2] else total
 
 

@@ -17,17 +17,22 @@ from typing import Any, Literal, get_args, get_origin
 
 from . import doctor, terminal
 from .compare import compare
+from .data import distort as distortions
 from .data.augment import RECIPES, Augment
 from .data.camera import is_live
+from .data.distort import Distort
 from .data.loader import reason
 from .data.mixing import Mixing
 from .data.pictures import is_frames
+from .data.volume import is_scan
 from .evaluate import evaluate
+from .export import export
 from .launch import is_first, is_launched, launch
-from .models import MODELS, models
+from .models import MODELS, models, ready
 from .predict import Prediction, predict
 from .prepare import prepare
 from .report import report
+from .segment import Masks, dense_classes
 from .spec import ClipSpec
 from .train import train
 from .weights import CATALOGUE
@@ -45,8 +50,9 @@ _FIXES = {
     errno.ENAMETOOLONG: "the name is too long; give a shorter one",
 }
 # Settings of `train` that a recipe chooses unless one of their fields was typed.
-_CHOSEN: dict[str, Any] = {"augment": Augment, "mixing": Mixing}
-_SWITCHES = ("--resume", "--full", "--temperature")
+_CHOSEN: dict[str, Any] = {"augment": Augment, "mixing": Mixing, "distort": Distort}
+_PRESETS: dict[str, dict[str, Any]] = {"augment": RECIPES, "distort": distortions.RECIPES}
+_SWITCHES = ("--resume", "--full", "--temperature", "--mirrored", "--largest", "--holes")
 _TAKES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -145,7 +151,7 @@ def _takes(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(str, get_args(hint)))
     if get_origin(hint) is tuple:  # a pair of whole numbers is a size, see `_spelled_out`
-        return "HEIGHTxWIDTH" if set(get_args(hint)) == {int} else "[NUMBER,NUMBER]"
+        return "HEIGHTxWIDTH" if set(get_args(hint)) == {int} else f"[{','.join(['NUMBER'] * len(get_args(hint)))}]"
     if get_args(hint):
         return " or ".join(filter(None, map(_takes, get_args(hint))))
     return _TAKES.get(hint, "")
@@ -172,26 +178,32 @@ def _parser() -> Any:
         version=version("tubelet"),
     )
     commands = root.add_subcommands(required=True)
-    network = {"default": "r2plus1d_18", "help": "name of a network; `tubelet models` lists them"}
+    network = {"default": None, "help": "name of a network (default: r2plus1d_18, for masks of scans a fitting U-Net)"}
     run = {"help": "file of weights, folder of a run, or tag of the catalogue (default: the newest run in runs/)"}
-    source = {"help": "a video or a folder of them"}
-    out = {"help": "windows to FILE.json or FILE.csv, the annotated video to FILE.mp4, or all into a FOLDER"}
+    source = {"help": "a video, a scan, or a folder of them"}
+    out = {"help": "windows to FILE.json or .csv, the video to FILE.mp4, masks to FILE.nii.gz, or all into a FOLDER"}
     of_train = command(train, {"--model": network}, set(_CHOSEN))
     for name, kind in _CHOSEN.items():
         of_train.add_argument(f"--{name}", type=kind, default=kind())
-    augment = next(action for action in of_train._actions if action.dest == "augment")
-    augment.metavar, augment.help = "RECIPE", f"{', '.join(RECIPES)}, or a file of the values of the next ones"
-    commands.add_subcommand("train", of_train, help="train a network on videos")
+    for name, known in _PRESETS.items():
+        option = next(action for action in of_train._actions if action.dest == name)
+        option.metavar, option.help = "RECIPE", f"{', '.join(known)}, or a file of the values of the next ones"
+    commands.add_subcommand("train", of_train, help="train a network on videos or scans")
     several = {"action": "append", "type": _names, "help": f"{run['help']}; of several, the scores are fused"}
     of_evaluate = command(evaluate, {"--model": several}, set())
-    commands.add_subcommand("evaluate", of_evaluate, help="measure a network on videos")
+    commands.add_subcommand("evaluate", of_evaluate, help="measure a network on videos or scans")
     commands.add_subcommand(
         "predict",
         command(predict, {"source": source, "--model": run, "--out": out}, {"fps"}),
-        help="what happens in a video, and when",
+        help="what happens in a video, and when; masks of scans",
     )
     of_compare = command(compare, {name: {"help": "folder of a run that was evaluated"} for name in ("a", "b")}, set())
     commands.add_subcommand("compare", of_compare, help="which of two runs is better, and could it be chance")
+    written = {"help": "the file to write; it ends in .onnx, .pt2 (torch.export) or .xml (OpenVINO)"}
+    clip = {"default": None, "help": "a video or a scan, on a clip of which the file is checked as well as on noise"}
+    trained = {"help": run["help"].partition(" (")[0]}
+    of_export = command(export, {"model": trained, "path": written, "--example": clip}, set())
+    commands.add_subcommand("export", of_export, help="write a network as a file for other programs")
     commands.add_subcommand("report", command(report, {}, set()), help="one offline page of a run")
     commands.add_subcommand("prepare", command(prepare, {}, set()), help="make videos small and quick to read")
     group = parser("What is wrong, and what to do about it.")
@@ -214,8 +226,10 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
     """
     spelled = []
     for i, argument in enumerate(arguments):
-        if (name := argument.removeprefix("--augment=")) != argument or (i and arguments[i - 1] == "--augment"):
-            argument = argument.removesuffix(name) + _recipe(name)
+        for option in _PRESETS:
+            name = argument.removeprefix(f"--{option}=")
+            if name != argument or (i and arguments[i - 1] == f"--{option}"):
+                argument = argument.removesuffix(name) + _recipe(option, name)
         if argument in _SWITCHES and "".join(arguments[i + 1 : i + 2]) not in ("true", "false"):
             argument = f"{argument}=true"
         elif (size := re.fullmatch(r"(--(?:crop|resize)=)?(\d+)x(\d+)", argument)) and (
@@ -226,13 +240,14 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
     return spelled
 
 
-def _recipe(name: str) -> str:
-    if name in RECIPES:
-        return json.dumps(asdict(RECIPES[name]))
+def _recipe(option: str, name: str) -> str:
+    known = _PRESETS[option]
+    if name in known:
+        return json.dumps(asdict(known[name]))
     if name.startswith("{") or Path(name).is_file():
         return name
     raise ValueError(
-        f"--augment {name}: no such recipe; there is {', '.join(RECIPES)}, or set its fields, as --augment.flip true"
+        f"--{option} {name}: no such recipe; there is {', '.join(known)}, or set its fields (`tubelet train --help`)"
     )
 
 
@@ -274,23 +289,39 @@ def _report(values: dict[str, Any]) -> None:
     print(report(**values))
 
 
+def _export(values: dict[str, Any]) -> None:
+    print(export(**values))
+
+
 def _predict(values: dict[str, Any]) -> None:
     asked, source = values.pop("out"), values.pop("source")
     out = Path(asked) if asked else None
-    if out is not None:  # before the work, so that it is not done in vain
-        _check_out(out, source)
+    if out is not None and (out.suffix in _WRITERS or not (Path(source).is_dir() or is_scan(source))):
+        _check_out(out, source)  # before the work, so that it is not done in vain
+    model = values.pop("model") or _newest_run()
+    network, spec = ready(model)
+    is_of_scans = spec.intensity is not None
+    is_of_masks = is_of_scans and dense_classes(network, spec) is not None
+    if out is not None and not is_of_masks:
+        _check_out(out, source, is_drawn=not is_of_scans)
     with terminal.told():
-        prediction = predict(values.pop("model") or _newest_run(), source, **values)
+        prediction = predict(network if is_of_scans else model, source, out=out if is_of_masks else None, **values)
     print(prediction.top())
-    if out is not None:
-        for path in _write(prediction, out):
-            terminal.say(f"wrote {path}")
+    if isinstance(prediction, Masks):
+        written = [case.file for case in prediction.cases if case.file is not None]
+    else:
+        written = _write(prediction, out, is_drawn=not is_of_scans) if out is not None else []
+    for path in written:
+        terminal.say(f"wrote {path}")
     if prediction.failed:
-        raise ValueError(f"{terminal.counted(len(prediction.failed), 'video')} left out, see above")
+        kind = "scan" if is_of_scans else "video"
+        raise ValueError(f"{terminal.counted(len(prediction.failed), kind)} left out, see above")
 
 
-def _check_out(out: Path, source: str) -> None:
+def _check_out(out: Path, source: str, *, is_drawn: bool = True) -> None:
     """Raise ValueError or OSError where the prediction of `source` could not be written; its folder is made."""
+    if out.suffix == ".mp4" and not is_drawn:
+        raise ValueError(f"{out}: scans are not drawn; give a folder, or a file ending in .json or .csv")
     if out.suffix and out.suffix not in _WRITERS:
         raise ValueError(f"{out}: ends in {out.suffix}; give a folder or a file ending in {', '.join(_WRITERS)}")
     if out.suffix and out.is_dir():
@@ -308,11 +339,13 @@ def _check_out(out: Path, source: str) -> None:
             raise PermissionError(errno.EACCES, "", str(place))
 
 
-def _write(prediction: Prediction, out: Path) -> list[Path]:
+def _write(prediction: Prediction, out: Path, *, is_drawn: bool = True) -> list[Path]:
     """Write what the ending of `out` asks for; a folder gets the windows as json and csv, and each video as mp4."""
     if out.suffix:
         return [_WRITERS[out.suffix](prediction, out)]
     written = [prediction.to_json(out / "windows.json"), prediction.to_csv(out / "windows.csv")]
+    if not is_drawn:
+        return written
     on_disk = [part for part in prediction.videos() if Path(part.sources[0]).exists()]  # what was live is not
     for number, part in enumerate(on_disk, start=1):
         path = out / f"{Path(part.sources[0]).stem}_seen.mp4"
@@ -371,6 +404,7 @@ _COMMANDS: dict[str, Callable[[dict[str, Any]], int | None]] = {
     "evaluate": _evaluate,
     "compare": _compare,
     "report": _report,
+    "export": _export,
     "predict": _predict,
     "prepare": _prepare,
     "doctor data": _doctor_data,

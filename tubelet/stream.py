@@ -380,12 +380,12 @@ class _Sliding(nn.Module):
 
     def _divisor_correction(self, out: Tensor, given: int, seen: int) -> Tensor:
         """kernel / frames that the offline layer divides by: fewer where a window hangs over an end."""
-        start = torch.arange(given, given + out.shape[2]) * self.stride - self.before
+        start = (torch.arange(out.shape[2]) + given) * self.stride - self.before
         end = start + self.kernel
         low, high = (-self.before, seen + self.after) if self.layer.count_include_pad else (0, seen)
-        if not self.is_ending:
-            high = int(end.max())
-        counted = end.clamp(max=high) - start.clamp(min=low)
+        if self.is_ending:
+            end = end.clamp(max=high)
+        counted = (end - start.clamp(min=low)).clamp(min=1)
         return (self.kernel / counted).to(out).view(1, 1, -1, 1, 1)
 
 
@@ -493,14 +493,15 @@ class _Averaging(nn.Module):
         sums = nn.functional.pad(steps.cumsum(2), (1, 0))
         last = torch.arange(steps.shape[2] - x.shape[2], steps.shape[2], device=x.device) + 1
         first = (last - span).clamp(min=0)
-        means = (sums[:, :, last] - sums[:, :, first]) / (last - first)
-        state = {"past": steps[:, :, max(0, steps.shape[2] - span + 1) :].clone()}
+        seen = self.state.get("seen", 0)
+        so_far = torch.arange(1, x.shape[2] + 1, device=x.device) + seen
+        means = (sums[:, :, last] - sums[:, :, first]) / so_far.clamp(min=1, max=span)
+        state = {"past": steps[:, :, max(0, steps.shape[2] - span + 1) :].clone(), "seen": seen + x.shape[2]}
         if self.window is None:
-            seen = self.state.get("seen", 0)
-            complete = torch.arange(seen + 1, seen + x.shape[2] + 1, device=x.device) - span + 1
+            complete = so_far - span + 1
             totals = torch.cat([self.state.get("total", sums[:, :, :1]), means * (complete > 0)], dim=2).cumsum(2)
             means = torch.where(complete > 0, totals[:, :, 1:] / complete.clamp(min=1), means)
-            state |= {"total": totals[:, :, -1:].clone(), "seen": seen + x.shape[2]}
+            state["total"] = totals[:, :, -1:].clone()
         self.state = state
         return self.head.logits(means.to(x.dtype))
 
