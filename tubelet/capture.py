@@ -341,7 +341,7 @@ def _same(x: Tensor) -> Tensor:
 
 def _ends_alike(pool: Node, before: Triple, after: Triple) -> bool:
     """Whether a maximum that pads `before` on either side and may end outside does the same as its own with pads."""
-    _, kernel, stride, padding, dilation, is_ceil = _filled(pool, [], 0, 1, False)
+    x, kernel, stride, padding, dilation, is_ceil = _filled(pool, [], 0, 1, False)
     if any(speed._of_three(padding)) or speed._of_three(dilation) != (1, 1, 1) or is_ceil:
         return False
     found = []
