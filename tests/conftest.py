@@ -1,5 +1,7 @@
 """One thread for torch: on busy cores, two that wait for each other make a small network a hundred times slower."""
 
+import locale
+
 import pytest
 import torch
 
@@ -12,6 +14,14 @@ def cache_of_its_own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUBELET_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def locale_as_it_was():
+    """ITK, with which tests write DICOM, leaves the process in the C locale."""
+    spoken = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, spoken)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -97,6 +97,7 @@ def test_pt2_holds_the_same(tiny, tmp_path):
         torch.testing.assert_close(program.module()(clip), tiny(clip))
 
 
+@pytest.mark.slow
 def test_openvino_holds_the_same(tiny, tmp_path):
     openvino = pytest.importorskip("openvino")
     report = tubelet.export(tiny, tmp_path / "tiny.xml")
@@ -106,6 +107,7 @@ def test_openvino_holds_the_same(tiny, tmp_path):
     assert json.loads(model.get_rt_info(["tubelet"]).astype(str))["classes"] == list("abcde")
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_real_clip_is_compared_too(tiny, tmp_path):
     video = tmp_path / "v.mp4"
@@ -173,6 +175,7 @@ def test_mistakes_are_told_in_one_line(tiny, tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"tubelet: {tmp_path / 'file'}")
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_report(tiny, tmp_path, capsys):
     tubelet.save(tiny, tmp_path / "m.safetensors")
     assert main(["export", str(tmp_path / "m.safetensors"), str(tmp_path / "m.pt2")]) == 0
@@ -206,7 +209,7 @@ def follow(path, frames, n):
     return torch.cat(answers, 2)[:, :, lead:]
 
 
-@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("window", [None, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_step_of_a_stream_is_a_graph(tiny, tmp_path, window):
     stream = tubelet.Stream(tiny, window=window)
     report = tubelet.export(stream, tmp_path / "step.onnx", torch.zeros(2, 3, 8, 32, 32))

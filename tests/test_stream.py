@@ -116,9 +116,20 @@ def networks(draw, channels=3):
     return nn.Sequential(*draw(st.lists(layer, min_size=1, max_size=4)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_random_networks_stream_exactly(data):
+    streams_exactly(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None)
+@given(st.data())
+def test_many_random_networks_stream_exactly(data):
+    streams_exactly(data)
+
+
+def streams_exactly(data):
     torch.manual_seed(0)
     frames = data.draw(st.integers(1, 40))
     network = data.draw(networks()).eval()
@@ -350,7 +361,7 @@ def streamed_or_named(model):
 
 
 # Kinds whose smallest network takes long; others are built of the same blocks.
-LONG = {"c3d", "densenet3d", "mobilenetv2", "p3d", "pooled_r2plus1d", "resnext3d", "s3d"}
+LONG = {"c3d", "densenet3d", "movinet", "mobilenetv2", "p3d", "pooled_r2plus1d", "resnext3d", "s3d"}
 
 
 @pytest.mark.parametrize(
