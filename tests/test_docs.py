@@ -14,7 +14,17 @@ def code(page):
     return "\n".join(re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if code(page)], ids=lambda page: page.stem)
+LONG = {"export", "train"}  # pages whose examples take 20 s each
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in LONG else [])
+        for page in PAGES
+        if code(page)
+    ],
+)
 def test_examples_run(page, tmp_path):
     script = "import torch; torch.set_num_threads(1)\n" + code(page)
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, encoding="utf-8")

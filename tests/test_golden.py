@@ -50,9 +50,19 @@ def golden():
 LARGE = {
     "c3d_sports1m",
     "mmaction_c3d_ucf101",
+    "mmaction_i3d_r50_nl_gaussian",
+    "mmaction_ipcsn_r152",
+    "mmaction_r2plus1d_r34_8x8",
+    "p3d131",
+    "pytorchvideo_csn_r101",
     "pytorchvideo_slowfast_16x8_r101_50_50",
+    "pyslowfast_i3d_nln_dot_product_8x8_r50",
+    "resnets3d_preresnet50_b",
     "resnets3d_resnet101_b",
+    "resnets3d_resnet34_b",
+    "resnets3d_resnext101_b",
     "resnets3d_wideresnet50_b",
+    "tsm_resnet101_8seg",
 }
 
 

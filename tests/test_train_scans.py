@@ -158,6 +158,7 @@ def test_options_of_scans_are_not_for_videos(tmp_path, monkeypatch, option):
         tubelet.train(tmp_path / "data", model="tiny", out=tmp_path / "run", **option)
 
 
+@pytest.mark.slow
 def test_a_bad_scan_ends_the_run_or_is_left_out(tmp_path):
     table = write_table(write_scans(tmp_path / "data", 6), [0, 1, 2, 0, 1, 2])
     (tmp_path / "data" / "images" / "c00.nii.gz").write_bytes(b"no scan")

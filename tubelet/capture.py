@@ -110,9 +110,6 @@ DROPOUTS = {A.dropout.default, A.feature_dropout.default, A.alpha_dropout.defaul
 RESHAPES = {A.view.default, A._unsafe_view.default}
 # The rest of these would see the layout, which is another one here.
 REFUSED = {A.as_strided.default, A.empty_strided.default, A.set_.source_Tensor}
-# Arguments as these operators have them when they are not given.
-CONVOLUTION = (None, None, None, 1, 0, 1, 1)
-MAXIMUM = (None, None, (), 0, 1, False)
 
 
 def _activation(node: Node) -> Activation | None:
@@ -138,11 +135,6 @@ def _activation(node: Node) -> Activation | None:
 def _shape(node: Node, batch: int) -> tuple[int, ...]:
     """Of a node's value, (B, C, T, H, W) say, with the example's batch."""
     return tuple(size if isinstance(size, int) else batch for size in node.meta["val"].shape)
-
-
-def _arguments(node: Node, defaults: Sequence[Any]) -> list[Any]:
-    """Those of an operator, with what it takes for the last ones when they are not given."""
-    return [*node.args, *defaults[len(node.args) :]]
 
 
 def _only_user(node: Node) -> Node | None:
