@@ -54,9 +54,9 @@ def windows(data, augment=None, seed=0, spec=SPEC, **arguments):
 
 def test_windows_are_the_same_for_the_same_key_and_fit_in_a_batch(data):
     for recipe in ("none", "nnunet"):
-        one, two, other = (windows(data, RECIPES[recipe], seed, windows_per_scan=2) for seed in (0, 0, 1))
-        assert len(one) == 6
-        order = EpochOrder(len(one), seed=3)
+        one, two, other = (windows(data, RECIPES[recipe], seed) for seed in (0, 0, 1))
+        assert len(one) == 3
+        order = EpochOrder(len(one), 3, 2)
         batches = [list(loader(one, 4, order=order, workers=workers)) for workers in (0, 2)]
         for here, there in zip(*batches, strict=True):
             assert here[0].shape[1:] == (1, *WINDOW)
@@ -233,7 +233,7 @@ def test_a_bad_scan_is_told_by_its_items_alone(data, tmp_path, change, told):
 
 
 def test_arguments_out_of_range_are_refused(data):
-    for wrong in ({"foreground": 1.5}, {"windows_per_scan": 0}, {"spec": spec_of(crop=None)}):
+    for wrong in ({"foreground": 1.5}, {"spec": spec_of(crop=None)}):
         with pytest.raises(ValueError, match=next(iter(wrong)).replace("spec", "crop")):
             windows(data, **wrong)
 

@@ -32,7 +32,7 @@ from torch.utils.data import Dataset
 
 from ..machine import cache_dir, kept
 from ..processes import Failed, each
-from ..spec import ClipSpec, at_least_one
+from ..spec import ClipSpec
 from ..terminal import counted, progress
 from . import distort, volume
 from .distort import Distort, Size
@@ -53,8 +53,8 @@ TIME_LIMIT_S = 900.0  # for the preparation of one scan
 class ScanWindows(Dataset):
     """Random windows to train on: (window float32 (C, D, H, W), target), the same for the same (seed, *key).
 
-    Keys are (epoch, index) or (epoch, index, draw), as those of `datasets.TrainClips`; index i is of sample
-    i % (number of samples). The target is the mask int64 (D, H, W), or the index of the class.
+    Keys are (epoch, index) or (epoch, index, draw), as those of `datasets.TrainClips`. The target is the mask int64
+    (D, H, W), or the index of the class.
 
     Args:
         data: a data set of scans.
@@ -66,7 +66,6 @@ class ScanWindows(Dataset):
         seed: of all chance.
         foreground: share of the windows whose middle is a voxel of a class, each class of the scan as likely; the
             others lie anywhere. One third is nnU-Net's.
-        windows_per_scan: indices of each sample, and so windows of it in an epoch.
 
     Raises:
         ValueError: an argument is out of its range, or no scan can be prepared. What is wrong with one scan is
@@ -82,30 +81,27 @@ class ScanWindows(Dataset):
         seed: int,
         *,
         foreground: float = 1 / 3,
-        windows_per_scan: int = 1,
     ) -> None:
-        at_least_one(windows_per_scan=windows_per_scan)
         if not 0 <= foreground <= 1:
             raise ValueError(f"foreground {foreground} must lie in 0..1")
         self.scans = _Scans.of(data, split, spec)
         self.window = window_of(spec)
         self.spec, self.seed, self.foreground = spec, seed, foreground
         self.augment, self.swapped = _mirrored(augment, data, spec)
-        self.windows_per_scan = windows_per_scan
         if self.augment != Distort():
             distort.transforms()  # before worker processes are forked, each of which would import it anew
 
     def __len__(self) -> int:
-        return len(self.scans.samples) * self.windows_per_scan
+        return len(self.scans.samples)
 
     def name(self, key: Key) -> str:
         """Path of the scan."""
-        return self.scans.of_index(key[1]).name
+        return self.scans.samples[key[1]].name
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int | Tensor]:
         epoch, index, draw = (*key, 0)[:3]
         generator = torch.Generator().manual_seed(hash((self.seed, epoch, index, draw)) & (2**63 - 1))
-        sample = self.scans.of_index(index)
+        sample = self.scans.samples[index]
         image, mask, places = self.scans.open(sample)
         change = self.augment.draw(self.window, self.spec.spacing_mm, generator)
         size = cast(Size, image.shape[1:])
@@ -309,9 +305,6 @@ class _Scans:
     def of(data: VideoData, split: str, spec: ClipSpec) -> _Scans:
         samples = data.splits[split]
         return _Scans(samples, *prepare(samples, spec, len(data.classes)))
-
-    def of_index(self, index: int) -> Sample:
-        return self.samples[index % len(self.samples)]
 
     def folder(self, sample: Sample) -> Path:
         if reason := self.failed.get(sample.name):
