@@ -28,7 +28,7 @@ def test_mr_of_even_voxels():
     assert found.channels == (16, 32, 64, 128) and found.batch_size == 2
     assert found.spec.intensity == Intensity("z_score") and found.spec.mean == (0.0,) and found.spec.std == (1.0,)
     assert found.spec.orientation == "SPL" and found.spec.spacing_mm == (1.0, 1.0, 1.0) and found.spec.resize is None
-    assert len(found.reasons) == 6 and "10 scans looked at: 36x50x35 voxels of 1x1x1 mm" in found.reasons[0]
+    assert len(found.reasons) == 7 and "10 scans looked at: 36x50x35 voxels of 1x1x1 mm" in found.reasons[0]
     assert "90 %, 10 %" in found.reasons[0]
 
 
@@ -160,3 +160,28 @@ def test_scans_of_other_channels_are_named(tmp_path):
     data = scans(tmp_path, [np.zeros((1, 4, 4, 4), np.float32), np.zeros((2, 4, 4, 4), np.float32)])
     with pytest.raises(VolumeError, match=r"1\.nii\.gz: 2 channels, and scans before it have 1"):
         look(data)
+
+
+def test_axes_along_which_classes_lie_in_order_are_not_mirrored(tmp_path):
+    """Head before tail; left and right exchanged by their names; a lesion anywhere."""
+    rng = np.random.default_rng(0)
+    classes = ("background", "head", "tail", "left lung", "right lung", "lesion")
+    samples = []
+    for i in range(8):
+        mask = np.zeros((12, 12, 12), np.uint8)
+        back = 3 if i % 2 else 8  # depth is as likely as its mirror
+        mask[back, 2:4, 5:7], mask[11 - back, 7:10, 5:7] = 1, 2
+        mask[5:7, 5:7, :3], mask[5:7, 5:7, 9:] = 3, 4
+        mask[tuple(rng.integers(0, 12, (3, 20)))] = 5
+        grid = Grid(mask.shape, (1.0, 1.0, 1.0))
+        write_volume(tmp_path / f"{i}.nii.gz", mask[None].astype(np.float32), grid)
+        write_volume(tmp_path / f"mask{i}.nii.gz", mask, grid)
+        samples.append(Sample(tmp_path / f"{i}.nii.gz", tmp_path / f"mask{i}.nii.gz"))
+    data = VideoData(classes, {"train": samples}, "segment", mirrored={3: 4, 4: 3}, is_volume=True)
+    assert look(data).unoriented == 0
+    assert look(data).ordered == {1: ("head", "tail")}
+    chosen = plan(look(data))
+    assert chosen.spec.mirror_axes == (0, 2)
+    assert any("head and tail lie in one order along height" in reason for reason in chosen.reasons)
+    assert set(look(replace(data, mirrored={})).ordered) == {1, 2}
+    assert look(replace(data, splits={"train": samples[:4]})).ordered == {}  # too few to tell

@@ -100,6 +100,25 @@ def test_a_network_without_names_and_ways_of_seeing():
         tubelet.predict(Thresholds(), scan, stride_s=1.0)
 
 
+def test_a_scan_is_mirrored_as_in_training():
+    scan, _ = painted(2)
+    lungs = ("background", "left lung", "right lung")  # in a mirror the one is the other
+    for axes, classes, wanted in (
+        ((1, 2), ("background", "ball", "cube"), [(), (1,), (2,), (1, 2)]),
+        ((1, 2), lungs, [(), (1,)]),
+        (None, lungs, [(), (0,), (1,), (0, 1)]),
+    ):
+        network = Thresholds(num_frames=SIZE[0], crop=SIZE[1:], mirror_axes=axes, classes=classes)
+        seen = []
+        network.register_forward_pre_hook(lambda _, inputs, to=seen: to.append(inputs[0][0, 0].clone()))
+        tubelet.predict(network, scan, mirrored=True, batch_size=1)
+        whole = torch.from_numpy(scan[0])
+        assert len(seen) == 1 + len(wanted)  # the first is zeros, for the number of classes
+        assert all(any(torch.allclose(each, whole.flip(flips), atol=1e-2) for each in seen) for flips in wanted)
+    with pytest.raises(ValueError, match="trained on no mirrored windows"):
+        tubelet.predict(Thresholds(mirror_axes=()), scan, mirrored=True)
+
+
 def test_specks_and_holes_are_cleaned():
     scan = np.zeros((1, 12, 12, 12), np.float32)
     scan[0, 2:9, 2:9, 2:9] = 100

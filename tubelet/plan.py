@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -44,6 +44,8 @@ MOST_VOXELS = {"cuda": 128**3, "cpu": 96**3}  # of a window; of a CPU ours
 LEAST_BATCH = 2
 MOST_BATCH = 16  # ours
 SHARE = 0.05  # of all voxels that one step may see
+ORDERED = 0.95  # of the scans in which two classes lie in one order, which is then theirs; ours
+LEAST_ORDERED = 5  # scans that tell; ours
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Look:
         voxels: of each class, 0 first, in all scans that were looked at; empty where there are no masks.
         unoriented: scans that are not stored in `ORIENTATION`.
         num_scans: that were looked at.
+        ordered: two classes for each axis along which they lie in the same order in nearly every scan, and would not
+            in a mirror.
     """
 
     sizes: np.ndarray
@@ -69,6 +73,7 @@ class Look:
     voxels: Mapping[int, int]
     unoriented: int
     num_scans: int
+    ordered: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ def look(data: VideoData, split: str = "train", *, skips: bool = False) -> Look:
     sizes, spacings, ends = [], [], []
     drawn: list[list[np.ndarray]] = []
     voxels: Counter[int] = Counter()
+    centers = []
     unoriented = 0
     first_bad: VolumeError | None = None
     for number, sample in enumerate(terminal.progress(samples, "looking at scans")):
@@ -132,6 +138,7 @@ def look(data: VideoData, split: str = "train", *, skips: bool = False) -> Look:
             mask = oriented(labels, ORIENTATION).array[0]
             found, counts = np.unique(mask, return_counts=True)
             voxels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+            centers.append(_centers(mask, len(data.classes)))
             inside = mask > 0 if (mask > 0).any() else inside
         drawn.append(_drawn(scan, inside, np.random.default_rng(number)))
     if not drawn:
@@ -140,7 +147,37 @@ def look(data: VideoData, split: str = "train", *, skips: bool = False) -> Look:
     ranges = np.median(np.stack(ends), 0)
     of_class = dict(sorted(voxels.items()))
     arrays = np.array(sizes, dtype=np.int64), np.array(spacings, dtype=np.float64)
-    return Look(*arrays, len(values), ranges, values, of_class, unoriented, len(drawn))
+    ordered = _ordered(np.array(centers), data) if centers else {}
+    return Look(*arrays, len(values), ranges, values, of_class, unoriented, len(drawn), ordered)
+
+
+def _centers(mask: np.ndarray, num_classes: int) -> np.ndarray:
+    """(num_classes, 3) mean place of each class, in voxels; nan for one that is not there, and for 0."""
+    places = np.nonzero((mask > 0) & (mask < num_classes))
+    labels = mask[places]
+    sums = np.stack([np.bincount(labels, axis, num_classes) for axis in places], 1)
+    counts = np.bincount(labels, minlength=num_classes)[:, None]
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+
+
+def _ordered(centers: np.ndarray, data: VideoData) -> dict[int, tuple[str, str]]:
+    """Of each axis, two classes whose order there tells which is which; centers are (N, K, 3)."""
+    found: dict[int, tuple[str, str]] = {}
+    for axis, letter in enumerate(ORIENTATION):
+        apart = centers[:, :, None, axis] - centers[:, None, :, axis]  # (N, K, K)
+        known = np.isfinite(apart).sum(0)
+        share = (apart > 0).sum(0) / np.maximum(known, 1)
+        always = (share >= ORDERED) & (known >= LEAST_ORDERED)
+        if letter in "RL":  # left and right, exchanged in the mirror, keep their order there
+            becomes = np.array([_or_itself(data.mirrored.get(k), k) for k in range(len(data.classes))])
+            always &= ~always[becomes[None, :], becomes[:, None]]
+        for before, after in np.argwhere(always)[:1].tolist():
+            found[axis] = data.classes[after], data.classes[before]
+    return found
+
+
+def _or_itself(other: int | None, index: int) -> int:
+    return index if other is None else other
 
 
 def _drawn(scan: Volume, inside: np.ndarray, generator: np.random.Generator) -> list[np.ndarray]:
@@ -183,8 +220,10 @@ def plan(
         f"intensity {values.kind}{'' if values.kind == 'z_score' else f' {values.low:.4g} to {values.high:.4g}'}: {why}"
     )
     spec = ClipSpec(
-        1, resize=None, crop=(1, 1), mean=mean, std=std, spacing_mm=target, orientation=ORIENTATION, intensity=values
-    )
+        1, resize=None, crop=(1, 1), mean=mean, std=std, spacing_mm=target, orientation=ORIENTATION, intensity=values,
+        mirror_axes=tuple(axis for axis in range(3) if axis not in seen.ordered),
+    )  # fmt: skip
+    reasons.append(_mirrors(seen))
     median = np.median(np.maximum(1, np.round(seen.sizes * seen.spacings / target)), 0).astype(int)
     sides, why = (window, "as asked") if window else _window(median, MOST_VOXELS[device])
     total = seen.num_scans * int(np.prod(median))
@@ -274,6 +313,15 @@ def _what(seen: Look) -> str:
         total = sum(seen.voxels.values())
         shares = ", ".join(f"{100 * count / total:.2g} %" for count in seen.voxels.values())
         told += f"; classes have {shares} of the voxels"
+    return told
+
+
+def _mirrors(seen: Look) -> str:
+    names = ("depth", "height", "width")
+    free = [name for axis, name in enumerate(names) if axis not in seen.ordered]
+    told = f"mirrored along {', '.join(free) or 'no axis'}"
+    for axis, (first, second) in seen.ordered.items():
+        told += f"; {first} and {second} lie in one order along {names[axis]}"
     return told
 
 

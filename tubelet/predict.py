@@ -188,7 +188,8 @@ def predict(
         out: file or folder for masks, which are then not kept in memory where they are several. A folder that an
             interrupted call has begun is gone on with. Like all that follows, for a network trained on scans.
         overlap: of neighbouring windows of a scan, as a share of their sides.
-        mirrored: see each window mirrored along each axis as well, eight times the work, and average the answers.
+        mirrored: see each window also mirrored along the axes (`ClipSpec.mirror_axes`) along which it was in training,
+            and average the answers: two, four or eight times the work.
         largest: keep of each class only the largest connected component.
         holes: fill the holes of each class.
         series: id of the DICOM series that is meant, where a folder holds several.

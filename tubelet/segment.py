@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from . import heads, terminal, windows
 from .data.grid import ending
 from .data.indexes import footprint
+from .data.layouts.opposites import mirrors
 from .data.volume import (
     SUFFIXES,
     WRITTEN,
@@ -74,7 +75,8 @@ class Way:
     Attributes:
         overlap: of neighbouring windows, as a share of their sides.
         batch_size: windows in one pass of the network; None takes what suits the device.
-        mirrored: whether each window is also seen mirrored along each axis, and the answers averaged.
+        mirrored: whether each window is also seen mirrored along the axes for which the network was trained to be, and
+            the answers averaged.
         largest: whether of each class only the largest connected component is kept.
         holes: whether holes of each class are filled.
     """
@@ -183,7 +185,7 @@ def segment(
         raise ValueError("the network's spec has no crop: set one, with num_frames it is the window that is seen")
     window = (spec.num_frames, *spec.crop)
     how: dict[str, Any] = {"window": window, "overlap": way.overlap, "batch_size": way.batch_size}
-    how["mirrored"] = (2, 3, 4) if way.mirrored else ()
+    how["mirrored"] = _mirrored(spec) if way.mirrored else ()
     source = None if isinstance(scan, Volume) else _large(scan, spec)
     if source is not None:
         _check_channels(source, spec)
@@ -269,6 +271,18 @@ def _check_channels(source: Volume, spec: ClipSpec) -> None:
 
 def _turned(source: Volume, spec: ClipSpec) -> Volume:
     return source if spec.orientation is None else oriented(source, spec.orientation)
+
+
+def _mirrored(spec: ClipSpec) -> tuple[int, ...]:
+    """Axes of (B, C, D, H, W) along which a mirrored scan has the same classes."""
+    axes = (0, 1, 2) if spec.mirror_axes is None else spec.mirror_axes
+    sides = mirrors(spec.classes)
+    if any(index != other for index, other in sides.items()):  # left and right are classes
+        letters = spec.orientation or "RRR"
+        axes = tuple(axis for axis in axes if letters[axis] not in "RL")
+    if not axes:
+        raise ValueError("mirrored: this network was trained on no mirrored windows whose classes stay the same")
+    return tuple(axis + 2 for axis in axes)
 
 
 def _large(paths: Sequence[Path], spec: ClipSpec) -> Volume | None:

@@ -69,6 +69,8 @@ class ClipSpec:
         orientation: where the axes (depth, height, width) of scans point, such as SPR (superior, posterior, right);
             None leaves them as they are stored.
         intensity: how the values of scans become those that the network takes; None: they are pictures, 0..255.
+        mirror_axes: of scans, 0 (depth) to 2 (width), along which it was trained on mirrored windows, too; None where
+            nobody knows.
 
     Raises:
         ValueError: a value is out of its range, or `mean` and `std` differ in length.
@@ -85,9 +87,10 @@ class ClipSpec:
     spacing_mm: tuple[float, float, float] | None = None
     orientation: str | None = None
     intensity: Intensity | None = None
+    mirror_axes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for field in ("crop", "mean", "std", "classes", "spacing_mm"):
+        for field in ("crop", "mean", "std", "classes", "spacing_mm", "mirror_axes"):
             if getattr(self, field) is not None:
                 object.__setattr__(self, field, tuple(getattr(self, field)))
         if isinstance(self.resize, list):
@@ -112,6 +115,8 @@ class ClipSpec:
         if self.intensity is not None:
             object.__setattr__(self, "intensity", Intensity(*self.intensity))
             check_intensity(self.intensity)
+        if self.mirror_axes is not None and len({*self.mirror_axes} & {0, 1, 2}) != len(self.mirror_axes):
+            raise ValueError(f"mirror_axes {self.mirror_axes}: axes are 0 (depth), 1 (height) and 2 (width), each once")
 
     @property
     def in_channels(self) -> int:

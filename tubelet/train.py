@@ -243,7 +243,11 @@ def train(
         fits = _fits(len(found.classes), optimizer, precision) if is_planned else _any
         scans = _planned(found, asked_of_scans, plan, fits, on_bad)
         batch_size, channels = scans.batch_size, scans.spec.in_channels
-        distort = distort or distortions.RECIPES["nnunet" if task == "segment" else "light"]
+        axes = scans.spec.mirror_axes
+        if distort is None:
+            distort = distortions.RECIPES["nnunet" if task == "segment" else "light"]
+            distort = replace(distort, flip=tuple(axis for axis in distort.flip if axes is None or axis in axes))
+        scans = replace(scans, spec=replace(scans.spec, mirror_axes=distort.flip))
         arguments["distort"] = distort
     else:
         _check_unused("scans", spacing_mm=spacing_mm, intensity=intensity, distort=distort, plan=plan)
