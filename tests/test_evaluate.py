@@ -563,6 +563,15 @@ def test_multilabel_by_hand(labelled, tmp_path):
     assert metrics.average_precision(found.scores, found.targets).tolist() == pytest.approx(precisions, abs=1e-6)
     report = json.loads((tmp_path / "evaluate.json").read_text())
     assert (report["task"], report["confusion"]) == ("multilabel", None)
+    # of the dark one that is light by name: what it is scores lowest, and higher scores what it is not
+    first = report["mistakes"][0]
+    scores = found.scores[[*found.samples].index(first["sample"])]
+    truth = found.targets[[*found.samples].index(first["sample"])].bool()
+    assert first["score"] == pytest.approx(scores[~truth].max().item()) and first["target"] == "light"
+    assert first["score_of_target"] == pytest.approx(scores[truth].min().item())
+    mistaken = {each["sample"] for each in report["mistakes"]}
+    for name, row, true in zip(found.samples, found.scores, found.targets.bool(), strict=True):
+        assert (name in mistaken) == bool(row[~true].max() > row[true].min())
     assert not (tmp_path / "confusion.png").exists()
     assert "90.0 %" in (tmp_path / "report.html").read_text()
 
@@ -624,7 +633,9 @@ def test_frames_by_hand(halves, tmp_path, num_frames):
     report = json.loads((tmp_path.with_name("frames") / "evaluate.json").read_text())
     assert report["summary"]["frame_accuracy"] == pytest.approx(15 / 16)
     page = (tmp_path.with_name("frames") / "report.html").read_text()
-    assert "93.8 %" in page and "whole videos" in page
+    assert "93.8 %" in page and "whole videos" in page and "Worst videos" in page
+    assert [row["frame_accuracy"] for row in report["worst"]] == pytest.approx([7 / 8, 1])
+    assert report["worst"][0]["sample"].endswith("a.mp4")
     (tmp_path / "b.mp4").write_text("no video")
     with pytest.raises(ValueError, match=r"b\.mp4: .*--on_bad skip"):
         tubelet.evaluate(model, tmp_path, **options)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import cases, feed, heads, measure, metrics, plot, protocols, tasks, terminal
@@ -442,7 +443,7 @@ def _finish(
     found: dict[str, Any] = {}
     if scores.targets.ndim == 1:
         summary, rows, confusion = _classified(scores)
-        found = {"calibration": _reliability(scores), "mistakes": _mistakes(scores, result.samples)}
+        found = {"calibration": _reliability(scores)}
         chance = 1 / len(names)
         if temperature:
             tempered = _tempered(scores, result.fitted_on)
@@ -451,6 +452,7 @@ def _finish(
     else:
         summary, rows, confusion = *_labelled(scores), None
         chance = scores.targets.double().mean(0)[scores.targets.any(0)].mean().item()
+    found["mistakes"] = _mistakes(scores, result.samples)
     summary |= alone or {}
     summary |= {"samples": len(scores.samples), "bad": len(result.bad), "missing": result.missing}
     summary |= {"views": report["views"], "crops": report["crops"]}
@@ -476,9 +478,10 @@ def _finish_each(
     report: dict[str, Any],
 ) -> Table:
     """Figures of frames or boxes, measured and written."""
-    summary, rows, bad = measure.measured_each(network, spec, found, seeing)
+    summary, rows, worst, bad = measure.measured_each(network, spec, found, seeing)
     folder.mkdir(parents=True, exist_ok=True)
     report |= {"combine": None, "classes": spec.classes, "summary": summary, "per_class": rows, "bad": bad}
+    report["worst"] = worst[:MISTAKES]
     _write_report(folder, report)
     seen_as = "whole videos" if seeing.is_whole else "each clip"
     table = Table(rows, summary, f"{seeing.split} of {report['data']}; {found.task} of {seen_as}")
@@ -567,13 +570,21 @@ def _reliability(scores: Scores) -> list[dict[str, float]]:
 
 
 def _mistakes(scores: Scores, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """The wrong answers with the highest scores, and where they can be seen."""
+    """The wrong answers with the highest scores, and where they can be seen.
+
+    Of samples with several classes: where a class that it lacks has a higher score than one that it has.
+    """
     places = {sample.name: sample for sample in samples}
-    tops, answers = scores.scores.max(1)
-    wrong = [i for i in tops.argsort(descending=True).tolist() if answers[i] != scores.targets[i]]
+    is_true = scores.targets.bool()
+    if scores.targets.ndim == 1:
+        is_true = F.one_hot(scores.targets, len(scores.classes)).bool()
+    tops, answers = scores.scores.masked_fill(is_true, -1).max(1)
+    least, targets = scores.scores.masked_fill(~is_true, 2).min(1)
+    is_first = ~is_true.gather(1, scores.scores.argmax(1, keepdim=True))[:, 0]
+    is_wrong = (is_first | (tops > least)) & is_true.any(1)
     rows = []
-    for i in wrong[:MISTAKES]:
-        sample, target, answer = places[scores.samples[i]], int(scores.targets[i]), int(answers[i])
+    for i in [i for i in tops.argsort(descending=True).tolist() if is_wrong[i]][:MISTAKES]:
+        sample, target, answer = places[scores.samples[i]], int(targets[i]), int(answers[i])
         rows.append(
             {
                 "sample": sample.name,

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import torch
 from torch import Tensor, nn
@@ -181,12 +181,18 @@ def _audit(network: nn.Module, spec: ClipSpec, found: VideoData, seeing: Seeing,
 @torch.no_grad()
 def measured_each(
     network: nn.Module, spec: ClipSpec, found: VideoData, seeing: Seeing
-) -> tuple[dict[str, Any], list[dict[str, object]], dict[str, str]]:
-    """Of frames or boxes, each video or clip by itself: figures, a row for each class of boxes, and what was bad."""
+) -> tuple[dict[str, Any], list[dict[str, object]], list[dict[str, object]], dict[str, str]]:
+    """Of frames or boxes, each video or clip by itself.
+
+    Returns:
+        Figures, a row for each class of boxes, a row of figures for each sample of frames, the worst first, and what
+        was bad.
+    """
     number = len(found.classes)
     task = tasks.task_of(found, "cross_entropy", 0.0, "none", torch.ones(number))
     measures = task.measures()
     counts, seen, bad = torch.zeros(number), 0, dict[str, str]()
+    each: list[dict[str, object]] = []
     answered = _answered_whole if seeing.is_whole else _answered
     for name, logits, targets in answered(network, spec, found, task, seeing, bad):
         try:
@@ -197,6 +203,11 @@ def measured_each(
         seen += 1
         if task.name == "detect":
             counts += targets[-1].sum(0)
+        else:
+            of_one = task.measures()
+            task.update(of_one, logits, targets)
+            figures = {key: value.item() for key, value in of_one.compute().items() if value.ndim == 0}
+            each.append({"sample": name, **figures})
     measured = measures.compute()
     summary: dict[str, Any] = {name: value.item() for name, value in measured.items() if value.ndim == 0}
     summary |= {"samples": seen, "bad": len(bad), "missing": found.missing}
@@ -204,9 +215,10 @@ def measured_each(
     rows: list[dict[str, object]] = []
     if task.name == "detect":
         precision = measured["average_precision"].tolist()
-        each = zip(spec.classes, counts.int().tolist(), precision, strict=True)
-        rows = [{"class": name, "boxes": count, "average_precision": value} for name, count, value in each]
-    return summary, rows, bad
+        classes = zip(spec.classes, counts.int().tolist(), precision, strict=True)
+        rows = [{"class": name, "boxes": count, "average_precision": value} for name, count, value in classes]
+    best = task.best.removeprefix("val_")
+    return summary, rows, sorted(each, key=lambda row: cast(float, row[best])), bad
 
 
 Answers = Iterator[tuple[str, Tensor, list[Tensor]]]  # name of a sample, logits, targets

@@ -113,6 +113,7 @@ def _written(folder: Path, path: Path, place: Path | None) -> Path:
                 _all_figures(measured),
                 _confusion(measured, place),
                 _mistakes(measured, Path(drawn)),
+                _worst(measured),
                 _classes(measured),
                 _audit(measured, place),
                 _calibration(measured, Path(drawn)),
@@ -501,6 +502,22 @@ def _mistakes(measured: Mapping[str, Any], drawn: Path) -> Section | None:
         f"target. The files are in {root}."
     )
     return Section("Worst mistakes", text, pictures, unseen, is_gallery=True)
+
+
+def _worst(measured: Mapping[str, Any]) -> Section | None:
+    """Of frames, whose videos have figures each."""
+    rows = measured.get("worst")
+    if not rows:
+        return None
+    root = _root([row["sample"] for row in rows])
+    table = [
+        {
+            "video": _below(row["sample"], root),
+            **{f"{FIGURES.get(name, name)} (%)": _shown(100 * row[name]) for name in row if name != "sample"},
+        }
+        for row in rows
+    ]
+    return Section("Worst videos", f"Each measured by itself, the worst first. The files are in {root}.", table=table)
 
 
 def _write_thumbnail(row: Mapping[str, Any], path: Path) -> None:
