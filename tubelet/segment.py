@@ -417,7 +417,8 @@ def _digest(network: nn.Module) -> str:
 
 
 def _counts(labels: np.ndarray, number: int) -> tuple[int, ...]:
-    return tuple(np.bincount(labels.reshape(-1), minlength=number).tolist())
+    planes = (np.bincount(plane.reshape(-1), minlength=number) for plane in labels)  # each made 8 bytes a voxel
+    return tuple(np.sum([*planes], 0).tolist())
 
 
 def _places(scans: Sequence[Sequence[Path]], source: Path, out: Path | None) -> list[Path | None]:

@@ -141,7 +141,8 @@ def sliding(
             (_, *inside), part = _spans(corner, window, size)
             slab[:, :, *inside].addcmul_(logits[:, *part], weights[*part])
         if totals is None:
-            answer[b, begin:end] = slab[:, : end - begin].argmax(0)
+            for plane in range(end - begin):  # the places of all planes, in int64, would be large
+                answer[b, begin + plane] = slab[:, plane].argmax(0)
             _move_up(slab, end - begin)
         else:
             slab[:, : end - begin] /= _summed(totals, begins, begin, end)
