@@ -11,7 +11,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import tubelet
-from tubelet import blocks, speed
+from tubelet import blocks, kernels, speed
+
+LAST = torch.channels_last_3d
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +26,18 @@ def usual(model, *inputs):
     return speed.Choices(
         {layer: speed.Route(*(n[0] for n in speed._ways(layer))) for layer in speed._layers(model, inputs)}
     )
+
+
+def winograd(model, *inputs):
+    """The same, with Winograd wherever there is a kernel."""
+    if not kernels.available():
+        pytest.skip(kernels.why())
+    routes = {}
+    for layer in speed._layers(model, inputs):
+        outputs, grad_inputs, grad_weights = speed._ways(layer)
+        of_input = grad_inputs[-1 if grad_inputs[-1] == "winograd" else 0]
+        routes[layer] = speed.Route(outputs[-1], of_input, grad_weights[0])
+    return speed.Choices(routes)
 
 
 triples = st.tuples(*[st.integers(1, 3)] * 3)
@@ -69,9 +83,50 @@ def test_every_way_gives_the_sums_of_float64(layer, clips, seed):
             torch.testing.assert_close(known[name](layer, x32, w32, g32).double(), true, atol=1e-4, rtol=1e-4)
 
 
-def losses(model, clips, targets, choices, steps=20, dtype=None):
+@pytest.mark.parametrize(
+    ("size", "widths", "kernel", "stride", "padding"),
+    [
+        ((4, 14, 14), (64, 144), (1, 3, 3), (1, 1, 1), (0, 1, 1)),
+        ((3, 9, 10), (17, 70), (3, 3, 3), (1, 1, 1), (1, 1, 1)),
+        ((3, 7, 8), (16, 33), (3, 3, 3), (1, 1, 1), (2, 0, 1)),  # its gradient has no kernel
+        ((5, 8, 9), (20, 16), (1, 3, 3), (2, 1, 1), (0, 1, 1)),  # nor this
+        ((6, 5, 7), (24, 1), (3, 1, 1), (1, 1, 1), (1, 0, 0)),
+        ((4, 9, 9), (1, 40), (3, 1, 1), (1, 1, 1), (0, 0, 0)),
+    ],
+)
+def test_winograd_steps_have_the_gradients_of_float64(size, widths, kernel, stride, padding):
+    conv = nn.Conv3d(*widths, kernel, stride, padding)
+    x = torch.randn(2, widths[0], *size, requires_grad=True)
+    choices = winograd(conv, x)
+    (route,) = choices.routes.values()
+    has_gradient = stride == (1, 1, 1) and padding != (2, 0, 1)
+    assert (route.output, route.grad_input == "winograd") == ("winograd", has_gradient)
+    single = [x, *conv.parameters()]
+    double = [each.detach().double().requires_grad_() for each in single]
+    true = F.conv3d(*double, stride, padding)
+    g = torch.randn(true.shape)
+    wanted = [true, *torch.autograd.grad(true, double, g.double())]
+    with speed.applied(choices):
+        twice = [[y, *torch.autograd.grad(y, single, g)] for y in (conv(x), conv(x))]
+    for got, again, expected in zip(*twice, wanted, strict=True):
+        torch.testing.assert_close(got.double(), expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
+        assert torch.equal(got, again)
+
+
+def test_without_the_kernels_the_usual_way_is_taken(monkeypatch):
+    model, clips, targets = Every(), torch.randn(2, 3, 4, 16, 16), torch.arange(2)
+    choices = winograd(model, clips)
+    assert any(route.output == "winograd" for route in choices.routes.values())
+    plain, half = (losses(model, clips, targets, usual(model, clips), 2, dtype) for dtype in (None, torch.bfloat16))
+    assert torch.equal(losses(model, clips, targets, choices, 2, torch.bfloat16), half)
+    monkeypatch.setattr(kernels, "available", lambda: False)
+    assert torch.equal(losses(model, clips, targets, choices, 2), plain)
+    assert "winograd" not in str(speed.choose(model, clips, seconds=1))
+
+
+def losses(model, clips, targets, choices, steps=20, dtype=None, lr=1e-3):
     model = copy.deepcopy(model)
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9)
     told = []
     with speed.applied(choices):
         for step in range(steps):
@@ -111,9 +166,19 @@ class Every(nn.Module):
 def test_losses_are_those_of_the_plain_step(make):
     model, clips, targets = make(), torch.randn(4, 3, 8, 32, 32), torch.arange(4)
     plain = losses(model, clips, targets, speed.Choices({}))
-    fast = losses(model, clips, targets, usual(model, clips))
     assert plain[-1] < plain[0] - 0.005  # it learns
-    torch.testing.assert_close(fast, plain, atol=1e-4, rtol=0)
+    for choices in (usual(model, clips), winograd(model, clips)):
+        torch.testing.assert_close(losses(model, clips, targets, choices), plain, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_losses_of_a_published_network_are_those_of_the_plain_step():
+    """At a small rate: with new weights and four clips, batch norms multiply any difference by ten in a few steps."""
+    model, clips, targets = tubelet.create("r2plus1d_18", num_classes=4), torch.randn(4, 3, 8, 32, 32), torch.arange(4)
+    plain = losses(model, clips, targets, speed.Choices({}), lr=1e-7)
+    fast = losses(model, clips, targets, winograd(model, clips), lr=1e-7)
+    assert not torch.equal(fast, plain) and plain[-1] < plain[0]
+    torch.testing.assert_close(fast, plain, atol=0, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 3, 70, 70), (3, 4, 6, 5, 7), (2, 3, 1, 1, 2)])
@@ -229,3 +294,98 @@ def test_layers_of_published_networks_are_found(name):
     clip = torch.zeros(1, model.spec.in_channels, 16, 64, 64)
     convs = [module for module in model.modules() if isinstance(module, nn.Conv3d)]
     assert sum(speed._layers(model, (clip,)).values()) >= len(convs)
+
+
+def answers(module, x):
+    with speed.inference():
+        return module(x)
+
+
+class Inference(nn.Module):
+    """Whatever `inference` has a way for, large and small."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv3d(1, 16, 3, padding=1),
+            nn.InstanceNorm3d(16, affine=True),
+            nn.LeakyReLU(),
+            nn.Conv3d(16, 16, 3, padding=1, groups=16, bias=False),
+            nn.GroupNorm(4, 16),
+            nn.Conv3d(16, 24, (1, 3, 3), padding=(0, 1, 1)),
+            nn.Conv3d(24, 8, (3, 1, 1), padding=(1, 0, 0)),
+            nn.InstanceNorm3d(8),
+            nn.Conv3d(8, 8, 2, 2, dilation=2),
+            nn.GroupNorm(1, 8, affine=False),
+            nn.Conv3d(8, 3, 1),
+        )
+
+    def forward(self, x):
+        return self.body(x)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 14, 16, 18), (2, 1, 7, 9, 8), (3, 1, 3, 4, 5)])
+def test_inference_gives_the_answers_of_float64(shape):
+    model, x = Inference().eval(), torch.randn(shape)
+    with torch.no_grad():
+        true = copy.deepcopy(model).double()(x.double())
+    before = copy.deepcopy(model.state_dict())
+    fast = answers(model, x)
+    assert fast.is_contiguous(memory_format=LAST) and not fast.requires_grad
+    torch.testing.assert_close(fast.double(), true, atol=2e-5 * true.abs().max().item(), rtol=0)
+    assert torch.equal(answers(model, x), fast)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_inference_takes_large_convolutions_to_the_kernels(monkeypatch):
+    seen, run = [], kernels.run
+    monkeypatch.setattr(kernels, "run", lambda x, *rest: seen.append(tuple(x.shape)) or run(x, *rest))
+    conv, large, small = nn.Conv3d(2, 4, 3, padding=1), torch.randn(2, 2, 4, 16, 16), torch.randn(1, 2, 7, 16, 16)
+    for x in (large, small):
+        torch.testing.assert_close(answers(conv, x), conv(x), atol=1e-5, rtol=1e-5)
+    assert seen == [(2, 2, 4, 16, 16)] * kernels.available()
+
+
+def test_norms_of_inference_keep_their_digits():
+    x = torch.randn(2, 6, 5, 40, 41) + 30  # a mean far from zero
+    group, instance = nn.GroupNorm(2, 6), nn.InstanceNorm3d(6)
+    for norm in (group, instance):
+        true = copy.deepcopy(norm).double()(x.double())
+        for layout in (torch.contiguous_format, LAST):
+            fast = answers(norm, x.contiguous(memory_format=layout))
+            torch.testing.assert_close(fast.double(), true, atol=2e-5, rtol=0)
+
+
+def test_inference_leaves_the_rest_to_torch():
+    conv, norm, x = nn.Conv3d(2, 4, 3), nn.GroupNorm(2, 4), torch.randn(1, 2, 4, 16, 16)
+    counted = nn.InstanceNorm3d(2, track_running_stats=True).eval()
+    calls = [
+        lambda: copy.deepcopy(conv).double()(x.double()),
+        lambda: conv.bfloat16()(x.bfloat16()),
+        lambda: conv.float()(x[0]),  # no batch
+        lambda: norm(torch.ones(3, 4)),
+        lambda: F.conv3d(x, conv.weight, padding="same"),
+        lambda: counted(x),
+        lambda: conv.to("meta")(x.to("meta")),
+    ]
+    for call in calls:
+        plain = call()
+        with speed.inference():
+            fast = call()
+        assert fast.dtype == plain.dtype and fast.device == plain.device and fast.shape == plain.shape
+        assert fast.is_meta or torch.equal(fast, plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert answers(nn.Conv3d(2, 4, 3), x).dtype == torch.bfloat16
+
+
+def test_after_inference_all_is_as_it_was():
+    before = (F.conv3d, F.group_norm, F.instance_norm)
+    conv = nn.Conv3d(2, 4, 3)
+    for wrong in (torch.randn(1, 3, 8, 20, 20), torch.randn(1, 2, 2, 2, 2)):  # channels, size
+        with pytest.raises(RuntimeError) as plain:
+            conv(wrong)
+        with pytest.raises(RuntimeError) as fast:
+            answers(conv, wrong)
+        assert str(fast.value).split(",")[0] == str(plain.value).split(",")[0]
+    assert before == (F.conv3d, F.group_norm, F.instance_norm)
+    assert torch.is_grad_enabled() and conv(torch.randn(1, 2, 3, 3, 3)).requires_grad

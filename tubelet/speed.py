@@ -3,17 +3,18 @@
 torch sends some 3D convolutions of float32 to a slow kernel (on one thread those of kernel (k, 1, 1), forward and
 backward), and its gradients of depthwise ones are slow in any precision. Here the same sums are written as 2D
 convolutions over frames or over time, as matrix products or as forward convolutions, for which oneDNN is fast, in
-channels-last layout. `choose` times these ways for each layer of a network, `applied` puts the chosen ones in the place
-of `conv3d` while it lasts.
+channels-last layout, or go with fewer multiplications through the kernels of `tubelet.kernels`. `choose` times these
+ways for each layer of a network, `applied` puts the chosen ones in the place of `conv3d` while it lasts.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.autograd.function import once_differentiable
 
+from . import kernels
 from .blocks import Triple, triple
 from .terminal import Table
 
@@ -61,10 +63,10 @@ class Layer:
         return triple([(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes])
 
     def __str__(self) -> str:
-        parts = [f"{self.in_channels} -> {self.out_channels}, kernel {_by(self.kernel_size)}"]
-        parts += [f"stride {_by(self.stride)}"] if self.stride != (1, 1, 1) else []
+        parts = [f"{self.in_channels} -> {self.out_channels}, kernel {written(self.kernel_size)}"]
+        parts += [f"stride {written(self.stride)}"] if self.stride != (1, 1, 1) else []
         parts += [f"{self.groups} groups"] if self.groups > 1 else []
-        return ", ".join([*parts, f"on {_by(self.size)}"])
+        return ", ".join([*parts, f"on {written(self.size)}"])
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ def choose(model: nn.Module, *inputs: Tensor, dtype: torch.dtype = torch.float32
         model: any nn.Module; it is not run, only its shapes are followed, and nothing in it changes.
         inputs: what a step gives it, a batch (B, C, T, H, W) first; only shapes and device count.
         dtype: precision of the convolutions: float32, or that of autocast.
-        seconds: to spend at most, more or less. The costly layers come first; the last ones take their usual
-            way without being timed.
+        seconds: to spend at most, more or less, after the kernels were built, which is done once on a machine. The
+            costly layers come first; the last ones take their usual way without being timed.
 
     Raises:
         ValueError: seconds is negative.
@@ -135,10 +137,10 @@ def choose(model: nn.Module, *inputs: Tensor, dtype: torch.dtype = torch.float32
     except DataDependentOutputException:  # not to be followed on shapes alone
         return Choices({})
     clips = min(2, len(inputs[0]))  # two stand for more; torch's way for one clip is another
+    found = {layer: _ways(layer, device.type, dtype) for layer in sorted(layers, key=cost, reverse=True)}
     deadline = time.perf_counter() + seconds
     routes, rows, totals = {}, [], [0.0, 0.0]
-    for layer in sorted(layers, key=_cost, reverse=True):
-        ways = _ways(layer, device.type)
+    for layer, ways in found.items():
         if time.perf_counter() > deadline:
             routes[layer] = Route(*(names[0] for names in ways))
             continue
@@ -155,7 +157,8 @@ def applied(choices: Choices) -> Iterator[None]:
     """While it lasts, convolutions of this process whose layer is among the choices take their route.
 
     The whole step belongs inside, backward included. Networks, their weights and copies of them are not touched.
-    Gradients of gradients are an error.
+    Gradients of gradients are an error. Where the Winograd kernels that were chosen cannot be had, as on another
+    machine, the usual way takes their place.
     """
     if not choices.routes:
         yield
@@ -166,12 +169,13 @@ def applied(choices: Choices) -> Iterator[None]:
 
 @contextmanager
 def inference() -> Iterator[None]:
-    """While it lasts, float32 networks on a CPU run without gradients in channels-last layout, through oneDNN.
+    """While it lasts, float32 networks on a CPU run without gradients, in channels-last layout.
 
-    It concerns convolutions, group norms and instance norms of (B, C, T, H, W), and leaves all else to torch, such as
-    another device or precision. Networks, their weights and copies of them are not touched.
+    It concerns convolutions, which go through oneDNN or the Winograd kernels, group norms and instance norms of
+    (B, C, T, H, W), and leaves all else to torch, such as another device or precision. Networks, their weights and
+    copies of them are not touched. The first large convolution on a machine has the kernels built, in some seconds.
     """
-    with torch.no_grad(), _instead(conv3d=_conv3d_alone, group_norm=_group_norm, instance_norm=_instance_norm):
+    with torch.no_grad(), _instead(conv3d=_conv3d_alone, group_norm=group_norm, instance_norm=instance_norm):
         yield
 
 
@@ -207,24 +211,37 @@ def _conv3d(
     kind = input.device.type
     if route and kind == "cpu" and torch.is_autocast_enabled(kind):
         input, weight = (each.to(torch.get_autocast_dtype(kind)) for each in (input, weight))
-    if not route or (kind == "cpu" and not input.dtype == weight.dtype in FAST_DTYPES):
+    if layer is None or route is None or (kind == "cpu" and not input.dtype == weight.dtype in FAST_DTYPES):
         return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
     if kind != "cpu":
         input, weight = (each.contiguous(memory_format=LAST) for each in (input, weight))
         return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
+    if WINOGRAD in (route.output, route.grad_input) and not (input.dtype == torch.float32 and kernels.available()):
+        route = _without_winograd(layer, route)
     output = _Convolution.apply(input, weight, layer, route)
     return output if bias is None else output + bias.to(output.dtype).view(-1, 1, 1, 1)
+
+
+def _without_winograd(layer: Layer, route: Route) -> Route:
+    """The usual ways in its place."""
+    (output, *_), (grad_input, *_), _ = _ways(layer)
+    return replace(
+        route,
+        output=output if route.output == WINOGRAD else route.output,
+        grad_input=grad_input if route.grad_input == WINOGRAD else route.grad_input,
+    )
 
 
 def _layer(x: Tensor, w: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Layer | None:
     """None for what is no batch of clips, or padded by name."""
     if x.ndim != 5 or isinstance(padding, str):
         return None
-    stride, padding, dilation = (_of_three(each) for each in (stride, padding, dilation))
+    stride, padding, dilation = (of_three(each) for each in (stride, padding, dilation))
     return Layer(x.shape[1], triple(x.shape[2:]), w.shape[0], triple(w.shape[2:]), stride, padding, dilation, groups)
 
 
-def _of_three(value: Any) -> Triple:
+def of_three(value: Any) -> Triple:
+    """A size of a layer, as torch takes it, as (t, h, w)."""
     return triple(value if isinstance(value, int) or len(value) == 3 else int(value[0]))
 
 
@@ -273,6 +290,14 @@ def _plain(layer: Layer, x: Tensor, w: Tensor) -> Tensor:
 
 def _onednn(layer: Layer, x: Tensor, w: Tensor) -> Tensor:
     return torch.mkldnn_convolution(x, w, None, layer.padding, layer.stride, layer.dilation, layer.groups)
+
+
+def _winograd(layer: Layer, x: Tensor, w: Tensor) -> Tensor:
+    return kernels.run(x, kernels.pack(w, layer.stride, layer.padding))
+
+
+def _winograd_input(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
+    return kernels.run(g, kernels.pack(w, layer.stride, layer.padding, transposed=True))
 
 
 def _plain_input(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
@@ -414,6 +439,7 @@ class _BatchNorm(torch.autograd.Function):
 # The same for inference. torch's own group norm loses four digits of seven in channels-last layout, its instance norm
 # leaves the layout.
 GROUP_NORM, INSTANCE_NORM = F.group_norm, F.instance_norm
+WORTH_PACKING = 2048  # positions (B, T, H, W) of an output, from which on Winograd gains more than each packing costs
 
 
 def _is_fast(x: Tensor) -> bool:
@@ -422,7 +448,7 @@ def _is_fast(x: Tensor) -> bool:
     return is_single and x.ndim == 5 and x.numel() > 0 and torch.backends.mkldnn.is_available()
 
 
-def _last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """(B, C, T, H, W) in channels-last layout, in its strides too where there is one channel alone."""
     if x.shape[1] > 1:
         return x.contiguous(memory_format=LAST)
@@ -439,22 +465,28 @@ def _conv3d_alone(
     groups: int = 1,
 ) -> Tensor:
     """`torch.conv3d` without gradients."""
-    if not _is_fast(input) or weight.dtype != input.dtype or isinstance(padding, str):
+    alike = (weight.dtype, weight.device, weight.shape[1] * groups) == (input.dtype, input.device, input.shape[1])
+    layer = _layer(input, weight, stride, padding, dilation, groups) if _is_fast(input) and alike else None
+    if layer is None:
         return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
-    stride, padding, dilation = (_of_three(each) for each in (stride, padding, dilation))
-    return torch.mkldnn_convolution(_last(input), weight, bias, padding, stride, dilation, groups)
+    sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    is_large = min(layer.output_size) > 0 and len(input) * math.prod(layer.output_size) >= WORTH_PACKING
+    if is_large and kernels.supports(*sizes, groups, layer.in_channels, layer.out_channels) and kernels.available():
+        return kernels.run(channels_last(input), kernels.pack(weight, layer.stride, layer.padding), bias)
+    x = channels_last(input)
+    return torch.mkldnn_convolution(x, weight, bias, layer.padding, layer.stride, layer.dilation, groups)
 
 
-def _group_norm(
+def group_norm(
     input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
     """`F.group_norm` without gradients."""
     if not _is_fast(input) or input.shape[1] % num_groups:
         return GROUP_NORM(input, num_groups, weight, bias, eps)
-    return _normed(_last(input), num_groups, weight, bias, eps)
+    return _normed(channels_last(input), num_groups, weight, bias, eps)
 
 
-def _instance_norm(
+def instance_norm(
     input: Tensor,
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
@@ -467,7 +499,7 @@ def _instance_norm(
     """`F.instance_norm` without gradients."""
     if not _is_fast(input) or running_mean is not None or input[0, 0].numel() == 1:
         return INSTANCE_NORM(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
-    return _normed(_last(input), input.shape[1], weight, bias, eps)
+    return _normed(channels_last(input), input.shape[1], weight, bias, eps)
 
 
 def _normed(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -485,12 +517,18 @@ def _normed(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, 
     return output
 
 
-OUTPUT: dict[str, Callable[[Layer, Tensor, Tensor], Tensor]] = {"plain": _plain, "onednn": _onednn}
+WINOGRAD = "winograd"
+OUTPUT: dict[str, Callable[[Layer, Tensor, Tensor], Tensor]] = {
+    "plain": _plain,
+    "onednn": _onednn,
+    WINOGRAD: _winograd,
+}
 GRAD_INPUT: dict[str, Callable[[Layer, Tensor, Tensor, Tensor], Tensor]] = {
     "plain": _plain_input,
     "frames": _frames_input,
     "times": _times_input,
     "flipped": _flipped_input,
+    WINOGRAD: _winograd_input,
 }
 GRAD_WEIGHT: dict[str, Callable[[Layer, Tensor, Tensor, Tensor], Tensor]] = {
     "plain": _plain_weight,
@@ -501,7 +539,9 @@ GRAD_WEIGHT: dict[str, Callable[[Layer, Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-def _ways(layer: Layer, device: str = "cpu") -> tuple[list[str], list[str], list[str]]:
+def _ways(
+    layer: Layer, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[list[str], list[str], list[str]]:
     """Names of the ways to output, grad_input and grad_weight worth timing, the usually fastest first.
 
     torch's own, slower in this layout wherever there is another, is for the rest: dense kernels over time and space.
@@ -516,7 +556,15 @@ def _ways(layer: Layer, device: str = "cpu") -> tuple[list[str], list[str], list
     of_input = {"frames": by_frame, "times": by_time, "flipped": grouped and turns}
     of_weight = {"frames": by_frame, "matmul": by_time and not grouped, "times": by_time, "taps": grouped}
     inputs, weights = ([name for name, fits in each.items() if fits][:2] for each in (of_input, of_weight))
-    return ["onednn"], inputs or ["plain"], weights or ["plain"]
+    outputs, inputs = ["onednn"], inputs or ["plain"]
+    rest, c, o = (layer.dilation, layer.groups), layer.in_channels, layer.out_channels
+    turned = [k - 1 - p for k, p in zip(layer.kernel_size, layer.padding, strict=True)]
+    forward = kernels.supports(layer.kernel_size, layer.stride, layer.padding, *rest, c, o)
+    back = layer.stride == (1, 1, 1) and kernels.supports(layer.kernel_size, layer.stride, turned, *rest, o, c)
+    if dtype == torch.float32 and (forward or back) and kernels.available():
+        outputs += [WINOGRAD] if forward else []
+        inputs += [WINOGRAD] if back else []
+    return outputs, inputs, weights or ["plain"]
 
 
 def _layers(model: nn.Module, inputs: tuple[Tensor, ...]) -> Counter[Layer]:
@@ -543,7 +591,7 @@ def _layers(model: nn.Module, inputs: tuple[Tensor, ...]) -> Counter[Layer]:
     return found
 
 
-def _cost(layer: Layer) -> float:
+def cost(layer: Layer) -> float:
     """Grows with the time that a layer may take: multiplications, of which a depthwise kernel does few at a time."""
     t, h, w = layer.output_size
     kt, kh, kw = layer.kernel_size
@@ -560,7 +608,7 @@ def _timed(
     w = made(layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
     g = made(clips, layer.out_channels, *layer.output_size)
     plain = sum(
-        _milliseconds(call, device)
+        milliseconds(call, device)
         for call in (
             partial(_plain, layer, x, w),
             partial(_plain_input, layer, x, w, g),
@@ -575,13 +623,13 @@ def _timed(
         (GRAD_WEIGHT, (x, w, g)),
     )
     for (known, tensors), names in zip(parts, ways, strict=True):
-        times = {name: _milliseconds(partial(known[name], layer, *tensors), device) for name in names}
+        times = {name: milliseconds(partial(known[name], layer, *tensors), device) for name in names}
         taken.append(min(times, key=times.__getitem__))
         best += times[taken[-1]]
     return plain, best, Route(*taken)
 
 
-def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
+def milliseconds(call: Callable[[], object], device: torch.device) -> float:
     """The least of some runs; of one alone where that takes long, since its first is not much slower then."""
     # of one thread processor time, to which other work on the machine adds nothing
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
@@ -596,5 +644,6 @@ def _milliseconds(call: Callable[[], object], device: torch.device) -> float:
     return 1000 * least
 
 
-def _by(sizes: Triple) -> str:
+def written(sizes: Triple) -> str:
+    """(t, h, w) as "txhxw"."""
     return "x".join(map(str, sizes))

@@ -164,6 +164,22 @@ def test_the_output_may_be_the_residual():
 
 
 @needs_kernels
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@pytest.mark.parametrize("kernel", [(1, 3, 3), (3, 3, 3), (3, 1, 1)])
+def test_transposed_and_in_any_layout(kernel, instructions):
+    """The gradient of the input is the transposed convolution, and the layout of a weight changes no bit."""
+    padding = tuple(k // 2 for k in kernel)
+    weight, g = torch.randn(19, 21, *kernel), torch.randn(2, 19, 4, 7, 6)
+    packed = kernels.pack(weight, padding=padding, transposed=True, instructions=instructions)
+    assert (packed.in_channels, packed.out_channels) == (19, 21)
+    true = F.conv_transpose3d(g.double(), weight.double(), padding=padding)
+    assert error(kernels.run(g, packed), true) < 2e-5
+    turned = weight.flip(2, 3, 4).transpose(0, 1)
+    for same in (turned, turned.contiguous(), turned.contiguous(memory_format=LAST)):
+        assert torch.equal(kernels.pack(same, padding=padding, instructions=instructions).data, packed.data)
+
+
+@needs_kernels
 def test_an_empty_batch_is_empty():
     packed = kernels.pack(torch.randn(6, 4, 3, 1, 1))
     assert kernels.run(torch.empty(0, 4, 3, 2, 2), packed).shape == (0, 6, 1, 2, 2)
@@ -194,6 +210,7 @@ def test_what_does_not_fit_is_one_line():
     x = torch.randn(1, 4, 2, 5, 5)
     for call, message in [
         (lambda: kernels.pack(torch.randn(6, 4, 1, 7, 7)), "no kernel for kernel_size"),
+        (lambda: kernels.pack(torch.randn(6, 4, 3, 3, 3), (2, 1, 1), transposed=True), "no kernel for kernel_size"),
         (lambda: kernels.run(x[:, :3], packed), r"must be float32 \(B, 4, T, H, W\)"),
         (lambda: kernels.run(x.double(), packed), "float64"),
         (lambda: kernels.run(x[..., :2], packed), "too small"),

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .. import machine
 
-__all__ = ["Packed", "available", "pack", "run", "supports", "why"]
+__all__ = ["Packed", "available", "growth", "pack", "run", "supports", "why"]
 
 _SOURCE = Path(__file__).with_name("winograd.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-pthread")
@@ -46,6 +46,10 @@ def _fields(numbers: str, pointers: str) -> list[tuple[str, Any]]:
 
 class _Convolution(ctypes.Structure):
     _fields_ = _fields("form in_channels out_channels kernel_t stride_t pad_t pad_h pad_w", "packed")
+
+
+class _Weight(ctypes.Structure):
+    _fields_ = _fields("output_step input_step place_step", "data")
 
 
 class _Call(ctypes.Structure):
@@ -197,11 +201,19 @@ def supports(
     return kernel_size in ((1, 3, 3), (3, 3, 3)) and stride[0] in (1, 2) and padding[0] >= 0 and in_space
 
 
+def growth(kernel_size: Sequence[int], stride: Sequence[int]) -> float:
+    """How many times as large a packed weight is, sizes as (t, h, w)."""
+    if tuple(kernel_size) == (3, 1, 1):
+        return 6 / 3
+    return 144 / 27 if (kernel_size[0], stride[0]) == (3, 1) else 36 / 9
+
+
 def pack(
     weight: Tensor,
     stride: Sequence[int] = (1, 1, 1),
     padding: Sequence[int] = (0, 0, 0),
     *,
+    transposed: bool = False,
     instructions: Instructions | None = None,
 ) -> Packed:
     """Transform a weight, once, for many calls of `run`.
@@ -210,6 +222,8 @@ def pack(
         weight: (K, C, kt, kh, kw) of K output and C input channels.
         stride: (t, h, w).
         padding: (t, h, w), with zeros.
+        transposed: pack for the transposed convolution, from K to C channels: the gradient of the input of the one with
+            this weight, stride 1 and this padding. `supports` knows it as a convolution of padding k - 1 - p.
         instructions: avx512 or avx2; None takes the widest that this processor has.
 
     Raises:
@@ -223,17 +237,25 @@ def pack(
     chosen = instructions or ("avx512" if best == 16 else "avx2")
     if _LANES[chosen] > best:
         raise ValueError(f"this processor has no {chosen}")
-    weight = weight.detach().to("cpu", torch.float32).contiguous()
+    weight = weight.detach().to("cpu", torch.float32)
     out_channels, in_channels, *kernel = weight.shape
-    if not supports(kernel, stride, padding, (1, 1, 1), 1, in_channels, out_channels):
+    places = weight.flatten(2)
+    first, (of_output, of_input, of_place) = places.data_ptr(), places.stride()
+    if transposed:
+        out_channels, in_channels, of_output, of_input = in_channels, out_channels, of_input, of_output
+        padding = [k - 1 - p for k, p in zip(kernel, padding, strict=True)]
+        # turned round: from the last place to the first
+        first, of_place = first + places.element_size() * of_place * (places.shape[2] - 1), -of_place
+    is_odd = transposed and tuple(stride) != (1, 1, 1)
+    if is_odd or not supports(kernel, stride, padding, (1, 1, 1), 1, in_channels, out_channels):
         raise ValueError(f"no kernel for kernel_size {(*kernel,)}, stride {(*stride,)}, padding {(*padding,)}")
     empty = Packed(
         torch.empty(0), in_channels, out_channels, _triple(kernel), _triple(stride), _triple(padding), chosen
     )
     of = _convolution(empty)
     data = torch.empty(library.winograd_packed_size(_LANES[chosen], ctypes.byref(of)))
-    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (weight, data))
-    library.winograd_pack(_LANES[chosen], ctypes.byref(of), *pointers)
+    laid = _Weight(of_output, of_input, of_place, first)
+    library.winograd_pack(_LANES[chosen], ctypes.byref(of), ctypes.byref(laid), ctypes.c_void_p(data.data_ptr()))
     return replace(empty, data=data)
 
 

@@ -36,6 +36,12 @@ struct Convolution {
     const float* packed;
 };
 
+// (out_channels, in_channels, places of the kernel), and floats from one of each to the next.
+struct Weight {
+    int64_t output_step, input_step, place_step;
+    const float* data;
+};
+
 struct Call {
     Convolution of;
     int64_t batch, t, h, w;                             // of the input
@@ -129,8 +135,8 @@ int64_t winograd_packed_size(int lanes, const Convolution* of) {
     return lanes == 16 ? avx512::packed_size(*of) : avx2::packed_size(*of);
 }
 
-void winograd_pack(int lanes, const Convolution* of, const float* weight, float* packed) {
-    lanes == 16 ? avx512::pack(*of, weight, packed) : avx2::pack(*of, weight, packed);
+void winograd_pack(int lanes, const Convolution* of, const Weight* weight, float* packed) {
+    lanes == 16 ? avx512::pack(*of, *weight, packed) : avx2::pack(*of, *weight, packed);
 }
 
 // 0, or 1 when there is no memory.
@@ -280,42 +286,83 @@ int64_t packed_size(const Convolution& of) {
     return shape.vectors * LANES * shape.components * shape.depth(of);
 }
 
-// (out_channels, in_channels, kernel) -> for each block of output channels: [component][tap][input channel][lane]
-void pack(const Convolution& of, const float* weight, float* packed) {
-    const Shape shape(of);
-    const int64_t kernel = of.form == time_alone ? 3 : of.kernel_t * 9, per_tap = kernel / shape.taps;
-    double in_time[6][3] = {{1}}, in_space[6][3];
-    if (of.form != frames) kernel_rows(shape.time_in, in_time);
-    kernel_rows(6, in_space);
-    const int times = of.form == frames ? 1 : 3;
-    for (int64_t block = 0; block < shape.blocks; block++) {
-        const int64_t first = block * shape.width * LANES, lanes = shape.width_of(block) * LANES;
-        for (int64_t tap = 0; tap < shape.taps; tap++)
-            for (int64_t c = 0; c < of.in_channels; c++)
-                for (int64_t lane = 0; lane < lanes; lane++) {
-                    const bool is_there = first + lane < of.out_channels;
-                    const float* w = weight + ((first + lane) * of.in_channels + c) * kernel + tap * per_tap;
-                    float* out = packed + (tap * of.in_channels + c) * lanes + lane;
-                    const int64_t step = shape.depth(of) * lanes;
-                    for (int t = 0; t < shape.time_in; t++) {
-                        double slice[9] = {};  // the kernel, transformed in time
-                        for (int s = 0; s < per_tap / times && is_there; s++)
-                            for (int k = 0; k < times; k++) slice[s] += in_time[t][k] * w[k * (per_tap / times) + s];
-                        if (of.form == time_alone) {
-                            *out = slice[0];
-                            out += step;
-                            continue;
-                        }
-                        for (int i = 0; i < 6; i++) {
-                            double row[3] = {};
-                            for (int k = 0; k < 3; k++)
-                                for (int j = 0; j < 3; j++) row[j] += in_space[i][k] * slice[k * 3 + j];
-                            for (int j = 0; j < 6; j++, out += step)
-                                *out = in_space[j][0] * row[0] + in_space[j][1] * row[1] + in_space[j][2] * row[2];
-                        }
-                    }
+struct Rows {
+    float time[6][3] = {{1}}, space[6][3];
+    explicit Rows(const Convolution& of, const Shape& shape) {
+        if (of.form != frames) fill(shape.time_in, time);
+        fill(6, space);
+    }
+    static void fill(int size, float rows[6][3]) {
+        double exact[6][3];
+        kernel_rows(size, exact);
+        for (int i = 0; i < size; i++)
+            for (int k = 0; k < 3; k++) rows[i][k] = exact[i][k];
+    }
+};
+
+inline Vector weighted(const float (&by)[3], Vector a, Vector b, Vector c) {
+    return fma(all(by[2]), c, fma(all(by[1]), b, all(by[0]) * a));
+}
+
+// Kernels of one input channel and LANES output channels, a vector for each place of the kernel, to one a component.
+template <int Times, bool InSpace>
+inline void transform_kernels(const Rows& rows, int64_t time_in, const float* w, float* out, int64_t step) {
+    constexpr int side = InSpace ? 9 : 1;
+    for (int64_t t = 0; t < time_in; t++) {
+        Vector slice[side];
+        for (int s = 0; s < side; s++) {
+            const float* at = w + s * LANES;
+            slice[s] = load(at);
+            if constexpr (Times == 3)
+                slice[s] = weighted(rows.time[t], slice[s], load(at + side * LANES), load(at + 2 * side * LANES));
+        }
+        if constexpr (!InSpace) {
+            store(out, slice[0]);
+            out += step;
+        } else {
+            for (const auto& of_row : rows.space) {
+                Vector row[3];
+                for (int j = 0; j < 3; j++) row[j] = weighted(of_row, slice[j], slice[3 + j], slice[6 + j]);
+                for (const auto& of_column : rows.space) {
+                    store(out, weighted(of_column, row[0], row[1], row[2]));
+                    out += step;
                 }
-        packed += shape.components * shape.depth(of) * lanes;
+            }
+        }
+    }
+}
+
+// (out_channels, in_channels, kernel) -> for each block of output channels: [component][tap][input channel][lane]
+void pack(const Convolution& of, const Weight& weight, float* packed) {
+    const Shape shape(of);
+    const Rows rows(of, shape);
+    const int64_t per_tap = of.form == time_alone ? 3 : of.kernel_t * 9 / shape.taps;
+    const auto transform = of.form == frames   ? transform_kernels<1, true>
+                           : of.form == volume ? transform_kernels<3, true>
+                                               : transform_kernels<3, false>;
+    constexpr int64_t most = 8;  // input channels at once, so that they are read along the cache's lines
+    alignas(64) float kernels[most * 27 * LANES];
+    for (int64_t block = 0; block < shape.blocks; block++) {
+        const int64_t lanes = shape.width_of(block) * LANES, step = shape.depth(of) * lanes;
+        for (int64_t v = 0; v < lanes; v += LANES)
+            for (int64_t tap = 0; tap < shape.taps; tap++)
+                for (int64_t c = 0; c < of.in_channels; c += most) {
+                    const int64_t channels = of.in_channels - c < most ? of.in_channels - c : most;
+                    for (int64_t lane = 0; lane < LANES; lane++) {
+                        const int64_t channel = block * shape.width * LANES + v + lane;
+                        const float* w = weight.data + channel * weight.output_step + c * weight.input_step;
+                        w += tap * per_tap * weight.place_step;
+                        const bool is_there = channel < of.out_channels;
+                        float* to = kernels + lane;
+                        for (int64_t i = 0; i < channels; i++, w += weight.input_step)
+                            for (int64_t s = 0; s < per_tap; s++, to += LANES)
+                                *to = is_there ? w[s * weight.place_step] : 0;
+                    }
+                    for (int64_t i = 0; i < channels; i++)
+                        transform(rows, shape.time_in, kernels + i * per_tap * LANES,
+                                  packed + (tap * of.in_channels + c + i) * lanes + v, step);
+                }
+        packed += shape.components * step;
     }
 }
 
