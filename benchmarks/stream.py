@@ -1,10 +1,14 @@
-"""Eight new frames: the stream against running a whole 16-frame window again, at each frame or once."""
+"""New frames: the stream against running a whole 16-frame window again.
+
+Eight frames of an exact stream, and one of a dense stream.
+"""
 
 import torch
 
 import tubelet
 from benchmarks.timing import alternate
 from tubelet import Table
+from tubelet.optimize import optimize
 
 
 def tables() -> list[Table]:
@@ -32,4 +36,24 @@ def tables() -> list[Table]:
 
         cases = {"window, at each frame": again, "window, once": once, "stream": on}
         made.append(alternate(cases, f"{name}, 8 new frames"))
-    return made
+    return [*made, dense()]
+
+
+def dense(name: str = "r2plus1d_18", size: int = 112) -> Table:
+    """A frame of a stream without padding in time, as it is and optimized, against torch's own window of 16 frames."""
+    model = tubelet.create(name).eval()
+    window = torch.rand(1, 3, 16, size, size)
+    plain = tubelet.Stream(model, dense=True, window=1)
+    fast = tubelet.Stream(optimize(model, window), dense=True, window=1)
+    frame = window[:, :, :1]
+    for _ in range(plain.receptive_field // 16 + 1):
+        plain(window)
+    fast.state = plain.state
+    fast(frame)
+
+    def again() -> None:
+        with torch.no_grad():
+            model(window)
+
+    cases = {"window": again, "dense stream": lambda: plain(frame), "optimized": lambda: fast(frame)}
+    return alternate(cases, f"{name}, 1 new frame")

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+import time
 
 import pytest
 import torch
@@ -101,6 +102,46 @@ def test_a_network_at_a_rate_of_its_own_sees_a_stream_at_that_rate():
     assert len(seen.times) >= 2
     lengths = seen.times[:, 1] - seen.times[:, 0]
     assert (lengths[1:] > 0.25).all() and (lengths[1:] < 0.6).all()
+
+
+class Slow(torch.nn.Module):
+    """A convolution that takes its time."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.conv = torch.nn.Conv3d(3, 3, 1)
+        self.head = heads.Classify(3, 3)
+        self.spec = dataclasses.replace(Brightness().spec, num_frames=4, resize=16, crop=(16, 16))
+        self.seconds = seconds
+
+    def forward(self, x):
+        time.sleep(self.seconds if x.device.type == "cpu" else 0)
+        return self.head(self.conv(x))
+
+
+def test_a_file_is_played_through_a_stream(tmp_path, capsys):
+    """For a slow network stale frames are dropped, counted and told, and it does not lag."""
+    write_video(tmp_path / "a.mp4", flat(90, 50), 25.0)
+    for seconds, drops in ((0.0, False), (0.2, True)):
+        seen = tubelet.predict(Slow(seconds), str(tmp_path / "a.mp4"), stream=True, stride_s=0.4)
+        assert seen.times[0, 0] == 0 and 0.9 < seen.times[-1, 1] <= 2.05
+        lines = capsys.readouterr().err.splitlines()
+        form = r"\d\.\d s  \w+ \d+ %  \(([\d.]+) ms a frame, lag (\d+\.\d\d) s, (\d+) frames dropped\)"
+        told = [re.search(form, line).groups() for line in lines]
+        assert len(told) == len(seen.scores) >= 2
+        if drops:
+            assert int(told[-1][2]) > 10 and float(told[-1][0]) >= 200
+            assert all(float(lag) < 2 for _, lag, _ in told)
+    with pytest.raises(ValueError, match="stream plays a video file, a camera or an address"):
+        tubelet.predict(Slow(0), tmp_path, stream=True)
+
+
+def test_segments_of_a_video(video, tmp_path):
+    seen = tubelet.predict(Brightness(), video, stride_s=0.08)
+    found = seen.segments(smooth_s=0.2, enter=0.6, leave=0.4, shortest_s=0.3)
+    assert [each.label for each in found][:2] == ["dark", "light"]
+    assert found[0].start_s == 0 and found[0].end_s == pytest.approx(1, abs=0.15)
+    assert "--> " in seen.to_srt(tmp_path / "a.srt").read_text()
 
 
 def test_a_stream_that_breaks_off_leaves_what_was_seen():

@@ -6,6 +6,7 @@ from . import blocks, decoders, heads
 from .convert import convert
 from .evaluate import evaluate
 from .export import export
+from .features import features
 from .models import create, load, models
 from .predict import Prediction, predict
 from .report import report
@@ -27,6 +28,7 @@ __all__ = [
     "decoders",
     "evaluate",
     "export",
+    "features",
     "heads",
     "load",
     "models",

@@ -549,12 +549,34 @@ class SpaceToDepth(nn.Module):
     An odd size gets zeros behind.
     """
 
+    # as a pooling has them, since in time it slides as one does
+    kernel_size = stride = (2, 2, 2)
+    padding = (0, 0, 0)
+    ceil_mode = True
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) -> (B, 8 C, T / 2, H / 2, W / 2), sizes rounded up."""
         t, h, w = (n % 2 for n in x.shape[2:])
         x = nn.functional.pad(x, (0, w, 0, h, 0, t))
         x = x.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (B, C, T, 2, H, 2, W, 2)
         return x.permute(0, 3, 5, 7, 1, 2, 4, 6).flatten(1, 4)
+
+
+class SpreadFrames(nn.Module):
+    """Every `alpha`-th frame on average, first and last included: the slow frames of PySlowFast and PyTorchVideo.
+
+    Args:
+        alpha: fast frames for a slow one.
+    """
+
+    def __init__(self, alpha: int) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> (B, C, T // alpha, H, W)."""
+        places = torch.linspace(0, x.shape[2] - 1, x.shape[2] // self.alpha).long()
+        return x.index_select(2, places.to(x.device))
 
 
 class PastPad(nn.Module):

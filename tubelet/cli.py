@@ -27,6 +27,7 @@ from .data.pictures import is_frames
 from .data.volume import is_scan
 from .evaluate import evaluate
 from .export import export
+from .features import features
 from .launch import is_first, is_launched, launch
 from .models import MODELS, models, ready
 from .predict import Prediction, predict
@@ -37,7 +38,12 @@ from .spec import ClipSpec
 from .train import train
 from .weights import CATALOGUE
 
-_WRITERS = {".json": Prediction.to_json, ".csv": Prediction.to_csv, ".mp4": Prediction.to_video}
+_WRITERS = {
+    ".json": Prediction.to_json,
+    ".csv": Prediction.to_csv,
+    ".srt": Prediction.to_srt,
+    ".mp4": Prediction.to_video,
+}
 _FIXES = {
     errno.EEXIST: "a file is in the way; move it, or give another path",
     errno.ENOTDIR: "a part of this path is a file, not a folder; give another path",
@@ -52,7 +58,7 @@ _FIXES = {
 # Settings of `train` that a recipe chooses unless one of their fields was typed.
 _CHOSEN: dict[str, Any] = {"augment": Augment, "mixing": Mixing, "distort": Distort}
 _PRESETS: dict[str, dict[str, Any]] = {"augment": RECIPES, "distort": distortions.RECIPES}
-_SWITCHES = ("--resume", "--full", "--temperature", "--mirrored", "--largest", "--holes")
+_SWITCHES = ("--resume", "--full", "--temperature", "--mirrored", "--largest", "--holes", "--stream")
 _TAKES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -181,7 +187,9 @@ def _parser() -> Any:
     network = {"default": None, "help": "name of a network (default: r2plus1d_18, for masks of scans a fitting U-Net)"}
     run = {"help": "file of weights, folder of a run, or tag of the catalogue (default: the newest run in runs/)"}
     source = {"help": "a video, a scan, or a folder of them"}
-    out = {"help": "windows to FILE.json or .csv, the video to FILE.mp4, masks to FILE.nii.gz, or all into a FOLDER"}
+    out = {
+        "help": "windows to FILE.json or .csv, subtitles to .srt, a video to .mp4, masks to .nii.gz, or all to a FOLDER"
+    }
     of_train = command(train, {"--model": network}, set(_CHOSEN))
     for name, kind in _CHOSEN.items():
         of_train.add_argument(f"--{name}", type=kind, default=kind())
@@ -196,6 +204,11 @@ def _parser() -> Any:
         "predict",
         command(predict, {"source": source, "--model": run, "--out": out}, {"fps"}),
         help="what happens in a video, and when; masks of scans",
+    )
+    commands.add_subcommand(
+        "features",
+        command(features, {"source": source, "--model": run}, set()),
+        help="what a network makes of long videos, as files of vectors with times",
     )
     of_compare = command(compare, {name: {"help": "folder of a run that was evaluated"} for name in ("a", "b")}, set())
     commands.add_subcommand("compare", of_compare, help="which of two runs is better, and could it be chance")
@@ -318,9 +331,15 @@ def _predict(values: dict[str, Any]) -> None:
         raise ValueError(f"{terminal.counted(len(prediction.failed), kind)} left out, see above")
 
 
+def _features(values: dict[str, Any]) -> None:
+    model, source = values.pop("model") or _newest_run(), values.pop("source")
+    with terminal.told():
+        print(features(model, source, **values))
+
+
 def _check_out(out: Path, source: str, *, is_drawn: bool = True) -> None:
     """Raise ValueError or OSError where the prediction of `source` could not be written; its folder is made."""
-    if out.suffix == ".mp4" and not is_drawn:
+    if out.suffix in (".mp4", ".srt") and not is_drawn:
         raise ValueError(f"{out}: scans are not drawn; give a folder, or a file ending in .json or .csv")
     if out.suffix and out.suffix not in _WRITERS:
         raise ValueError(f"{out}: ends in {out.suffix}; give a folder or a file ending in {', '.join(_WRITERS)}")
@@ -328,7 +347,7 @@ def _check_out(out: Path, source: str, *, is_drawn: bool = True) -> None:
         raise IsADirectoryError(errno.EISDIR, "", str(out))
     if out.exists() and not out.is_dir() and Path(source).exists() and out.samefile(source):
         raise ValueError(f"{out}: is the video itself; give another path as --out")
-    if out.suffix == ".mp4" and Path(source).is_dir() and not is_frames(Path(source)):
+    if out.suffix in (".mp4", ".srt") and Path(source).is_dir() and not is_frames(Path(source)):
         raise ValueError(f"{out}: one file for a folder of videos; give a folder as --out")
     if out.suffix == ".mp4" and is_live(source):
         raise ValueError(f"{out}: what was seen live is not kept; give a .json or a .csv as --out")
@@ -406,6 +425,7 @@ _COMMANDS: dict[str, Callable[[dict[str, Any]], int | None]] = {
     "report": _report,
     "export": _export,
     "predict": _predict,
+    "features": _features,
     "prepare": _prepare,
     "doctor data": _doctor_data,
     "doctor speed": _doctor_speed,

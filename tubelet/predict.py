@@ -7,8 +7,9 @@ import json
 import logging
 import math
 import os
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import heads, plot, terminal
+from . import heads, plot, terminal, timeline
 from .data import flow, sampling, transforms
 from .data.camera import Camera, is_live
 from .data.datasets import check_channels
@@ -32,7 +33,9 @@ from .data.volume import Grid, Volume, VolumeError, prepared, read_volume
 from .models import classifier, read_classes, ready, unnamed
 from .segment import Mask, Masks, Way, dense_classes, masks_of, numbered, scans_of, segment
 from .spec import ClipSpec, at_least_one
+from .stream import Stream
 from .terminal import Table
+from .timeline import Segment
 
 log = logging.getLogger("tubelet")
 
@@ -88,6 +91,38 @@ class Prediction:
                 row["highest"] = f"{part.scores[:, place].max():.3f}"
                 rows.append({"video": name, **row, "from s": f"{start:.2f}", "to s": f"{end:.2f}"})
         return Table(rows)
+
+    def segments(
+        self, *, smooth_s: float = 0.0, enter: float = 0.5, leave: float | None = None, shortest_s: float = 0.0
+    ) -> list[Segment]:
+        """Stretches of the videos in which a class is seen, see `tubelet.timeline.segments`.
+
+        Args:
+            smooth_s: seconds over which scores are averaged before.
+            enter: score at which a stretch begins.
+            leave: score below which it ends; None is `enter`.
+            shortest_s: shorter ones are left out.
+
+        Raises:
+            ValueError: a number is out of its range.
+        """
+        return [
+            segment
+            for part in self.videos()
+            for segment in timeline.segments(
+                timeline.smooth(part.scores, part.times, smooth_s),
+                part.times,
+                part.classes,
+                enter=enter,
+                leave=leave,
+                shortest_s=shortest_s,
+                source=part.sources[0],
+            )
+        ]
+
+    def to_srt(self, path: str | os.PathLike) -> Path:
+        """Write the `segments` of one video as subtitles."""
+        return timeline.write(self.segments(), path)
 
     def to_csv(self, path: str | os.PathLike) -> Path:
         """Write a row for each window: source, start_s, end_s and a score for each class."""
@@ -170,6 +205,7 @@ def predict(
     largest: bool = False,
     holes: bool = False,
     series: str | None = None,
+    stream: bool = False,
 ) -> Prediction | Masks:
     """Scores of overlapping windows over the whole of a video, however long, or of what a camera sees; masks of scans.
 
@@ -193,6 +229,10 @@ def predict(
         largest: keep of each class only the largest connected component.
         holes: fill the holes of each class.
         series: id of the DICOM series that is meant, where a folder holds several.
+        stream: see a live source frame by frame through a `tubelet.Stream`, each frame once, and say how long a frame
+            takes; a video file is played as if it were live, at its own rate. What cannot be streamed exactly is
+            streamed approximately, which the log tells. An answer is the mean of the last steps, as many as a clip has,
+            and comes each `stride_s`, by default each second.
 
     A network that was trained on scans takes a scan (NIfTI, NRRD, MHA, a DICOM series, ...), a folder of them, or an
     array (C, D, H, W) whose voxels have the size that the network sees.
@@ -224,14 +264,16 @@ def predict(
     network, spec = classifier(model, classes, is_video=is_file or is_live(source))
     if not spec.classes:
         log.info("%s", unnamed(model, network))
-    if is_live(source):
+    if stream and not (is_live(source) or (is_file and Path(str(source)).is_file())):
+        raise ValueError(f"{source}: stream plays a video file, a camera or an address, and this is none")
+    if is_live(source) or stream:
         if spec.in_channels == flow.CHANNELS:
             raise ValueError(f"{source}: live, and the network takes optical flow: record it, and give the file")
         if fps is not None:
             raise ValueError(f"fps {fps}: {source} is live and has times of its own")
-        return _watch(network, spec, source, stride_s)
+        return _watch(network, spec, source if is_live(source) else Path(str(source)), stride_s, stream)
     assert not isinstance(source, int)
-    videos = _videos(Path(source)) if isinstance(source, str | os.PathLike) else [source]
+    videos = videos_of(Path(source)) if isinstance(source, str | os.PathLike) else [source]
     parts, failed = [], {}
     for video in videos:
         try:
@@ -330,7 +372,7 @@ def _volume(source: int | np.ndarray | Tensor, spec: ClipSpec) -> Volume:
     return Volume(array, Grid((depth, height, width), spec.spacing_mm or (1.0, 1.0, 1.0)), Path("array"))
 
 
-def _videos(source: Path) -> list[Path]:
+def videos_of(source: Path) -> list[Path]:
     """The videos of a path: itself, or the files and folders of frames below it."""
     if not source.is_dir() or is_frames(source):
         return [source]
@@ -381,29 +423,26 @@ def _predict_video(
     return Prediction((name,) * len(windows), times, scores, _classes(spec, scores))
 
 
-def _watch(network: nn.Module, spec: ClipSpec, source: int | str, stride_s: float | None) -> Prediction:
-    """Windows of what a live source shows now: each time the newest frames that follow one another."""
+def _watch(
+    network: nn.Module, spec: ClipSpec, source: int | str | Path, stride_s: float | None, stream: bool
+) -> Prediction:
+    """What a live source shows, a line each time that something is seen."""
     rate = None if spec.fps is None else spec.fps / spec.frame_stride
     step = spec.frame_stride if rate is None else 1
     span = sampling.span(spec.num_frames, step)
-    new = max(1, span // 2) if stride_s is None else 1
-    after_s = -math.inf
+    # made ready before the source is opened
+    buffer, looks = (_steps if stream else _newest)(network, spec, step, stride_s)
     seen: deque[tuple[float, float, Tensor]] = deque(maxlen=_SEEN)
     failed = {}
-    with Camera(source, fps=rate, resize=spec.resize, buffer=span) as camera:
+    with Camera(source, fps=rate, resize=spec.resize, buffer=buffer) as camera:
         start_s = None
         try:
-            while (window := camera.read(span, new, after_s)) is not None:
-                clip, times = window
-                scores = _run(network, spec, [transforms.center_crop(clip[:, ::step], spec.crop)], 1)
-                first_s, last_s = times[0].item(), times[-1].item()
+            for first_s, end_s, scores, cost in looks(camera):
                 start_s = first_s if start_s is None else start_s
-                end_s = last_s + (last_s - first_s) / max(1, span - 1)
                 seen.append((first_s - start_s, end_s - start_s, scores))
-                after_s = last_s + (stride_s or 0)
                 terminal.say(
                     f"{end_s - start_s:8.1f} s  {_classes(spec, scores)[int(scores.argmax())]} "
-                    f"{100 * scores.max():.0f} %  (lag {camera.lag_s:.2f} s, {camera.dropped} frames dropped)"
+                    f"{100 * scores.max():.0f} %  ({cost}lag {camera.lag_s:.2f} s, {camera.dropped} frames dropped)"
                 )
         except KeyboardInterrupt:
             if not seen:
@@ -418,6 +457,72 @@ def _watch(network: nn.Module, spec: ClipSpec, source: int | str, stride_s: floa
     times = torch.tensor([(start, end) for start, end, _ in seen], dtype=torch.float64)
     scores = torch.cat([scores for *_, scores in seen])
     return Prediction((camera.name,) * len(seen), times, scores, _classes(spec, scores), failed)
+
+
+# From and to on the camera's clock, scores (1, K), and what to say about the cost.
+_Look = tuple[float, float, Tensor, str]
+_Looks = Callable[[Camera], Iterator[_Look]]
+
+
+def _newest(network: nn.Module, spec: ClipSpec, step: int, stride_s: float | None) -> tuple[int, _Looks]:
+    """How many frames the camera is to keep, and windows of the newest frames."""
+    span = sampling.span(spec.num_frames, step)
+    new = max(1, span // 2) if stride_s is None else 1
+
+    def looks(camera: Camera) -> Iterator[_Look]:
+        after_s = -math.inf
+        while (window := camera.read(span, new, after_s)) is not None:
+            clip, times = window
+            scores = _run(network, spec, [transforms.center_crop(clip[:, ::step], spec.crop)], 1)
+            first_s, last_s = times[0].item(), times[-1].item()
+            after_s = last_s + (stride_s or 0)
+            yield first_s, last_s + (last_s - first_s) / max(1, span - 1), scores, ""
+
+    return span, looks
+
+
+def _steps(network: nn.Module, spec: ClipSpec, step: int, stride_s: float | None) -> tuple[int, _Looks]:
+    """The same through a stream, which sees each frame once: the mean of its last steps, as many as a clip has."""
+    size = getattr(network, "strides", [(1, 1, 1)])[-1][0]
+    stream = _stream(network, max(1, spec.num_frames // size))
+    if spec.crop is not None:  # what a stream does once it does now
+        stream(transforms.prepare(torch.zeros(1, spec.in_channels, size, *spec.crop, dtype=torch.uint8), spec, network))
+        stream.reset()
+
+    def looks(camera: Camera) -> Iterator[_Look]:
+        pictures: list[Tensor] = []
+        times: deque[float] = deque(maxlen=spec.num_frames)
+        told_s, spent_s, done = -math.inf, 0.0, 0
+        for picture, time_s in islice(camera, 0, None, step):
+            pictures.append(picture)
+            times.append(time_s)
+            if len(pictures) < size:
+                continue
+            before_s = time.monotonic()
+            clip = transforms.center_crop(torch.stack(pictures, 1), spec.crop)
+            answers = stream(transforms.prepare(clip[None], spec, network))
+            spent_s, done, pictures = spent_s + time.monotonic() - before_s, done + size, []
+            if answers.shape[2] and time_s >= told_s + (1.0 if stride_s is None else stride_s):
+                found = heads.scores(answers[:, :, -1], spec.classes)
+                yield times[0], time_s, found, f"{1000 * spent_s / done:.1f} ms a frame, "
+                told_s, spent_s, done = time_s, 0.0, 0
+
+    # what waits longer than it takes to see as many is stale
+    return 2 * size * step, looks
+
+
+def _stream(network: nn.Module, window: int) -> Stream:
+    """Exact, or told to be approximate."""
+    try:
+        return Stream(network, window=window)
+    except ValueError as error:
+        try:
+            stream = Stream(network, window=window, approximate=True)
+        except ValueError:
+            raise error from None
+        for line in stream.approximations:
+            log.warning("approximate: %s", line)
+        return stream
 
 
 @torch.no_grad()

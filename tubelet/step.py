@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .blocks import Join
-from .stream import TWINS, State, Stream
+from .twins import Delaying, Dilated, State, Waiting, restart, twins_of
 
 _MOST = 4096  # frames within which chunks must come to be alike
 
@@ -50,11 +49,11 @@ class Step(nn.Module):
         ValueError: chunks of n frames do not give equally many answers each.
     """
 
-    def __init__(self, stream: Stream, shape: Sequence[int]) -> None:
+    def __init__(self, stream: Any, shape: Sequence[int]) -> None:
         super().__init__()
         shared = {id(tensor): tensor for tensor in (*stream.model.parameters(), *stream.model.buffers())}
         self.model = copy.deepcopy(stream.model, shared)
-        _restart(self.model)
+        restart(self.model)
         before, after = _steady(self.model, shape)
         self.filled_after = after.number
         self.lead = -_line(before.number, before.given, after.given).start
@@ -90,12 +89,12 @@ class Step(nn.Module):
     @contextmanager
     def _resumed(self, number: Tensor, states: Iterator[Tensor]) -> Iterator[dict[str, Any]]:
         """The layers with these states, and without them again afterwards, as a graph demands."""
-        twins = _twins(self.model)
+        twins = twins_of(self.model)
         empty = {name: twin.state for name, twin in twins.items()}
         hooks = []
         for name, twin in twins.items():
             twin.state = {key: _filled(value, number, states) for key, value in self._kept[name].items()}
-            if not isinstance(getattr(twin, "join", None), Join):
+            if not isinstance(twin, Waiting | Delaying | Dilated):  # a dense stream pads nothing
                 hooks.append(twin.register_forward_pre_hook(partial(self._blank, self._first[name], number)))
         try:
             yield twins
@@ -114,6 +113,98 @@ class Step(nn.Module):
             tail = twin.state["tail"]
             twin.state["tail"] = _padded(tail, first.at(number) - tail.shape[2], fill)
         return (_padded(x, first.at(number), fill) if first.start < 0 else x,)
+
+
+class Continued(nn.Module):
+    """A chunk of a stream whose chunks do alike, as a function of what the twins keep: it keeps nothing itself.
+
+    What it takes and gives back is in channels-last layout, (B, T, H, W, C), which fast convolutions want.
+
+    Args:
+        model: the network of a stream; its weights are shared.
+        before: what its twins kept before a chunk, by name.
+        after: what they kept after it.
+
+    Raises:
+        ValueError: the two are not alike: there is more to come before each chunk does what the one before it did.
+    """
+
+    def __init__(self, model: nn.Module, before: dict[str, State], after: dict[str, State]) -> None:
+        super().__init__()
+        if form(before) != form(after):
+            raise ValueError("chunks of this size do not do alike")
+        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        self.model = copy.deepcopy(model, shared)
+        restart(self.model)
+        self._kept = after
+        self._counters = [(name, key) for name, key in _counters(after) if before[name][key] != after[name][key]]
+        self.constants = {(name, key): after[name][key] for name, key in _counters(after)}
+        for counter in self._counters:
+            del self.constants[counter]
+
+    def forward(self, frames: Tensor, counts: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """A chunk (B, C, n, H, W), counts (N), what else is kept -> answers (B, K, m) and these two anew."""
+        twins = twins_of(self.model)
+        empty = {name: twin.state for name, twin in twins.items()}
+        self.put(counts.unbind() if len(counts) else (), tensors, twins)
+        try:
+            answers = self.model(frames)
+            after = {name: twin.state for name, twin in twins.items()}
+            return (answers, *self.taken(after))
+        finally:
+            for name, twin in twins.items():
+                twin.state = empty[name]
+
+    def put(self, counts: Sequence[Any], tensors: Sequence[Tensor], twins: dict[str, Any]) -> None:
+        """What `taken` gave, into twins."""
+        numbers, given = dict(zip(self._counters, counts, strict=True)), iter(tensors)
+        for name, state in self._kept.items():
+            twins[name].state = {
+                key: [_first(next(given)) for _ in value]
+                if isinstance(value, list)
+                else _first(next(given))
+                if isinstance(value, Tensor)
+                else numbers.get((name, key), value)
+                for key, value in state.items()
+            }
+
+    def taken(self, states: dict[str, State]) -> tuple[Tensor, ...]:
+        """Counts (N) int64 and all tensors that twins keep."""
+        counts = [torch.as_tensor(states[name][key]) for name, key in self._counters]
+        tensors = [
+            _last(x)
+            for name, state in self._kept.items()
+            for key, value in state.items()
+            if not isinstance(value, int)
+            for x in _tensors(states[name][key])
+        ]
+        return (torch.stack(counts) if counts else torch.zeros(0, dtype=torch.int64), *tensors)
+
+    def fits(self, states: dict[str, State]) -> bool:
+        """Whether twins that keep this can go on here."""
+        return form(states) == form(self._kept) and all(
+            states[name][key] == value for (name, key), value in self.constants.items()
+        )
+
+
+def form(states: dict[str, State]) -> Any:
+    """Names and shapes of what twins keep."""
+    return {
+        name: {key: [tuple(x.shape) for x in _tensors(value)] for key, value in state.items()}
+        for name, state in states.items()
+    }
+
+
+def _counters(states: dict[str, State]) -> list[tuple[str, str]]:
+    return [(name, key) for name, state in states.items() for key, value in state.items() if isinstance(value, int)]
+
+
+def _last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 4, 1) if x.ndim == 5 else x
+
+
+def _first(x: Tensor) -> Tensor:
+    return x.permute(0, 4, 1, 2, 3) if x.ndim == 5 else x
 
 
 def _padded(x: Tensor, first: Any, fill: float) -> Tensor:
@@ -154,7 +245,7 @@ def _steady(model: nn.Module, shape: Sequence[int]) -> tuple[_Moment, _Moment]:
     """
     tensors = (*model.parameters(), *model.buffers())
     model = copy.deepcopy(model, {id(tensor): tensor.to("meta") for tensor in tensors})
-    twins = _twins(model)
+    twins = twins_of(model)
     taken = dict.fromkeys(twins, 0)
 
     def take(name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -182,12 +273,3 @@ def _steady(model: nn.Module, shape: Sequence[int]) -> tuple[_Moment, _Moment]:
         f"chunks of {shape[2]} frames do not give equally many answers each: give as the example a chunk "
         "(B, C, n, H, W) whose n is a multiple of the frames to one answer (model.strides[-1][0])"
     )
-
-
-def _twins(model: nn.Module) -> dict[str, Any]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, TWINS)}
-
-
-def _restart(model: nn.Module) -> None:
-    for twin in _twins(model).values():
-        twin.state, twin.is_ending = {}, False

@@ -8,69 +8,23 @@ twin keeps depends on its kernel, never on the length of the video.
 
 from __future__ import annotations
 
-import bisect
 import copy
+import logging
+from functools import partial
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from .blocks import (
-    CausalMean,
-    HalvingMean,
-    HardSigmoid,
-    Join,
-    Network,
-    NonLocal,
-    PastPad,
-    SamePad,
-    Scale,
-    SpatialMean,
-    TemporalShift,
-    ZeroChannels,
-    triple,
-)
-from .heads import MLP, Classify, Features
+from . import speed
+from .step import Continued
+from .terminal import Table, counted
+from .twins import Reach, Recalling, SoFar, State, Twinning, finish, met, restart, twins_of
 
-SLIDING = (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d)
-POINTWISE = (
-    Features,
-    HalvingMean,
-    HardSigmoid,
-    Scale,
-    SpatialMean,
-    ZeroChannels,
-    nn.BatchNorm3d,
-    nn.SyncBatchNorm,
-    nn.Dropout,
-    nn.Dropout3d,
-    nn.Identity,
-    nn.Linear,
-    *(
-        getattr(nn, name)
-        for name in [
-            "ReLU",
-            "ReLU6",
-            "LeakyReLU",
-            "PReLU",
-            "ELU",
-            "CELU",
-            "SELU",
-            "GELU",
-            "SiLU",
-            "Mish",
-            "Sigmoid",
-            "Tanh",
-            "Hardtanh",
-            "Hardswish",
-            "Hardsigmoid",
-            "Softplus",
-            "LogSigmoid",
-        ]
-    ),
-)
+log = logging.getLogger("tubelet")
 
-State = dict[str, Any]
+_Step = tuple[Continued, nn.Module]  # a chunk as a function of what the twins keep, and the same made fast
 
 
 class Stream(nn.Module):
@@ -79,9 +33,18 @@ class Stream(nn.Module):
     Args:
         model: any network whose time layers are `nn.Conv3d`, `nn.MaxPool3d`, `nn.AvgPool3d` or of `tubelet.blocks`, and
             whose branches meet in a `Join`. It is not changed; the stream runs in evaluation mode, without gradients,
-            with the same weights.
+            with the same weights. One that `tubelet.optimize` made fast is fast here as well: chunks that do alike run
+            as one graph, prepared in some seconds when chunks of that size first come.
         window: feature steps over which a `Classify` or `MLP` head averages; None averages all since the start, so that
             the last answer is the answer for the whole video. The head gives one set of logits a step: (B, K, n).
+        dense: an answer for each frame: nothing is padded in time, and strides in time become dilations (Giusti et al.
+            2013, arXiv 1302.1700). The answers are those of the same weights without padding, not those of the network
+            as it was trained; the first comes with the frame that completes the `receptive_field`.
+        approximate: stream what can be streamed, and in place of layers that look at all of time something that looks
+            at the past. The answers are not those of the network; `approximations` tells why.
+
+    Attributes:
+        approximations: a line for each layer that is not what it is offline.
 
     Raises:
         ValueError: a layer cannot be streamed exactly (one that pools or normalises over all of time); the message
@@ -96,17 +59,36 @@ class Stream(nn.Module):
         ```
     """
 
-    def __init__(self, model: nn.Module, *, window: int | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, *, window: int | None = None, dense: bool = False, approximate: bool = False
+    ) -> None:
         super().__init__()
         if window is not None and window < 1:
             raise ValueError(f"window {window} must be at least 1 feature step, or None for the whole video")
+        self._fast: tuple[Any, ...] | None = None
+        if type(model).__name__ == "Optimized":  # by name, since its import takes long
+            fast: Any = model
+            self._fast, model = (type(fast), fast.backend, fast.device), fast.model
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        self.model = _with_twins(copy.deepcopy(model, shared), window).eval()
+        twinning = Twinning(window, dense, approximate)
+        self.model = twinning.twin(copy.deepcopy(model, shared)).eval()
         self.window = window
+        self.dense = dense
+        self.approximations = tuple(twinning.approximations)
+        self._offline = (model,)  # in a tuple, so that it is no part of this module
         self._shape: tuple[int, ...] | None = None
-        self._delays: dict[tuple[int, ...], int] = {}
+        self._reach: Reach | None = None
+        self._measured: tuple[int, ...] = ()
+        # chunks as one graph, by their shape; the one that holds what the twins keep, and that
+        self._steps: dict[tuple[int, ...], _Step | None] = {}
+        self._live: _Step | None = None
+        self._kept: list[Tensor] = []
+        for twin in twins_of(self.model).values():
+            if isinstance(twin, SoFar) and window is not None:
+                twin.frames = window * (1 if dense else getattr(model, "strides", [(1,)])[-1][0])
+            if isinstance(twin, Recalling) and (spec := getattr(model, "spec", None)) is not None:
+                twin.frames = spec.num_frames
 
-    @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
         """The next frames (B, C, n, H, W) -> the output steps that they complete, along dim 2 (maybe none)."""
         if frames.ndim != 5:
@@ -122,9 +104,8 @@ class Stream(nn.Module):
                 f"frames are (B, C, H, W) = {shape} and the stream began with {self._shape}: "
                 "flush() or reset() it before another video"
             )
-        return self.model(frames)
+        return self._advance(frames)
 
-    @torch.no_grad()
     def flush(self) -> Tensor:
         """End of the video -> the output steps that were waiting for more; the stream is then as new."""
         if self._shape is None:
@@ -136,16 +117,17 @@ class Stream(nn.Module):
             if weight is None
             else weight.new_empty(batch, channels, 0, height, width)
         )
-        _end(self.model)
+        self._settle()
+        finish(self.model)
         try:
-            return self.model(end)
+            return self._as_it_is(end)
         finally:
             self.reset()
 
     def reset(self) -> None:
         """Forget the video; the next frames begin another one."""
-        self._shape = None
-        _restart(self.model)
+        self._shape, self._live = None, None
+        restart(self.model)
 
     @property
     def state(self) -> State:
@@ -153,22 +135,29 @@ class Stream(nn.Module):
 
         A snapshot: it can be printed, saved with `torch.save`, and assigned to any stream of the same model.
         """
+        self._settle()
         return {
             "shape": self._shape,
             "window": self.window,
-            **{name: twin.state for name, twin in _twins(self.model).items()},
+            "dense": self.dense,
+            **{name: twin.state for name, twin in twins_of(self.model).items()},
         }
 
     @state.setter
     def state(self, state: State) -> None:
-        twins = _twins(self.model)
-        names = {"shape", "window", *twins}
+        self._settle()
+        twins = twins_of(self.model)
+        names = {"shape", "window", "dense", *twins}
         if set(state) != names:
             odd = sorted(set(state) ^ names)
             raise ValueError(f"the state is of another network: it differs in {', '.join(odd[:5])}")
         if state["window"] != self.window:
             raise ValueError(f"the state is of a stream with window {state['window']}, not {self.window}")
+        if state["dense"] != self.dense:
+            raise ValueError(f"the state is of a stream with dense={state['dense']}, not {self.dense}")
         self._shape = state["shape"]
+        if self._shape is not None:
+            self._measure(self._shape)
         for name, twin in twins.items():
             twin.state = state[name]
 
@@ -178,31 +167,176 @@ class Stream(nn.Module):
 
         Known without frames for a network with a `spec`; for others once the first frames have come.
         """
-        if self._delays:
-            return next(reversed(self._delays.values()))
+        reach = self._known_reach()
+        return self.receptive_field - 1 if self.dense else max(0, reach.last)
+
+    @property
+    def receptive_field(self) -> int:
+        """Frames of the video that one output step depends on, apart from running means. Known when `delay` is."""
+        reach = self._known_reach()
+        return reach.last - reach.first + 1
+
+    def _known_reach(self) -> Reach:
+        if self._reach is not None:
+            return self._reach
         spec = getattr(self.model, "spec", None)
         if spec is None or spec.crop is None:
             raise ValueError("the delay of this network is known once its stream has seen frames")
         return self._measure((1, spec.in_channels, *spec.crop))
 
-    def _measure(self, shape: tuple[int, ...]) -> int:
-        if shape not in self._delays:
-            self._delays[shape] = _probe(self.model, shape)
-        return self._delays[shape]
+    def _measure(self, shape: tuple[int, ...]) -> Reach:
+        """What an output step sees; at first, tell it the twins, and check that chunks make no difference."""
+        if self._reach is None:
+            taken, reach = _trace(self.model, shape)
+            for name, twin in twins_of(self.model).items():
+                if name in taken:
+                    twin.through(*taken[name])
+            _check(self.model, shape, reach.last - (reach.first if self.dense else 0))
+            self._reach, self._measured = reach, shape
+        return self._reach
+
+    def _advance(self, frames: Tensor) -> Tensor:
+        if self._fast is None:
+            return self._as_it_is(frames)
+        shape = tuple(frames.shape)
+        if shape not in self._steps:
+            self._steps[shape] = self._prepared(shape, *self._fast)
+        step = self._steps[shape]
+        if step is None or step is not self._live:
+            self._settle()
+            states = {name: twin.state for name, twin in twins_of(self.model).items()}
+            if step is None or not step[0].fits(states):
+                return self._as_it_is(frames)
+            self._live, self._kept = step, list(step[0].taken(states))
+        answers, *self._kept = step[1](frames, *self._kept)
+        return answers
+
+    def _as_it_is(self, frames: Tensor) -> Tensor:
+        with speed.inference():
+            return self.model(frames)
+
+    def _settle(self) -> None:
+        """Give what a graph holds back to the twins."""
+        if self._live is not None:
+            counts, *tensors = self._kept
+            self._live[0].put(counts.tolist(), tensors, twins_of(self.model))
+            self._live = None
+
+    @torch.no_grad()
+    def _prepared(self, shape: tuple[int, ...], kind: Any, backend: Any, place: torch.device) -> _Step | None:
+        """A graph for chunks of this shape once they do alike; None where they never do."""
+        model, device, dtype = _outline(self.model)
+
+        def after(frames: int) -> dict[str, State]:
+            model(torch.zeros(*shape[:2], frames, *shape[3:], device=device, dtype=dtype))
+            return {name: dict(twin.state) for name, twin in twins_of(model).items()}
+
+        after((self.delay // max(1, shape[2]) + 2) * shape[2])
+        try:
+            step = Continued(self.model, after(shape[2]), after(shape[2]))
+        except ValueError:
+            log.info("chunks of %d frames are not alike, and run as they are", shape[2])
+            return None
+        example = [torch.zeros(x.shape, dtype=x.dtype, device=place) for x in step.taken(after(0))]
+        fast = kind(step, backend, place)
+        fast.prepare(torch.zeros(shape, device=place), *example)
+        return step, fast
+
+    def __str__(self) -> str:
+        reach = self._known_reach()
+        every = 1 if self.dense else reach.stride
+        summary: dict[str, object] = {
+            "receptive field": counted(self.receptive_field, "frame"),
+            "delay": counted(self.delay, "frame"),
+            "an answer": "every frame" if every == 1 else f"every {every} frames",
+        }
+        spec, shape = getattr(self.model, "spec", None), (1, *self._measured[1:])
+        model, device, dtype = _outline(self.model)
+        frames = partial(torch.zeros, device=device, dtype=dtype)
+        with torch.no_grad():
+            model(frames(*shape[:2], (self.delay // every + 2) * every, *shape[2:]))
+        cost = _gflop(model, frames(*shape[:2], every, *shape[2:])) / every
+        summary["a frame"] = f"{cost:.3g} GFLOP at {shape[2]}x{shape[3]}"
+        if spec is not None:
+            window = _gflop(_outline(self._offline[0])[0], frames(*shape[:2], spec.num_frames, *shape[2:]))
+            summary["a whole window"] = (
+                f"{window:.3g} GFLOP for {spec.num_frames} frames, {window / cost:.3g} times a frame's"
+            )
+        lines = {f"approximate, {i}": line for i, line in enumerate(self.approximations, 1)}
+        return str(Table([], {**summary, **lines}))
 
 
-def _probe(model: nn.Module, shape: tuple[int, ...], most: int = 10_000) -> int:
-    """Delay of a stream at (B, C, H, W), and a check that it can be exact: chunks give what all at once gives.
+def _gflop(model: nn.Module, x: Tensor) -> float:
+    """Of convolutions and matrix products, two for a multiplication and an addition."""
+    from torch.utils.flop_counter import FlopCounterMode
 
-    What this library is made of keeps the rules by construction, so only shapes are computed (on the meta device);
-    a network with a class of another's is run on noise, since its forward may mix frames where no layer shows it.
-    """
-    is_ours = all(map(_is_known, model.modules()))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
+    return counter.get_total_flops() / 1e9
+
+
+class _Traced(Tensor):
+    """A tensor that knows the frames which its steps see; what is computed of it knows so, too."""
+
+    reach: Reach
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = super().__torch_function__(function, types, args, kwargs or {})
+        given = [x.reach for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, _Traced) and hasattr(x, "reach")]
+        for each in pytree.tree_leaves(answer):
+            if isinstance(each, _Traced) and given:
+                each.reach = met(given)
+        return answer
+
+
+@torch.no_grad()
+def _trace(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, tuple[Reach, ...]], Reach]:
+    """What the inputs of each twin see, and what an output step sees, followed through one frame."""
+    model, device, dtype = _outline(model)
+    taken = {}
+
+    def before(name: str, twin: Any, inputs: tuple[_Traced, ...]) -> None:
+        taken[name] = tuple(x.reach for x in inputs)
+        twin.behind = twin.through(*taken[name])
+
+    def after(twin: Any, inputs: tuple[_Traced, ...], output: Any) -> Tensor:
+        output = output.view_as(output)  # a twin may give back what it took, which another branch has as well
+        output.reach = twin.behind
+        return output
+
+    for name, twin in twins_of(model).items():
+        if hasattr(twin, "through"):
+            twin.register_forward_pre_hook(partial(before, name))
+            twin.register_forward_hook(after)
+    batch, channels, height, width = shape
+    zeros = torch.zeros(batch, channels, 1, height, width, device=device, dtype=dtype)
+    frame: Any = zeros.as_subclass(_Traced)
+    frame.reach = Reach()
+    try:
+        return taken, model(frame).reach
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"{_CANNOT} ({str(error).splitlines()[0]})") from error
+
+
+def _outline(model: nn.Module) -> tuple[nn.Module, Any, torch.dtype]:
+    """A copy of a stream's network at its start, on the meta device where all of it is of this library."""
     like = next(model.parameters(), torch.empty(0))
-    device, dtype = "meta" if is_ours else like.device, like.dtype
+    device = "meta" if all(map(_is_known, model.modules())) else like.device
     tensors = (*model.parameters(), *model.buffers())
     model = copy.deepcopy(model, {id(tensor): tensor.to(device) for tensor in tensors})
-    _restart(model)
+    restart(model)
+    return model, device, like.dtype
+
+
+@torch.no_grad()
+def _check(model: nn.Module, shape: tuple[int, ...], delay: int) -> None:
+    """Raise ValueError unless chunks (B, C, n, H, W) give what all frames at once give.
+
+    What this library is made of keeps the rules by construction, so only shapes are computed; a network with a class of
+    another's is run on noise, since its forward may mix frames where no layer shows it.
+    """
+    model, device, dtype = _outline(model)
     batch, channels, height, width = shape
 
     def noise(frames: int) -> Tensor:
@@ -210,37 +344,24 @@ def _probe(model: nn.Module, shape: tuple[int, ...], most: int = 10_000) -> int:
         brightness = torch.rand(batch, 1, frames, 1, 1, device=device, dtype=dtype)
         return brightness * torch.rand(batch, channels, frames, height, width, device=device, dtype=dtype)
 
-    def gives(frames: int) -> bool:
-        _restart(model)
-        return model(noise(frames)).shape[2] > 0
-
+    is_ours = device == "meta"
+    delay = max(0, delay)
+    frames = noise(delay + 4)
     try:
-        if is_ours:
-            high = 1
-            while not gives(high) and high < most:
-                high *= 2
-            # whole chunks, since a deep network waits for hundreds of frames
-            delay = bisect.bisect_left(range(1, high + 1), True, key=gives)
-        else:
-            delay = next((count for count in range(most) if model(noise(1)).shape[2]), most)
-        _restart(model)
-        frames = noise(delay + 4)
-        before = [delay] if is_ours else [1] * delay
-        outputs = [model(chunk) for chunk in frames.split([0, *before, 1, 1, 1, 1], 2)]
-        _end(model)
+        outputs = [model(chunk) for chunk in frames.split([delay, 4] if is_ours else [0, *[1] * delay, 1, 1, 1, 1], 2)]
+        finish(model)
         outputs.append(model(noise(0)))
-        _restart(model)
-        _end(model)
+        restart(model)
+        finish(model)
         chunked, whole = torch.cat(outputs, 2), model(frames)
-        is_exact = chunked.shape == whole.shape
-        if not is_ours and is_exact:
-            scale = float(whole.abs().nan_to_num(0, 0).max())
-            is_exact = torch.allclose(chunked, whole, rtol=0, atol=1e-4 * scale, equal_nan=True)
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"{_CANNOT} ({str(error).splitlines()[0]})") from error
+    is_exact = chunked.shape == whole.shape
+    if not is_ours and is_exact:
+        scale = float(whole.abs().nan_to_num(0, 0).max())
+        is_exact = torch.allclose(chunked, whole, rtol=0, atol=1e-4 * scale, equal_nan=True)
     if not is_exact:
         raise ValueError(_CANNOT)
-    return delay
 
 
 _CANNOT = (
@@ -253,299 +374,3 @@ def _is_known(module: nn.Module) -> bool:
     """Whether a forward is code of this library, or no code of its own."""
     is_plain = isinstance(module, nn.Sequential | nn.ModuleList) or not list(module.children())
     return is_plain or type(module).__module__.startswith("tubelet.")
-
-
-def _twins(model: nn.Module) -> dict[str, Any]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, TWINS)}
-
-
-def _end(model: nn.Module) -> None:
-    for twin in _twins(model).values():
-        twin.is_ending = True
-
-
-def _restart(model: nn.Module) -> None:
-    for twin in _twins(model).values():
-        twin.state, twin.is_ending = {}, False
-
-
-def _with_twins(module: Any, window: int | None, name: str = "", seen: dict[int, str] | None = None) -> nn.Module:
-    """The module with every layer that has a time axis swapped for its twin; `module` is the stream's own copy."""
-    seen = {} if seen is None else seen
-    kind = type(module)  # exactly: a subclass may do anything
-    if kind in SLIDING or kind in _TWIN_OF or kind in (Classify, MLP):
-        if id(module) in seen:
-            raise ValueError(f"layers {seen[id(module)]} and {name} are one; a stream needs one for each place")
-        seen[id(module)] = name
-    if kind in SLIDING:
-        return _Sliding(module, name)
-    if kind in _TWIN_OF:
-        return _TWIN_OF[kind](module)
-    if kind in (Classify, MLP):
-        return _Averaging(module, window, name)
-    if kind in (nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d) and _is_pointwise(module):
-        return _Framewise(module)
-    if kind is NonLocal or (not list(module.children()) and not _is_pointwise(module)):
-        raise ValueError(
-            f"layer {name or 'model'} ({kind.__name__}) cannot be streamed exactly: "
-            "it looks at all of time, or it is a class that a stream does not know"
-        )
-    if kind is Network:
-        module.least = (0, *module.least[1:])  # a chunk may be shorter than any clip
-    # not named_children, which leaves out a layer's second place
-    for child_name, child in module._modules.items():
-        if child is not None:
-            setattr(module, child_name, _with_twins(child, window, f"{name}.{child_name}".lstrip("."), seen))
-    return module
-
-
-def _is_pointwise(module: Any) -> bool:
-    kind = type(module)
-    if kind is nn.LayerNorm:
-        return len(module.normalized_shape) == 1
-    if kind in (nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d):
-        size = module.output_size
-        return isinstance(size, tuple) and size[0] is None
-    if kind is SamePad:
-        return module.kernel_size[0] == module.stride[0] == 1
-    if kind in (nn.BatchNorm3d, nn.SyncBatchNorm) and module.running_mean is None:
-        return False  # it takes the statistics of the clip
-    return kind in POINTWISE or (kind in (nn.Sequential, nn.ModuleList) and not len(module))
-
-
-class _Sliding(nn.Module):
-    """Twin of a convolution or pooling: keeps the tail of its input, pads in time at the two ends itself."""
-
-    def __init__(self, layer: Any, name: str) -> None:
-        super().__init__()
-        self.layer = layer
-        self.kernel = triple(layer.kernel_size)[0]
-        self.stride = triple(layer.stride)[0]
-        self.span = (self.kernel - 1) * triple(getattr(layer, "dilation", 1))[0] + 1
-        self.before, self.after = _take_time_padding(layer, name)
-        self.fill = -torch.inf if isinstance(layer, nn.MaxPool3d) else 0.0
-        self.can_overhang = getattr(layer, "ceil_mode", False)
-        self.state: State = {}
-        self.is_ending = False
-        self._empty: dict[tuple[Any, ...], Tensor] = {}
-
-    def forward(self, x: Tensor) -> Tensor:
-        state = self.state or {"tail": self._filled(x, self.before), "skip": 0, "seen": 0, "given": 0}
-        seen = state["seen"] + x.shape[2]
-        x = torch.cat([state["tail"], x], dim=2)
-        count = self._count(x.shape[2] - state["skip"])
-        if self.is_ending:
-            count = self._total(seen) - state["given"]
-            short = state["skip"] + (count - 1) * self.stride + self.span - x.shape[2]
-            if count and short > 0:
-                x = torch.cat([x, self._filled(x, short)], dim=2)
-        first = min(state["skip"], x.shape[2])
-        used = state["skip"] + count * self.stride
-        out = self._run(x[:, :, first:], count, state["given"], seen)
-        self.state = {
-            # a copy, since a view would keep the whole chunk alive
-            "tail": x[:, :, min(used, x.shape[2]) :].clone(),
-            "skip": max(0, used - x.shape[2]),
-            "seen": seen,
-            "given": state["given"] + count,
-        }
-        return out
-
-    def _filled(self, like: Tensor, frames: int) -> Tensor:
-        return like.new_full((*like.shape[:2], frames, *like.shape[3:]), self.fill)
-
-    def _count(self, frames: int) -> int:
-        return max(0, (frames - self.span) // self.stride + 1)
-
-    def _total(self, seen: int) -> int:
-        """Output steps that the layer gives for a clip of `seen` frames."""
-        rest = seen + self.before + self.after - self.span
-        if not self.can_overhang:
-            return max(0, rest // self.stride + 1)
-        steps = -(-rest // self.stride) + 1
-        # torch drops a last window that would begin in the padding behind the clip
-        return steps - 1 if (steps - 1) * self.stride >= seen + self.before else max(0, steps)
-
-    def _run(self, x: Tensor, count: int, given: int, seen: int) -> Tensor:
-        """`count` output steps from the front of x; none of them costs a run once per frame size only."""
-        if count == 0:
-            key = (x.device, x.dtype, *x.shape[:2], *x.shape[3:])
-            if key not in self._empty:
-                self._empty[key] = self.layer(self._filled(x, self.span))[:, :, :0]
-            return self._empty[key]
-        out = self.layer(x[:, :, : (count - 1) * self.stride + self.span])
-        if isinstance(self.layer, nn.AvgPool3d) and not self.layer.divisor_override:
-            out = out * self._divisor_correction(out, given, seen)
-        return out
-
-    def _divisor_correction(self, out: Tensor, given: int, seen: int) -> Tensor:
-        """kernel / frames that the offline layer divides by: fewer where a window hangs over an end."""
-        start = (torch.arange(out.shape[2]) + given) * self.stride - self.before
-        end = start + self.kernel
-        low, high = (-self.before, seen + self.after) if self.layer.count_include_pad else (0, seen)
-        if self.is_ending:
-            end = end.clamp(max=high)
-        counted = (end - start.clamp(min=low)).clamp(min=1)
-        return (self.kernel / counted).to(out).view(1, 1, -1, 1, 1)
-
-
-class _Framewise(nn.Module):
-    """An adaptive pooling over space alone, which torch does not run on a chunk without frames."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2]:
-            return self.layer(x)
-        return self.layer(x.new_zeros((*x.shape[:2], 1, *x.shape[3:])))[:, :, :0]
-
-
-class _Waiting(nn.Module):
-    """Twin of a Join: keeps what one branch is ahead of the others."""
-
-    def __init__(self, join: Join) -> None:
-        super().__init__()
-        self.join = join
-        self.state: State = {}
-        self.is_ending = False
-
-    def forward(self, *branches: Tensor) -> Tensor:
-        if self.state:
-            branches = tuple(
-                torch.cat([ahead, branch], dim=2) for ahead, branch in zip(self.state["ahead"], branches, strict=True)
-            )
-        ready = min(branch.shape[2] for branch in branches)
-        self.state = {"ahead": [branch[:, :, ready:].clone() for branch in branches]}
-        if self.is_ending:
-            return self.join(*branches)
-        return self.join(*(branch[:, :, :ready] for branch in branches))
-
-
-class _Shifting(nn.Module):
-    """Twin of a TemporalShift: keeps the last two frames, since each needs the one before it and the one after."""
-
-    def __init__(self, layer: TemporalShift) -> None:
-        super().__init__()
-        self.layer = layer
-        self.state: State = {}
-        self.is_ending = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        zeros = x.new_zeros((*x.shape[:2], 1, *x.shape[3:]))
-        x = torch.cat([self.state.get("tail", zeros), x, *([zeros] if self.is_ending else [])], dim=2)
-        self.state = {"tail": x[:, :, -2:].clone()}
-        return self.layer(x)[:, :, 1:-1]
-
-
-class _Leading(nn.Module):
-    """Twin of a PastPad: the frames of zeros come once, before the first chunk."""
-
-    def __init__(self, layer: PastPad) -> None:
-        super().__init__()
-        self.layer = layer
-        self.state: State = {}
-        self.is_ending = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.state:
-            return x
-        self.state = {"has_begun": True}
-        return self.layer(x)
-
-
-class _Resuming(nn.Module):
-    """Twin of a CausalMean: keeps the sum and the number of the frames so far."""
-
-    def __init__(self, layer: CausalMean) -> None:
-        super().__init__()
-        self.layer = layer
-        self.state: State = {}
-        self.is_ending = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        seen = self.state.get("seen", 0)
-        means, total = self.layer.resume(x, self.state.get("total", x.new_zeros(())), seen)
-        self.state = {"total": total, "seen": seen + x.shape[2]}
-        return means
-
-
-class _Averaging(nn.Module):
-    """Twin of a head that averages: logits of the running mean over the last `window` steps, or over all.
-
-    A head whose own window slides over time answers with the running mean of its complete windows.
-    """
-
-    def __init__(self, head: Any, window: int | None, name: str) -> None:
-        super().__init__()
-        self.head = head
-        self.window = window
-        self.name = name or "model"
-        self.state: State = {}
-        self.is_ending = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        own = self._own_span(x)
-        span = self.window or own
-        steps = x.mean((3, 4)).double()  # (B, C, n); double, since a sum over hours drifts in float32
-        steps = torch.cat([self.state.get("past", steps[:, :, :0]), steps], dim=2)
-        sums = nn.functional.pad(steps.cumsum(2), (1, 0))
-        last = torch.arange(steps.shape[2] - x.shape[2], steps.shape[2], device=x.device) + 1
-        first = (last - span).clamp(min=0)
-        seen = self.state.get("seen", 0)
-        so_far = torch.arange(1, x.shape[2] + 1, device=x.device) + seen
-        means = (sums[:, :, last] - sums[:, :, first]) / so_far.clamp(min=1, max=span)
-        state = {"past": steps[:, :, max(0, steps.shape[2] - span + 1) :].clone(), "seen": seen + x.shape[2]}
-        if self.window is None:
-            complete = so_far - span + 1
-            totals = torch.cat([self.state.get("total", sums[:, :, :1]), means * (complete > 0)], dim=2).cumsum(2)
-            means = torch.where(complete > 0, totals[:, :, 1:] / complete.clamp(min=1), means)
-            state["total"] = totals[:, :, -1:].clone()
-        self.state = state
-        return self.head.logits(means.to(x.dtype))
-
-    def _own_span(self, x: Tensor) -> int:
-        """Steps of the window that the head slides over time; 1 for a head that takes the plain mean.
-
-        A window as large as the map in space slides over time alone: its mean of means is kept as a running mean.
-        The windows of an MLP are for clips of their own length, where the one position is the plain mean.
-        """
-        windows = tuple(self.head.windows.values()) if isinstance(self.head, MLP) else (self.head.window,)
-        height, width = x.shape[3:]
-        span = 1
-        for t, h, w in filter(None, windows):
-            if h <= height and w <= width and (h, w) != (height, width):
-                raise ValueError(
-                    f"layer {self.name} ({type(self.head).__name__}) cannot be streamed exactly at this size: "
-                    f"its average over {h}x{w} slides over a map of {height}x{width}; "
-                    "give smaller frames or assign another head"
-                )
-            if (h, w) == (height, width) and not isinstance(self.head, MLP):
-                span = t
-        return span
-
-
-_TWIN_OF: dict[type, Any] = {Join: _Waiting, TemporalShift: _Shifting, PastPad: _Leading, CausalMean: _Resuming}
-TWINS = (_Sliding, _Averaging, *_TWIN_OF.values())
-
-
-def _take_time_padding(layer: Any, name: str) -> tuple[int, int]:
-    """Padding in time (before, after) of a layer, which is left with its padding in space alone."""
-    padding = layer.padding
-    if isinstance(padding, str):
-        sizes = zip(triple(layer.kernel_size), triple(layer.dilation), strict=True)
-        both = [d * (k - 1) if padding == "same" else 0 for k, d in sizes]
-        if any(total % 2 for total in both[1:]):
-            raise ValueError(f"layer {name}: padding 'same' of an even kernel in space cannot be streamed")
-        padding = tuple(total // 2 for total in both)
-        before, after = both[0] // 2, both[0] - both[0] // 2
-    else:
-        padding = triple(padding)
-        before = after = padding[0]
-    if getattr(layer, "padding_mode", "zeros") != "zeros" and (before or after):
-        raise ValueError(f"layer {name}: padding_mode {layer.padding_mode!r} in time cannot be streamed; use zeros")
-    if getattr(layer, "return_indices", False):
-        raise ValueError(f"layer {name}: a max pooling that returns indices cannot be streamed")
-    layer.padding = (0, *padding[1:])
-    return before, after

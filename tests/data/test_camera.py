@@ -178,6 +178,14 @@ def test_devices_of_other_systems(monkeypatch):
     assert camera._address(0)[:2] == ("0:none", "avfoundation")
 
 
+def test_a_file_is_played_at_its_own_rate(tmp_path):
+    write_video(tmp_path / "a.mp4", torch.zeros(12, 3, 48, 64, dtype=torch.uint8), 25)
+    with Camera(tmp_path / "a.mp4") as opened:
+        times = [time_s for _, time_s in opened]
+    # 11 frames of 0.04 s: never sooner, however quick the reader
+    assert len(times) == 12 and times[-1] - times[0] >= 11 * 0.04 - 0.01
+
+
 def test_what_is_live(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for source in (0, "0", "12", "/dev/video0", "rtsp://host/live", "HTTPS://host/a.m3u8", "udp://127.0.0.1:1234"):

@@ -52,6 +52,7 @@ class Camera:
 
     Args:
         source: the number of a camera, "/dev/video0", or an address (`rtsp://`, `http://`, `https://`, `udp://`, ...).
+            A video file is played as if it were live, at its own rate.
         fps: frames to keep of a second, evenly, at most; None keeps all.
         resize: the short side in pixels, or (height, width), or None for the source's own size.
         buffer: frames that wait to be taken, at most.
@@ -70,7 +71,7 @@ class Camera:
 
     def __init__(
         self,
-        source: int | str,
+        source: int | str | Path,
         *,
         fps: float | None = None,
         resize: int | Size | None = None,
@@ -78,7 +79,8 @@ class Camera:
         timeout_s: float = 5.0,
     ) -> None:
         self._feed: _Feed | None = None
-        if not is_live(source):
+        is_played = not is_live(source) and Path(str(source)).is_file()
+        if not (is_live(source) or is_played):
             raise ValueError(f"{source}: no camera or stream; give 0, /dev/video0, or an address such as rtsp://...")
         for what, value in {"fps": fps, "buffer": buffer, "timeout_s": timeout_s}.items():
             if value is not None and not value > 0:
@@ -86,14 +88,15 @@ class Camera:
         self.name = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1@", str(source))
         if self.name.isdecimal():
             self.name = f"camera {source}"
-        address = _address(source)
+        address = (str(source), None, {}) if is_played else _address(str(source))
         every_s = 0.0 if fps is None else 1 / fps
         # The thread has a timeout of its own, which comes first and says more.
         self._patience_s = 3 * timeout_s + every_s
         self._feed = feed = _Feed(deque(maxlen=buffer))
         self._given = self._dropped = 0
         self._newest_s = time.monotonic()
-        arguments = (feed, self.name, live(self.name, *address, timeout_s), every_s, resize)
+        frames = live(self.name, *address, timeout_s)
+        arguments = (feed, self.name, _played(frames) if is_played else frames, every_s, resize)
         self._thread = Thread(target=_capture, args=arguments, daemon=True, name=self.name)
         self._thread.start()
         try:
@@ -247,6 +250,16 @@ def _capture(feed: _Feed, name: str, frames: Live, every_s: float, size: int | S
         feed.end()
     except Exception as error:  # told to whoever takes the next frame
         feed.end(error)
+
+
+def _played(frames: Live) -> Live:
+    """Frames of a file at its own rate."""
+    with closing(frames):
+        start_s = None
+        for stamp_s, picture in frames:
+            start_s = time.monotonic() - stamp_s if start_s is None else start_s
+            time.sleep(max(0.0, start_s + stamp_s - time.monotonic()))
+            yield stamp_s, picture
 
 
 @dataclass

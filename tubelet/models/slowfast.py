@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from .. import blocks, heads
@@ -104,7 +103,7 @@ class SlowFast(nn.Module):
     def _clips(self, x: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         if isinstance(x, Tensor):
             blocks.check_clip(x, self.spec.in_channels, self.least)
-            if x.shape[2] % self.alpha:
+            if self.least[0] and x.shape[2] % self.alpha:  # a chunk of a stream may have any number
                 raise ValueError(
                     f"the clip has {x.shape[2]} frames; this network takes multiples of alpha = {self.alpha}"
                 )
@@ -118,19 +117,6 @@ class SlowFast(nn.Module):
                 "ones for each slow one; `alpha` is an argument of its name and a hint for tubelet.load"
             )
         return slow, fast
-
-
-class SpreadFrames(nn.Module):
-    """Every `alpha`-th frame on average, first and last included: the slow frames of PySlowFast and PyTorchVideo."""
-
-    def __init__(self, alpha: int) -> None:
-        super().__init__()
-        self.alpha = alpha
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T, H, W) -> (B, C, T // alpha, H, W)."""
-        places = torch.linspace(0, x.shape[2] - 1, x.shape[2] // self.alpha).long()
-        return x.index_select(2, places.to(x.device))
 
 
 def slowfast(
@@ -276,7 +262,7 @@ def _assemble(
 
     widths = [4 * width for width in WIDTHS]
     return SlowFast(
-        nn.AvgPool3d(1, (alpha, 1, 1)) if is_plain else SpreadFrames(alpha),
+        nn.AvgPool3d(1, (alpha, 1, 1)) if is_plain else blocks.SpreadFrames(alpha),
         TwoPaths(stem(64, 1), stem(64 // BETA, 5), fuse(64)),
         [TwoPaths(slow, fast, *(last if i == 3 else (fuse(widths[i]),))) for i, (slow, fast) in enumerate(trunk)],
         head,

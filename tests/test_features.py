@@ -1,0 +1,103 @@
+"""Features of videos: against the network run by hand, resumed, in bounded memory."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from test_evaluate import flat, rising
+
+import tubelet
+from tubelet.data import transforms
+from tubelet.data.video import Video, write_video
+from tubelet.features import features
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "deep").mkdir()
+    write_video(folder / "a.mp4", [*flat(20, 25), *rising(8), *flat(220, 10)], 25.0)
+    write_video(folder / "deep" / "b.mp4", [*flat(90, 20), *rising(8)], 25.0)
+    return folder
+
+
+def network():
+    torch.manual_seed(0)
+    model = tubelet.create("tiny", num_classes=3).eval()
+    model.spec = dataclasses.replace(model.spec, num_frames=8, frame_stride=1, fps=None, resize=32, crop=(32, 32))
+    return model
+
+
+def clip_of(path, model, places=None):
+    with Video(path) as video:
+        clip = video.frames(range(video.num_frames) if places is None else places, resize=32, crop=(32, 32))
+    return transforms.prepare(clip[None], model.spec, model)
+
+
+def test_one_pass_gives_the_map_of_the_whole_video(folder, tmp_path):
+    model = network()
+    table = features(model, folder, out=tmp_path)
+    assert [row["video"] for row in table.rows] == ["a.mp4", "deep/b.mp4"]
+    with np.load(tmp_path / "a.mp4.npz") as file:
+        found, times = torch.from_numpy(file["features"]), torch.from_numpy(file["times"])
+    with torch.no_grad():
+        expected = model.features(clip_of(folder / "a.mp4", model))[-1].mean((3, 4))[0].T
+    assert torch.allclose(found, expected, atol=1e-4)
+    stride = model.strides[-1][0]
+    assert len(times) == len(found) == -(-43 // stride)
+    assert times[1].tolist() == pytest.approx([stride / 25, 2 * stride / 25]) and times[-1, 1].item() == pytest.approx(
+        43 / 25
+    )
+
+
+def test_windows_are_clips_of_their_own(folder, tmp_path):
+    model = network()
+    features(model, folder / "a.mp4", layer=0, window=8, stride=16, out=tmp_path)
+    with np.load(tmp_path / "a.mp4.npz") as file:
+        found, times = torch.from_numpy(file["features"]), file["times"]
+    starts = [0, 16, 32, 35]
+    assert times[:, 0].tolist() == pytest.approx([start / 25 for start in starts])
+    assert times[:, 1].tolist() == pytest.approx([(start + 8) / 25 for start in starts])
+    with torch.no_grad():
+        expected = [
+            model.features(clip_of(folder / "a.mp4", model, range(start, start + 8)))[0].mean((2, 3, 4))[0]
+            for start in starts
+        ]
+    assert torch.allclose(found, torch.stack(expected), atol=1e-4)
+
+
+def test_what_is_done_is_not_done_again(folder, tmp_path, monkeypatch, caplog):
+    model = network()
+    features(model, folder / "a.mp4", out=tmp_path)
+    before = (tmp_path / "a.mp4.npz").stat()
+    copy = tmp_path / "videos"
+    (copy).mkdir()
+    (copy / "a.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    (copy / "bad.mp4").write_bytes(b"no video")
+    table = features(model, copy, out=tmp_path)
+    assert (tmp_path / "a.mp4.npz").stat() == before and len(table.rows) == 1
+    assert "left out: " in caplog.text and "bad.mp4" in caplog.text
+    with pytest.raises(ValueError, match="give another folder as out"):
+        features(model, folder / "a.mp4", window=8, out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["a.mp4.npz"]
+
+
+def test_what_does_not_fit(folder, tmp_path):
+    model = network()
+    with pytest.raises(ValueError, match="layer 9: the network has stages 0 to"):
+        features(model, folder, layer=9, out=tmp_path)
+    with pytest.raises(ValueError, match="stride 4 is between windows"):
+        features(model, folder, stride=4, out=tmp_path)
+    with pytest.raises(ValueError, match="window 0 must be at least 1"):
+        features(model, folder, window=0, out=tmp_path)
+    with pytest.raises(ValueError, match="43 frames, and a window has 50"):
+        features(model, folder / "a.mp4", window=50, out=tmp_path)
+    with pytest.raises(
+        ValueError, match=r"GlobalMean\) cannot be streamed exactly.*; .*give window, such as window=13"
+    ):
+        features(tubelet.create("x3d_s", num_classes=3), folder, out=tmp_path)
+    with pytest.raises(ValueError, match="has no `stages`"):
+        plain = torch.nn.Conv3d(3, 4, 1)
+        plain.spec = model.spec
+        features(plain, folder, out=tmp_path)
