@@ -19,10 +19,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first; `?*` is every other module of a package. A module imports from lower lines alone, so a family of
 # `models` imports no other family.
 LAYERS = (
-    "machine spec kernels boxes losses optim protocols terminal plot page pickles launch convert.layout processes "
-    "data.headers data.indexes data.sample data.sampling data.transforms data.mixing data.fingerprint data.order "
-    "data.layouts.text data.grid",
-    "data.packets frames data.dicom data.itk data.nifti data.raw",
+    "machine spec kernels boxes losses optim protocols terminal timeline plot page pickles launch "
+    "processes convert.layout data.headers data.indexes data.sample data.sampling data.transforms data.mixing "
+    "data.fingerprint data.order data.layouts.text data.grid",
+    "data.packets frames runtimes data.dicom data.itk data.nifti data.raw",
     "data.container metrics data.space",
     "blocks masks download convert.slow data.volume data.pictures data.webp data.augment data.distort "
     "data.layouts.rows data.layouts.classes data.layouts.splits",
@@ -36,16 +36,17 @@ LAYERS = (
     "heads preset convert data.datasets data.loader data.motion data.scans data.listing examine regularize speed "
     "checkpoints",
     "weights recipe feed windows plan graph",
-    "decoders segment ways capture",
-    "tasks cases",
+    "decoders segment ways capture fastest",
+    "tasks cases backends gpu",
     "memory",
     "fit",
     "models.?*",
     "models",
-    "stream compare optimize",
+    "compare optimize twins",
     "step",
+    "stream",
     "train predict prepare measure export",
-    "report",
+    "report features",
     "evaluate",
     "doctor",
     "cli",
@@ -62,10 +63,11 @@ DOORS = {
     "matplotlib": "plot",
     "monai.metrics": "masks",
     "monai.transforms": "data.distort",
-    "onnx": "export",
-    "onnxruntime": "export",
-    "onnxscript": "export",
-    "openvino": "export",
+    "nncf": "runtimes",
+    "onnx": "runtimes",
+    "onnxruntime": "runtimes",
+    "onnxscript": "runtimes",
+    "openvino": "runtimes",
     "PIL": "plot",
     "rich": "terminal",
     "safetensors": "weights",

@@ -3,6 +3,8 @@ import io
 import json
 import logging
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -222,7 +224,7 @@ def test_a_residual_step_is_two_calls_without_a_norm():
     first, second = works(model, torch.randn(1, 4, 3, 8, 8))
     assert first.activation.name == second.activation.name == "relu"
     assert (first.has_other, second.has_other) == (False, True)
-    assert first.bias is not None
+    assert first.norm is not None and second.norm is not None
 
 
 def test_zeros_around_go_into_convolutions_and_maxima():
@@ -381,7 +383,7 @@ def test_what_cannot_be_followed_runs_as_it_is(model, caplog):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backend": "tpu"}, "unknown backend 'tpu'; there is torch"),
+        ({"backend": "tpu"}, "unknown backend 'tpu'; there are torch, auto, openvino, onnxruntime"),
         ({"dtype": torch.float16}, "dtype torch.float16 must be"),
         ({"seconds": -1}, "seconds -1 must be at least 0"),
         ({"example": "clip"}, r"example must be a clip \(B, C, T, H, W\)"),
@@ -413,6 +415,61 @@ def test_what_was_timed_is_kept(tiny, tmp_path, monkeypatch):
     file.write_text("{")
     optimize(tiny, x, seconds=0.0)
     assert file.read_text() == "{"  # nothing was timed
+
+
+def test_a_large_weight_is_not_made_larger_for_little():
+    if not kernels.available():
+        pytest.skip(kernels.why())
+    layer = Layer(512, (1, 7, 7), 512, (1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1), 1)
+    work = Convolution(layer, 1, torch.randn(512, 512, 1, 3, 3), None)
+    packed = kernels.pack(work.weight, padding=layer.padding)
+    more = (packed.data.nbytes - work.weight.nbytes) / 2**20
+    assert ways._price(work, "Winograd", 10.0) == pytest.approx(1 + more / ways.MEGABYTES)
+    assert ways._price(work, "oneDNN", 10.0) == 0
+
+
+def test_winograd_in_bfloat16():
+    if not kernels.available():
+        pytest.skip(kernels.why())
+    layer = Layer(8, (3, 9, 9), 16, (1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1), 1)
+    x, other = torch.randn(2, 8, 3, 9, 9).bfloat16(), torch.randn(2, 16, 3, 9, 9).bfloat16()
+    work = Convolution(layer, 2, torch.randn(16, 8, 1, 3, 3), torch.randn(16), Activation("relu", torch.relu), True)
+    answer = ways.known(work, torch.bfloat16)["Winograd"]()(x, other, True)
+    right = F.conv3d(x.double(), work.weight.double(), work.bias.double(), padding=layer.padding) + other.double()
+    assert answer.dtype == torch.bfloat16
+    torch.testing.assert_close(answer.double(), right.relu(), atol=1e-2, rtol=1e-2)
+
+
+MEMORY = """
+import re, sys, torch, tubelet
+from pathlib import Path
+from tubelet.optimize import optimize
+
+def megabytes(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
+torch.set_num_threads(1)
+network, clip = tubelet.create("r2plus1d_18").eval(), torch.randn(1, 3, 16, 112, 112)
+network = optimize(network, clip, seconds=0.0) if sys.argv[1] == "fast" else network
+before = megabytes("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+with torch.no_grad():
+    for _ in range(3):
+        network(clip)
+print(megabytes("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_answer_takes_less_memory_than_that_of_torch():
+    """Beside the weights in their form, and what torch.export itself takes."""
+    command = [sys.executable, "-c", MEMORY]
+    fast, plain = (
+        int(subprocess.run([*command, case], capture_output=True, text=True, check=True).stdout.split()[-1])
+        for case in ("fast", "plain")
+    )
+    assert fast < 0.75 * plain
 
 
 def test_a_way_that_is_wrong_is_not_taken(monkeypatch):

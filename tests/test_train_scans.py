@@ -46,7 +46,7 @@ def assert_same_weights(one, other):
 
 def test_a_run_leaves_its_plan(whole, capsys):
     held = json.loads((whole.out / "plan.json").read_text())
-    assert len(held["reasons"]) == 6 and held["channels"][0] == 4 and held["batch_size"] == 2
+    assert len(held["reasons"]) == 7 and held["channels"][0] == 4 and held["batch_size"] == 2
     arguments = json.loads((whole.out / "run.json").read_text())
     assert arguments["plan"] == str((whole.out / "plan.json").resolve()) and arguments["crop"] is None
     network = whole.load()
@@ -136,7 +136,7 @@ def test_from_training_to_masks_and_figures(whole, table, tmp_path, capsys):
         (["--augment.flip", "true"], "augment"),
         (["--intensity", "soft"], "intensity 'soft'"),
         (["--spacing_mm", "[0,1,1]"], "spacing_mm"),
-        (["--distort", "strong"], "--distort strong: no such recipe; there is none, light, nnunet"),
+        (["--distort", "strong"], "--distort strong: no such recipe; there is none, light, nnunet, varied"),
         (["--plan", "gone.json"], "plan gone.json: no such file"),
         (["--fold", "9"], "fold 9; there is 0, 1, 2"),
         (["--task", "classify"], "give task segment"),

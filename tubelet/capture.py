@@ -22,7 +22,7 @@ from torch.fx.node import map_arg
 
 from . import speed
 from .blocks import Triple, triple
-from .graph import Activation, Convolution, Graph, Pool, Step, reads, scheduled
+from .graph import Activation, Convolution, Graph, Norm, Pool, Step, reads, scheduled
 from .speed import Layer
 
 A = torch.ops.aten
@@ -42,13 +42,7 @@ def capture(model: nn.Module, inputs: tuple[Any, ...]) -> Graph:
         ValueError: it writes to its inputs or weights, or does something that steps cannot repeat.
         Exception: whatever torch.export raises for a network that it cannot follow.
     """
-    shapes = torch.export.ShapesCollection()
-    for each in pytree.tree_leaves(inputs):
-        if each.ndim and each.shape[0] > 1:
-            shapes[each] = {0: torch.export.Dim.AUTO}
-    program = _exported(model, inputs, shapes.dynamic_shapes(model, inputs))
-    if any(is_free for is_free in _guards(program)):
-        program = _exported(model, inputs, None)
+    program = followed(model, inputs)
     if any(_writes(node) for node in program.graph.nodes):
         program = program.run_decompositions({})
     signature = program.graph_signature
@@ -59,17 +53,38 @@ def capture(model: nn.Module, inputs: tuple[Any, ...]) -> Graph:
     state = {**program.state_dict, **program.constants}
     nodes = list(program.graph.nodes)
     constants: dict[Node, Any] = {n: state[named[n.name]].detach() for n in nodes if n.name in named}
-    users = set(signature.user_inputs)
-    given = tuple(node for node in nodes if node.op == "placeholder" and node.name in users)
     batch = next((int(each.shape[0]) for each in pytree.tree_leaves(inputs) if each.ndim), 1)
-    outputs = tuple(nodes[-1].args[0])
-    steps = scheduled(_Rewriting(constants, batch).steps(nodes), given, outputs)
-    read = {each for step in steps for each in reads(step)} | {each for each in outputs if isinstance(each, Node)}
+    graph = outline(program, inputs)
+    steps = scheduled(_Rewriting(constants, batch).steps(nodes), graph.inputs, graph.outputs)
+    read = {each for step in steps for each in reads(step)} | {each for each in graph.outputs if isinstance(each, Node)}
+    return replace(graph, steps=steps, constants={node: value for node, value in constants.items() if node in read})
+
+
+def followed(model: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
+    """A network followed by torch.export on inputs such as (B, C, T, H, W), the first axis free as in `capture`.
+
+    Raises:
+        Exception: whatever torch.export raises for a network that it cannot follow.
+    """
+    shapes = torch.export.ShapesCollection()
+    for each in pytree.tree_leaves(inputs):
+        if each.ndim and each.shape[0] > 1:
+            shapes[each] = {0: torch.export.Dim.AUTO}
+    program = _exported(model, inputs, shapes.dynamic_shapes(model, inputs))
+    if any(is_free for is_free in _guards(program)):
+        program = _exported(model, inputs, None)
+    return program
+
+
+def outline(program: torch.export.ExportedProgram, inputs: tuple[Any, ...]) -> Graph:
+    """What goes into a program, such as (B, C, T, H, W), and what comes out, without its steps."""
+    nodes = list(program.graph.nodes)
+    users = set(program.graph_signature.user_inputs)
     return Graph(
-        steps,
-        {node: value for node, value in constants.items() if node in read},
-        given,
-        outputs,
+        (),
+        {},
+        tuple(node for node in nodes if node.op == "placeholder" and node.name in users),
+        tuple(nodes[-1].args[0]),
         pytree.tree_structure(inputs),
         program.call_spec.out_spec,
         {str(name): (_bound(r.lower), _bound(r.upper)) for name, r in program.range_constraints.items()},
@@ -237,29 +252,30 @@ class _Rewriting:
         size = _shape(x, self.batch)
         if len(size) != 5 or (bias is not None and b is None):
             return self._call(node)
-        inner = speed._of_three(padding)
+        inner = speed.of_three(padding)
         layer = Layer(
             in_channels=size[1],
             size=triple(size[2:]),
             out_channels=w.shape[0],
             kernel_size=triple(w.shape[2:]),
-            stride=speed._of_three(stride),
+            stride=speed.of_three(stride),
             padding=triple([p + z for p, z in zip(inner, zeros, strict=True)]),
-            dilation=speed._of_three(dilation),
+            dilation=speed.of_three(dilation),
             groups=groups,
         )
-        last = node
+        last, folded = node, None
         norm = _only_user(last)
         if norm is not None and _norm(norm) and all(n in self.constants for n in norm.args[1:5] if n is not None):
-            statistics = [None if n is None else self.constants[cast(Node, n)] for n in norm.args[1:5]]
-            eps = norm.args[7] if norm.target == A.batch_norm.default else norm.args[6]
-            w, b = folded(w, b, statistics, eps)  # type: ignore[arg-type]
+            gain, shift = (None if n is None else self.constants[cast(Node, n)] for n in norm.args[1:3])
+            mean, var = (self.constants[cast(Node, n)] for n in norm.args[3:5])
+            eps = cast(float, norm.args[7] if norm.target == A.batch_norm.default else norm.args[6])
+            folded = Norm(gain, shift, mean, var, eps)
             self.inside.add(norm)
             last = norm
             if norm.target != A.batch_norm.default:
                 (last,) = norm.users
                 self.inside.add(last)
-        conv = Convolution(layer, size[0], w, b)
+        conv = Convolution(layer, size[0], w, b, norm=folded)
         total = _only_user(last)
         other = None if total is None else self._other(total, last)
         if total is not None and other is not None:
@@ -294,15 +310,15 @@ class _Rewriting:
         if node.args[0].meta["val"].ndim != 5:  # type: ignore[union-attr]
             return self._call(node)
         x, kernel, stride, padding, dilation, is_ceil = _filled(node, [], 0, 1, False)
-        kernel_size, strides = speed._of_three(kernel), speed._of_three(stride or kernel)
+        kernel_size, strides = speed.of_three(kernel), speed.of_three(stride or kernel)
         x, zeros = self.around.get(node, (x, None))
-        paddings = speed._of_three(padding) if zeros is None else zeros
+        paddings = speed.of_three(padding) if zeros is None else zeros
         pool = Pool(
             _shape(x, self.batch),
             kernel_size,
             strides,
             paddings,
-            speed._of_three(dilation),
+            speed.of_three(dilation),
             is_ceil or zeros is not None,
         )
         return Step(last, pool, (x,))
@@ -314,9 +330,9 @@ class _Rewriting:
         elif work in RESHAPES:
             work = torch.reshape
         elif work == A.group_norm.default:
-            work, args = speed._group_norm, args[:5]
+            work, args = speed.group_norm, args[:5]
         elif work == A.instance_norm.default and args[5]:
-            work, args = speed._instance_norm, (args[0], args[3], args[4], args[1], args[2], *args[5:8])
+            work, args = speed.instance_norm, (args[0], args[3], args[4], args[1], args[2], *args[5:8])
         assert callable(work)
         return Step(node, work, args, kwargs)
 
@@ -334,11 +350,11 @@ def _same(x: Tensor) -> Tensor:
 def _ends_alike(pool: Node, before: Triple, after: Triple) -> bool:
     """Whether a maximum that pads `before` on either side and may end outside does the same as its own with pads."""
     x, kernel, stride, padding, dilation, is_ceil = _filled(pool, [], 0, 1, False)
-    if any(speed._of_three(padding)) or speed._of_three(dilation) != (1, 1, 1) or is_ceil:
+    if any(speed.of_three(padding)) or speed.of_three(dilation) != (1, 1, 1) or is_ceil:
         return False
     found = []
     sizes = x.args[0].meta["val"].shape[2:]
-    for n, k, s, p in zip(sizes, speed._of_three(kernel), speed._of_three(stride or kernel), before, strict=True):
+    for n, k, s, p in zip(sizes, speed.of_three(kernel), speed.of_three(stride or kernel), before, strict=True):
         if 2 * p > k:
             return False
         outputs = -(-(n + 2 * p - k) // s) + 1
@@ -346,21 +362,3 @@ def _ends_alike(pool: Node, before: Triple, after: Triple) -> bool:
     return tuple(found) == tuple(pool.meta["val"].shape[2:]) and all(
         b <= a <= b + 1 for b, a in zip(before, after, strict=True)
     )
-
-
-def folded(weight: Tensor, bias: Tensor | None, norm: Sequence[Tensor | None], eps: float) -> tuple[Tensor, Tensor]:
-    """A convolution's weight (O, C, t, h, w) and bias (O,) that do what it and the batch norm after it do.
-
-    Args:
-        weight: of the convolution.
-        bias: of the convolution.
-        norm: weight, bias, running mean and running variance of the norm, each (O,).
-        eps: of the norm.
-    """
-    gain, shift, mean, var = (None if each is None else each.double() for each in norm)
-    assert mean is not None and var is not None
-    scale = (var + eps).rsqrt()
-    scale = scale if gain is None else scale * gain
-    start = -mean if bias is None else bias.double() - mean
-    offset = start * scale if shift is None else start * scale + shift
-    return (weight.double() * scale.view(-1, 1, 1, 1, 1)).to(weight.dtype), offset.to(weight.dtype)

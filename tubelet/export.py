@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import copy
 import errno
-import io
 import json
-import logging
 import os
-import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -27,13 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from . import heads
+from . import heads, runtimes
 from .data import sampling, transforms
 from .data.scans import cut, middle, window_of
 from .data.video import Video
 from .data.volume import prepared, read_volume
-from .machine import aside, needs
+from .machine import aside
 from .models import ready
+from .runtimes import Run
 from .spec import ClipSpec
 from .step import Step
 from .stream import Stream
@@ -181,14 +178,13 @@ def export(
         if real is not None:
             clips.insert(0, ("example", _inputs(network, real)))
 
-        def compare(run: _Run) -> Iterator[Check]:
+        def compare(run: Run) -> Iterator[Check]:
             for name, inputs in clips:
                 yield _checked(name, tuple(inputs[0].shape), run(inputs)[0], network(*inputs))
 
         return _proven(graph, path, form, _note(network, spec), compare)
 
 
-_Run = Callable[[Sequence[Tensor]], list[Tensor]]
 _Case = tuple[str, tuple[Tensor, ...]]  # what a clip is, and the inputs that it makes
 
 
@@ -284,19 +280,10 @@ def _program(network: nn.Module, inputs: tuple[Tensor, ...], dynamic: tuple[Any,
     try:
         return torch.export.export(network, inputs, dynamic_shapes=dynamic)
     except Exception as error:  # a forward may raise anything
-        raise ValueError(f"{_layer(where)} cannot be exported ({_first(error)})") from error
+        raise ValueError(f"{runtimes.layer(where)} cannot be exported ({runtimes.first_line(error)})") from error
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _layer(where: Sequence[str]) -> str:
-    return f"layer {where[-1]}" if where and where[-1] else "the network"
-
-
-def _first(error: BaseException) -> str:
-    """The first line of an error that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _axes(network: nn.Module, program: ExportedProgram) -> dict[str, tuple[Axis, ...]]:
@@ -351,7 +338,7 @@ def _goes(run: Callable[..., Any], inputs: tuple[Tensor, ...]) -> bool:
 
 
 def _proven(
-    graph: _Graph, path: Path, form: _Format, note: Mapping[str, Any], compare: Callable[[_Run], Iterable[Check]]
+    graph: _Graph, path: Path, form: _Format, note: Mapping[str, Any], compare: Callable[[Run], Iterable[Check]]
 ) -> Report:
     """The file, written aside and found to answer as the network does.
 
@@ -413,7 +400,7 @@ def _export_step(stream: Stream, path: Path, form: _Format, example: Tensor | No
         graph = _Graph(_program(step, tuple(inputs.values()), None), axes, outputs)
         note = {**_note(stream.model, spec), "delay": stream.delay, "lead": step.lead}
 
-        def compare(run: _Run) -> Iterator[Check]:
+        def compare(run: Run) -> Iterator[Check]:
             state, answers = [number, *step.states], []
             for chunk in video:
                 answer, *state = run((chunk, *state))
@@ -433,7 +420,7 @@ class _Format(NamedTuple):
     runtime: str
     check: Callable[[], None]
     write: Callable[[_Graph, Path, str], None]
-    read: Callable[[Path], _Run]
+    read: Callable[[Path], Run]
 
 
 def _form(path: Path) -> _Format:
@@ -450,13 +437,8 @@ def _writable(path: Path) -> Iterator[None]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    log, level = logging.getLogger("torch.onnx"), logging.getLogger("torch.onnx").level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        log.setLevel(level)
+    with runtimes.quietly():
+        yield
 
 
 def _weights(path: Path) -> list[Path]:
@@ -497,7 +479,7 @@ def _save_program(graph: _Graph, path: Path, note: str) -> None:
     torch.export.save(graph.program, path, extra_files={f"{_KEY}.json": note})
 
 
-def _run_program(path: Path) -> _Run:
+def _run_program(path: Path) -> Run:
     module = torch.export.load(path).module()
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -508,92 +490,33 @@ def _run_program(path: Path) -> _Run:
 
 
 def _need_onnx() -> None:
-    with needs("export"):
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
+    runtimes.need("onnxruntime")
 
 
-def _onnx(graph: _Graph, note: str) -> Any:
-    """The graph as an ONNX model."""
-    import onnx
-
-    try:
-        made = torch.onnx.export(
-            graph.program, (), input_names=list(graph.inputs), output_names=graph.outputs, verbose=False
-        )
-    except Exception as error:  # the exporter has errors of many kinds, and the first of them is the cause
-        raise ValueError(f"{_untranslated(graph.program, error)} has no counterpart in ONNX") from error
-    assert made is not None
-    model = made.model_proto
-    onnx.helper.set_model_props(model, {_KEY: note})
-    return model
-
-
-def _untranslated(program: ExportedProgram, error: BaseException) -> str:
-    """The layer that an exporter stopped at."""
-    texts = []
-    cause: BaseException | None = error
-    while cause is not None:
-        texts.append(str(cause))
-        cause = cause.__cause__
-    names = {node.name: node for node in program.graph.nodes}
-    for text in texts:
-        for found in re.findall(r"%(\w+)", text):
-            if found in names:
-                stack = list(names[found].meta.get("nn_module_stack", {}).values())
-                return f"{_layer([stack[-1][0]] if stack else [])} ({names[found].target})"
-    return f"the network ({_first(error)})"
+def _onnx(graph: _Graph) -> Any:
+    return runtimes.to_onnx(graph.program, list(graph.inputs), graph.outputs)
 
 
 def _save_onnx(graph: _Graph, path: Path, note: str) -> None:
-    import onnx
-
-    onnx.save(_onnx(graph, note), path)
+    runtimes.save_onnx(runtimes.with_note(_onnx(graph), _KEY, note), path)
 
 
-def _run_onnx(path: Path) -> _Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [each.name for each in session.get_inputs()]
-
-    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-        return [torch.from_numpy(answer) for answer in session.run(None, feed)]
-
-    return run
+def _run_onnx(path: Path) -> Run:
+    return runtimes.onnxruntime_run(str(path))
 
 
 def _need_openvino() -> None:
-    _need_onnx()
-    with needs("openvino"):
-        import openvino  # noqa: F401
+    runtimes.need("openvino")
 
 
 def _save_openvino(graph: _Graph, path: Path, note: str) -> None:
-    import openvino
-
-    model = openvino.convert_model(io.BytesIO(_onnx(graph, note).SerializeToString()))
+    model = runtimes.to_openvino(_onnx(graph).SerializeToString())
     model.set_rt_info(note, [_KEY])
-    openvino.save_model(model, path, compress_to_fp16=False)
+    runtimes.save_openvino(model, path)
 
 
-def _run_openvino(path: Path) -> _Run:
-    import openvino
-
-    # of itself it takes bfloat16 on some processors
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
-
-    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        answers = compiled([tensor.numpy() for tensor in inputs])
-        return [torch.from_numpy(answers[output].copy()) for output in compiled.outputs]
-
-    return run
+def _run_openvino(path: Path) -> Run:
+    return runtimes.openvino_run(runtimes.read_openvino(path))
 
 
 _FORMATS = {

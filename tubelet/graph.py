@@ -29,16 +29,28 @@ class Activation:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A batch norm by running statistics, each (O,)."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    mean: Tensor
+    var: Tensor
+    eps: float
+
+
+@dataclass(frozen=True)
 class Convolution:
-    """A convolution and what is done to its output: `activation(conv(x) + bias + other)`.
+    """A convolution and what is done to its output: `activation(norm(conv(x) + bias) + other)`.
 
     Attributes:
         layer: its sizes for one clip.
         batch: clips in the example.
-        weight: (O, C / groups, t, h, w), with the batch norm that follows.
+        weight: (O, C / groups, t, h, w), the network's own.
         bias: (O,), likewise.
         activation: None for none.
         has_other: whether a tensor of the output's shape is added.
+        norm: None for none.
     """
 
     layer: Layer
@@ -47,6 +59,21 @@ class Convolution:
     bias: Tensor | None
     activation: Activation | None = None
     has_other: bool = False
+    norm: Norm | None = None
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (O, C / groups, t, h, w) and bias (O,) that do what the convolution and the norm do."""
+        if self.norm is None:
+            return self.weight, self.bias
+        norm = self.norm
+        scale = (norm.var.double() + norm.eps).rsqrt()
+        scale = scale if norm.weight is None else scale * norm.weight.double()
+        start = -norm.mean.double() if self.bias is None else self.bias.double() - norm.mean.double()
+        offset = start * scale if norm.bias is None else start * scale + norm.bias.double()
+        # some channels at a time: twice as wide, a large weight would take four times its memory for this
+        parts = zip(self.weight.split(64), scale.view(-1, 1, 1, 1, 1).split(64), strict=True)
+        weight = torch.cat([(of.double() * by).to(of.dtype) for of, by in parts])
+        return weight, offset.to(weight.dtype)
 
 
 @dataclass(frozen=True)

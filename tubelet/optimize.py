@@ -1,17 +1,21 @@
-"""Fast inference on a CPU: a network followed once, its convolutions on the fastest way that this machine has.
+"""Fast inference: a network followed once, its convolutions on the fastest way that this machine has.
 
 `optimize` gives a module with the same answers. Batch norm is folded into convolutions, which take the activation and
 the sum with a shortcut along; all of it is in channels-last layout through oneDNN, or through the kernels of
-`tubelet.kernels` where a short measurement found them faster.
+`tubelet.kernels` where a short measurement found them faster. `tubelet.backends` has programs of others for the same,
+`tubelet.gpu` what is done on a GPU.
 """
 
 from __future__ import annotations
 
 import copy
+import ctypes
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,54 +24,85 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from . import ways
+from . import backends, gpu, ways
 from .capture import capture
+from .fastest import Backend, Plan
 from .graph import IN_PLACE, Convolution, Graph, Pool, Step
 from .terminal import Table, counted
 
 log = logging.getLogger("tubelet")
 
 PLANS = 4  # shapes of inputs that a module is prepared for at once, the ones used last
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 CPU = torch.device("cpu")
 
 
 def optimize(
-    model: nn.Module, example: Any, *, dtype: torch.dtype = torch.float32, backend: str = "torch", seconds: float = 20.0
+    model: nn.Module,
+    example: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    backend: str | None = None,
+    calibration: Iterable[Any] | None = None,
+    seconds: float = 20.0,
 ) -> Optimized:
-    """The same network, fast for inference on a CPU.
+    """The same network, fast for inference.
 
     The network is followed by `torch.export`, and its convolutions are timed once on this machine, which is kept in the
     cache folder. Inputs of another size than the example's are prepared for when they first come, in some seconds, and
     the last 4 sizes are kept; the number of clips is free from 2 up. A network that torch.export cannot follow runs as
     it is, which the log says.
 
-    The weights are shared with the network, which does not change; when they are written to, the module follows.
+    The weights are shared with the network, which does not change; when they are written to, the module follows, or in
+    int8, which needs its calibration again, runs as the network does.
+
+    With weights or an example on a CUDA device it runs there, by what `tubelet.gpu` measures.
 
     Args:
         model: any nn.Module; it answers as in evaluation mode, also when it is in training.
         example: what it takes, a clip (B, C, T, H, W) of the sizes to come; a tuple is several arguments.
-        dtype: float32 for the same answers (within about 1e-5), or bfloat16 for answers of two to three digits, faster
-            on processors that have it. Inputs and answers are float32.
-        backend: "torch".
+        dtype: float32 for the same answers (within about 1e-5), bfloat16 for answers of two to three digits, faster on
+            processors that have it, or int8 by a backend of others. Inputs and answers are float32.
+        backend: "torch", which is this library's own; "openvino" or "onnxruntime"; or "auto" for the fastest of those
+            that are installed, measured on the example. None is torch, and auto for int8.
+        calibration: for int8 some real inputs of the network, as it takes them and of the example's size.
         seconds: to spend on timing at most, more or less. The costly layers come first; the rest take oneDNN.
 
     Returns:
         A module for inference; `print` shows what was done. `copy.deepcopy` and `pickle` work.
 
     Raises:
-        ValueError: backend, dtype or seconds is none of these, or the example holds something else than tensors.
+        ValueError: backend, dtype or seconds is none of these, int8 has nothing to calibrate on, or the example holds
+            something else than tensors.
+        ImportError: a package of the backend is missing; the message tells the line that installs it.
     """
-    if backend != "torch":
-        raise ValueError(f"unknown backend {backend!r}; there is torch")
     if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype} must be torch.float32 or torch.bfloat16")
+        raise ValueError(f"dtype {dtype} must be torch.float32, torch.bfloat16 or torch.int8")
+    if calibration is not None and dtype != torch.int8:
+        raise ValueError(f"calibration is for dtype=torch.int8, not for {dtype}")
     if seconds < 0:
         raise ValueError(f"seconds {seconds} must be at least 0")
     inputs = example if isinstance(example, tuple) else (example,)
     if not inputs or not all(isinstance(each, Tensor) for each in pytree.tree_leaves(inputs)):
         raise ValueError("example must be a clip (B, C, T, H, W) as a tensor, or a tuple of what the network takes")
-    optimized = Optimized(model, dtype, seconds)
+    places = [x.device for x in (*model.parameters(), *pytree.tree_leaves(inputs))]
+    device = next((each for each in places if each.type == "cuda"), CPU)
+    if device != CPU:
+        if dtype == torch.int8 or backend not in (None, "torch", "auto"):
+            raise ValueError(f"backend {backend or 'auto'!r} in {dtype} is for a CPU, and this is on {device}")
+        if any(x.device != device for x in model.parameters()):
+            model = copy.deepcopy(model).to(device)
+        inputs = pytree.tree_map(lambda x: x.to(device), inputs)
+        made: Backend = partial(gpu.ready, dtype)
+    elif dtype == torch.int8:
+        made = backends.int8(backend or "auto", calibration, inputs)
+    elif backend in (None, "torch"):
+        made = partial(_planned, dtype, seconds)
+    elif backend == "auto":
+        made = backends.Auto(partial(_planned, dtype, seconds), dtype)
+    else:
+        made = backends.borrowed(backend, dtype)
+    optimized = Optimized(model, made, device)
     optimized.prepare(*inputs)
     return optimized
 
@@ -77,42 +112,42 @@ class Optimized(nn.Module):
 
     Args:
         model: the network.
-        dtype: precision inside.
-        seconds: for timing, each time that it is prepared.
+        backend: what makes a plan of it for inputs of a size.
+        device: where it runs.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, seconds: float) -> None:
+    def __init__(self, model: nn.Module, backend: Backend, device: torch.device) -> None:
         super().__init__()
         # modules of its own, which stay in evaluation mode, around the same weights
         shared = {id(each): each for each in (*model.parameters(), *model.buffers())}
         self.model = copy.deepcopy(model, shared).eval()
-        self.dtype = dtype
-        self.seconds = seconds
+        self.backend = backend
+        self.device = device
         self.training = False
-        self._plans: list[_Plan] = []
+        self._plans: list[Plan] = []
         self._marked = [*self.model.parameters(), *self.model.buffers()]
         self._stamp: list[tuple[int, int]] | None = [_mark(x) for x in self._marked]
         self._refused: set[Any] = set()
 
     def forward(self, *inputs: Any) -> Any:
         """What the network takes, (B, C, T, H, W) -> what it answers, without gradients."""
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            plan = self.prepare(*inputs)
+        plan = self.prepare(*inputs)
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return self.model(*inputs) if plan is None else plan(pytree.tree_leaves(inputs))
 
-    def prepare(self, *inputs: Any) -> _Plan | None:
+    def prepare(self, *inputs: Any) -> Plan | None:
         """Be ready for inputs of these shapes, (B, C, T, H, W); forward does so by itself.
 
         Returns:
             What will be run, None for the network as it is.
         """
         tensors, given = pytree.tree_flatten(inputs)
-        if not all(isinstance(x, Tensor) and x.device == CPU for x in tensors):
+        if not all(isinstance(x, Tensor) and x.device == self.device for x in tensors):
             return None
         if self._stamp != [_mark(x) for x in self._marked]:
             self._marked = [*self.model.parameters(), *self.model.buffers()]
             self._plans, self._refused, self._stamp = [], set(), [_mark(x) for x in self._marked]
-        plan = next((plan for plan in self._plans if plan.graph.fits(tensors, given)), None)
+        plan = next((plan for plan in self._plans if plan.fits(tensors, given)), None)
         if plan is not None:
             return plan
         shapes = (str(given), tuple((x.shape, x.dtype) for x in tensors))
@@ -120,7 +155,8 @@ class Optimized(nn.Module):
             return None
         try:
             self._check()
-            plan = _Plan(capture(self.model, inputs), self.dtype, self.seconds)
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                plan = self.backend(self.model, inputs)
         except Exception as error:  # of any type: torch.export runs the network's own code
             self._refused.add(shapes)
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -130,13 +166,11 @@ class Optimized(nn.Module):
         return plan
 
     def _check(self) -> None:
-        if not torch.backends.mkldnn.is_available():
-            raise ValueError("this torch has no oneDNN")
         other = {str(x.dtype) for x in self.model.parameters() if x.dtype != torch.float32}
         if other:
             raise ValueError(f"its weights are {', '.join(sorted(other))} and not float32")
-        if any(x.device != CPU for x in self._marked):
-            raise ValueError("its weights are not on the CPU")
+        if any(x.device != self.device for x in self._marked):
+            raise ValueError(f"its weights are not on the {self.device.type.upper()}")
 
     def train(self, mode: bool = True) -> Optimized:
         """Only evaluation.
@@ -165,11 +199,22 @@ class Optimized(nn.Module):
         return "\n\n".join(str(plan.table()) for plan in self._plans)
 
 
+def _planned(dtype: torch.dtype, seconds: float, model: nn.Module, inputs: tuple[Any, ...]) -> _Plan:
+    """The backend `torch`."""
+    if not torch.backends.mkldnn.is_available():
+        raise ValueError("this torch has no oneDNN")
+    plan = _Plan(capture(model, inputs), dtype, seconds)
+    with suppress(AttributeError, OSError):  # what the making took goes back to the system, where the C library can
+        ctypes.CDLL(None).malloc_trim(0)
+    return plan
+
+
 class _Plan:
     """A captured network with a way for each of its convolutions and maxima."""
 
     def __init__(self, captured: Graph, dtype: torch.dtype, seconds: float) -> None:
         self.graph = replace(captured, steps=())  # the steps hold the plain weights, which the calls have in their form
+        self.fits = self.graph.fits
         self.dtype = dtype
         works = [step.work for step in captured.steps if isinstance(step.work, Convolution | Pool)]
         choices = ways.choose(works, dtype, seconds)

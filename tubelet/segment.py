@@ -61,7 +61,7 @@ log = logging.getLogger("tubelet")
 
 MOST_SCORES = 2**30  # bytes of scores for all classes, above which only the best class of each voxel is kept
 LARGE = 2**29  # bytes of a scan, above which it is mapped into memory and seen slab by slab
-MOST_RANKED = 2**25  # voxels of such a scan from which percentiles are taken
+MOST_RANKED = 2**23  # voxels of such a scan from which percentiles are taken
 NOTE = "masks.json"  # beside masks, of what made them
 KEPT = (".nii", ".nii.gz", ".nrrd", ".mha")  # endings that a mask takes over from its scan
 ENDING = ".nii.gz"  # of other masks, such as that of a DICOM series

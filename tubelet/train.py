@@ -189,7 +189,7 @@ def train(
         intensity: how values of scans become those that the network takes: z_score, "window -160 240" or "percentile
             0.5 99.5"; by default z_score, of CT the window that the foreground lies in.
         distort: random changes to windows of scans: a `Distort`, such as those of `tubelet.data.distort.RECIPES`, whose
-            names the command line takes; by default nnunet for masks, light for classes.
+            names the command line takes; by default varied for masks, light for classes.
         plan: the file `plan.json` in the folder of a run on scans, whose choices of window, voxel size, intensities,
             network and batch are repeated. By default the scans are looked at and it is written (`tubelet.plan`).
         short: videos with fewer frames than a clip: error, loop (from the start again) or hold (the last frame).
@@ -245,7 +245,7 @@ def train(
         batch_size, channels = scans.batch_size, scans.spec.in_channels
         axes = scans.spec.mirror_axes
         if distort is None:
-            distort = distortions.RECIPES["nnunet" if task == "segment" else "light"]
+            distort = distortions.RECIPES["varied" if task == "segment" else "light"]
             distort = replace(distort, flip=tuple(axis for axis in distort.flip if axes is None or axis in axes))
         scans = replace(scans, spec=replace(scans.spec, mirror_axes=distort.flip))
         arguments["distort"] = distort

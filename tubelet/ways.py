@@ -28,6 +28,8 @@ from .terminal import counted
 
 log = logging.getLogger("tubelet")
 
+MEGABYTES = 8  # of weights, that a millisecond saved is worth
+
 Way = Callable[[Tensor, Tensor | None, bool], Tensor]
 
 
@@ -43,11 +45,11 @@ class Choice:
 def kind(work: Convolution | Pool) -> str:
     """What it is, in some words."""
     if isinstance(work, Pool):
-        return f"maximum {speed._by(work.kernel_size)}"
+        return f"maximum {speed.written(work.kernel_size)}"
     layer = work.layer
     depthwise = layer.groups > 1 and layer.groups == layer.in_channels
-    parts = ["depthwise " if depthwise else "", f"convolution {speed._by(layer.kernel_size)}"]
-    parts += [f", stride {speed._by(layer.stride)}"] if layer.stride != (1, 1, 1) else []
+    parts = ["depthwise " if depthwise else "", f"convolution {speed.written(layer.kernel_size)}"]
+    parts += [f", stride {speed.written(layer.stride)}"] if layer.stride != (1, 1, 1) else []
     return "".join(parts)
 
 
@@ -65,7 +67,7 @@ def known(work: Convolution | Pool, dtype: torch.dtype) -> dict[str, Callable[[]
     is_relu = activation is None or activation.name == "relu"
     sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
     supported = kernels.supports(*sizes, layer.in_channels, layer.out_channels)
-    if supported and is_relu and dtype == torch.float32 and kernels.available():
+    if supported and is_relu and kernels.available():
         found["Winograd"] = partial(_winograd, work)
     return found
 
@@ -77,13 +79,17 @@ def _has_fused() -> bool:
     return all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
+def _folded(work: Convolution, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    weight, bias = work.folded()
+    return weight.to(dtype).contiguous(memory_format=LAST), None if bias is None else bias.to(dtype)
+
+
 def _onednn(work: Convolution, dtype: torch.dtype) -> Way:
     layer, ops = work.layer, torch.ops.mkldnn
     rest = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
-    weight = work.weight.to(dtype).contiguous(memory_format=LAST)
+    weight, bias = _folded(work, dtype)
     size = [work.batch, layer.in_channels, *layer.size]
     weight = ops._reorder_convolution_weight(weight, *rest, size)
-    bias = None if work.bias is None else work.bias.to(dtype)
     activation = work.activation
     after: tuple[Any, ...] = ("none", [], None)
     if activation is not None:
@@ -91,12 +97,12 @@ def _onednn(work: Convolution, dtype: torch.dtype) -> Way:
     added: tuple[Any, ...] = ("add", 1.0, None if activation is None else activation.name, [], None)
 
     def run(x: Tensor, other: Tensor | None, is_free: bool) -> Tensor:
-        x = speed._last(x)
+        x = speed.channels_last(x)
         if other is None:
             return ops._convolution_pointwise.default(x, weight, bias, *rest, *after)
         if is_free and other.is_contiguous(memory_format=LAST):
             return ops._convolution_pointwise_.binary(other, x, weight, bias, *rest, *added)
-        return ops._convolution_pointwise.binary(x, speed._last(other), weight, bias, *rest, *added)
+        return ops._convolution_pointwise.binary(x, speed.channels_last(other), weight, bias, *rest, *added)
 
     return run
 
@@ -104,12 +110,11 @@ def _onednn(work: Convolution, dtype: torch.dtype) -> Way:
 def _public(work: Convolution, dtype: torch.dtype) -> Way:
     """The same sums by torch's public operators, one after the other."""
     layer = work.layer
-    weight = work.weight.to(dtype).contiguous(memory_format=LAST)
-    bias = None if work.bias is None else work.bias.to(dtype)
+    weight, bias = _folded(work, dtype)
     rest = (layer.padding, layer.stride, layer.dilation, layer.groups)
 
     def run(x: Tensor, other: Tensor | None, is_free: bool) -> Tensor:
-        y = torch.mkldnn_convolution(speed._last(x), weight, bias, *rest)
+        y = torch.mkldnn_convolution(speed.channels_last(x), weight, bias, *rest)
         y = y if other is None else y.add_(other)
         return y if work.activation is None else work.activation.plain(y)
 
@@ -117,10 +122,15 @@ def _public(work: Convolution, dtype: torch.dtype) -> Way:
 
 
 def _winograd(work: Convolution) -> Way:
-    packed = kernels.pack(work.weight, work.layer.stride, work.layer.padding)
-    bias, is_relu = work.bias, work.activation is not None
+    """In float32; other types are converted, which is worth it where the products are many."""
+    weight, bias = work.folded()
+    packed = kernels.pack(weight, work.layer.stride, work.layer.padding)
+    is_relu = work.activation is not None
 
     def run(x: Tensor, other: Tensor | None, is_free: bool) -> Tensor:
+        if x.dtype != torch.float32:
+            other = None if other is None else speed.channels_last(other.float())
+            return kernels.run(x.float(), packed, bias, other, is_relu, out=other).to(x.dtype)
         out = other if is_free and other is not None and other.is_contiguous(memory_format=LAST) else None
         return kernels.run(x, packed, bias, other, is_relu, out=out)
 
@@ -212,7 +222,7 @@ def key(work: Convolution | Pool, dtype: torch.dtype) -> str:
 
 
 def _cost(work: Convolution | Pool) -> float:
-    return 0.0 if isinstance(work, Pool) else speed._cost(work.layer)
+    return 0.0 if isinstance(work, Pool) else speed.cost(work.layer)
 
 
 def _timed(work: Convolution | Pool, ways: Mapping[str, Callable[[], Way]], dtype: torch.dtype) -> Choice:
@@ -228,7 +238,7 @@ def _timed(work: Convolution | Pool, ways: Mapping[str, Callable[[], Way]], dtyp
         plain = partial(torch.conv3d, x, w, None, layer.stride, layer.padding, layer.dilation, layer.groups)
         size = (work.batch, layer.out_channels, *layer.output_size)
         other = made(size).contiguous(memory_format=LAST) if work.has_other else None
-    torch_ms = speed._milliseconds(plain, torch.device("cpu"))
+    torch_ms = speed.milliseconds(plain, torch.device("cpu"))
     x = x.contiguous(memory_format=LAST)
     times, right = {}, None
     for name, make in ways.items():
@@ -236,13 +246,20 @@ def _timed(work: Convolution | Pool, ways: Mapping[str, Callable[[], Way]], dtyp
         answer = way(x, other, False)
         right = answer if right is None else right
         # a way that is wrong on this processor is none
-        if (answer - right).abs().max() <= 1e-3 * right.abs().max():
-            times[name] = speed._milliseconds(
+        if (answer - right).abs().max() <= (1e-3 if dtype == torch.float32 else 3e-2) * right.abs().max():
+            times[name] = speed.milliseconds(
                 partial(way, x, None if other is None else other.clone(), True), torch.device("cpu")
             )
-    # the first one's share: Winograd's weights are some times as large, which a few percent are not worth
-    best = min(times, key=lambda name: times[name] * (0.9 if name == next(iter(times)) else 1))
+    best = min(times, key=lambda name: times[name] + _price(work, name, times[next(iter(times))]))
     return Choice(best, round(torch_ms, 3), round(times[best], 3))
+
+
+def _price(work: Convolution | Pool, way: str, usual_ms: float) -> float:
+    """Milliseconds that a way has to save for what its weight takes more: a tenth, and one for some megabytes."""
+    if isinstance(work, Pool) or way != "Winograd":
+        return 0.0
+    more = work.weight.nbytes * (kernels.growth(work.layer.kernel_size, work.layer.stride) - 1)
+    return 0.1 * usual_ms + more / 2**20 / MEGABYTES
 
 
 def _file() -> Path:
@@ -251,7 +268,7 @@ def _file() -> Path:
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = [line for line in lines if line.startswith(("model name", "flags"))][:2]
-    here = (names, platform.processor(), platform.machine(), torch.__version__, kernels.available())
+    here = (names, platform.processor(), platform.machine(), torch.__version__, kernels.available(), MEGABYTES)
     return machine.cache_dir() / "optimize" / f"{hashlib.sha256(repr(here).encode()).hexdigest()[:16]}.json"
 
 

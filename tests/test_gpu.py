@@ -1,0 +1,93 @@
+"""The choices of a GPU, made on the processor at hand where there is none."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import tubelet
+from tests.test_optimize import assert_same, lively
+from tubelet import gpu
+from tubelet.optimize import optimize
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no compiler here")
+
+    torch.manual_seed(0)
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch, "compile", refuse)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_way_taken_answers_the_same(device, dtype):
+    model = lively(tubelet.create("tiny", num_classes=4)).to(device)
+    before = copy.deepcopy(model.state_dict())
+    x = torch.randn(2, 3, 8, 32, 32, device=device)
+    plan = gpu.ready(dtype, model, (x,))
+    y = torch.randn_like(x)
+    for each in (x, y):
+        assert_same(plan([each]), model(each), within=1e-3 if dtype == torch.float32 else 5e-2)
+    assert plan.fits([y], plan.given)
+    assert not plan.fits([y[:1]], plan.given)
+    assert not plan.fits([y.double()], plan.given)
+    assert "channels last" in str(plan.table())
+    assert len(plan.rows) == (2 if device == "cpu" else 3)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+        assert value.stride() == before[name].stride()
+
+
+class Boxes(nn.Module):
+    """Several inputs, and answers that are no single tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(3, 4, 3)
+
+    def forward(self, clip, places):
+        assert places.dtype == torch.float32
+        y = self.conv(clip)
+        return {"dense": y, "rows": y.mean((2, 3, 4))[places[:, 0].long()], "many": 3}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("device", DEVICES)
+def test_places_keep_their_digits(device):
+    model = Boxes().eval().to(device)
+    clip, places = torch.randn(2, 3, 4, 8, 8, device=device), torch.tensor([[1, 0.123456789]], device=device)
+    plan = gpu.ready(torch.bfloat16, model, (clip, places))
+    answer, right = plan([clip, places]), model(clip, places)
+    assert answer["many"] == 3
+    for name in ("dense", "rows"):
+        assert_same(answer[name], right[name], within=2e-2)
+        assert answer[name].is_contiguous()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["r3d_18", "x3d_xs", "s3d"])
+def test_optimized_on_a_gpu(name):
+    model = lively(tubelet.create(name, num_classes=5))
+    x = torch.randn(2, 3, 16, 96, 96, device="cuda")
+    fast = optimize(model, x)  # the network itself stays on the CPU
+    assert next(model.parameters()).device.type == "cpu"
+    right = copy.deepcopy(model).cuda()
+    for batch in (2, 1):
+        assert_same(fast(x[:batch]), right(x[:batch]), within=2e-3)
+    assert len(fast._plans) == 2
+    assert "cuda" in str(fast)
+    assert_same(pickle.loads(pickle.dumps(fast))(x), right(x), within=2e-3)
+    with pytest.raises(ValueError, match="is for a CPU, and this is on cuda"):
+        optimize(model, x, backend="openvino")

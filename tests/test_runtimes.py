@@ -1,0 +1,38 @@
+import logging
+import sys
+import warnings
+
+import pytest
+
+from tubelet import runtimes
+
+
+@pytest.mark.parametrize(("name", "package", "extra"), [
+    ("onnxruntime", "onnxscript", "export"), ("openvino", "onnx", "openvino"), ("nncf", "nncf", "int8"),
+])  # fmt: skip
+def test_a_missing_package_is_named_with_its_pip_line(name, package, extra, monkeypatch):
+    monkeypatch.setattr(runtimes, "find_spec", lambda each: None if each == package else object())
+    assert not runtimes.installed(name)
+    with pytest.raises(ImportError, match=rf"'{package}'; install it with: pip install \"tubelet\[{extra}\]\""):
+        runtimes.need(name)
+    monkeypatch.setattr(runtimes, "find_spec", lambda each: object())
+    assert runtimes.installed(name)
+    runtimes.need(name)
+
+
+def test_what_exporters_say_is_not_shown(capsys):
+    level = logging.getLogger().level
+    with pytest.raises(KeyError), runtimes.quietly():
+        sys.stdout.write("progress 10 %")
+        warnings.warn("deprecated", stacklevel=1)
+        assert not logging.getLogger("torch.onnx").isEnabledFor(logging.WARNING)
+        raise KeyError
+    assert capsys.readouterr() == ("", "")
+    assert logging.getLogger().level == level
+
+
+def test_lines_of_errors():
+    assert runtimes.first_line(ValueError("\n  no operator \nmore")) == "no operator"
+    assert runtimes.first_line(KeyError()) == "KeyError"
+    assert runtimes.layer(["stem", "stem.conv"]) == "layer stem.conv"
+    assert runtimes.layer([""]) == "the network"

@@ -1,0 +1,258 @@
+"""Other programs that run a network: ONNX Runtime and OpenVINO, both by way of ONNX, and their int8.
+
+What is made here is a `Run`: a function from the input tensors, (B, C, T, H, W) say, to the list of the answers.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from .machine import needs
+from .terminal import progress
+
+Run = Callable[[Sequence[Tensor]], list[Tensor]]
+READY = 4  # numbers of threads, and in OpenVINO sizes of inputs, for which a model is kept ready
+EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "onnxruntime": ("export", ("onnx", "onnxscript", "onnxruntime")),
+    "openvino": ("openvino", ("onnx", "onnxscript", "openvino")),
+    "nncf": ("int8", ("onnx", "onnxscript", "openvino", "nncf")),
+}
+
+
+def installed(name: str) -> bool:
+    """Whether the packages are there that `onnxruntime`, `openvino` or `nncf` takes here."""
+    return all(find_spec(each) is not None for each in EXTRAS[name][1])
+
+
+def need(name: str) -> None:
+    """Refuse to go on without the packages that `onnxruntime`, `openvino` or `nncf` takes here.
+
+    Raises:
+        ImportError: one is missing; the message tells the line that installs it.
+    """
+    extra, packages = EXTRAS[name]
+    with needs(extra):
+        for each in packages:
+            if find_spec(each) is None:
+                raise ModuleNotFoundError(name=each)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """While it lasts, none of the exporters' own lines are shown."""
+    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("torch.onnx", "nncf", None)}
+    for log in loggers:
+        log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for log, level in loggers.items():
+            log.setLevel(level)
+
+
+# ONNX
+
+
+def to_onnx(program: ExportedProgram, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None) -> Any:
+    """A program as an ONNX model, with these names of what goes in and comes out.
+
+    Raises:
+        ValueError: ONNX has nothing for one of its layers, which the message names.
+    """
+    try:
+        made = torch.onnx.export(program, (), input_names=inputs, output_names=outputs, verbose=False)
+    except Exception as error:  # the exporter has errors of many kinds, and the first of them is the cause
+        raise ValueError(f"{_untranslated(program, error)} has no counterpart in ONNX") from error
+    assert made is not None
+    return made.model_proto
+
+
+def layer(where: Sequence[str]) -> str:
+    """The last of these names of layers, in a sentence."""
+    return f"layer {where[-1]}" if where and where[-1] else "the network"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _untranslated(program: ExportedProgram, error: BaseException) -> str:
+    """The layer that an exporter stopped at."""
+    texts = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    names = {node.name: node for node in program.graph.nodes}
+    for text in texts:
+        for found in re.findall(r"%(\w+)", text):
+            if found in names:
+                stack = list(names[found].meta.get("nn_module_stack", {}).values())
+                return f"{layer([stack[-1][0]] if stack else [])} ({names[found].target})"
+    return f"the network ({first_line(error)})"
+
+
+def with_note(model: Any, key: str, note: str) -> Any:
+    """An ONNX model with a line in its metadata."""
+    import onnx
+
+    onnx.helper.set_model_props(model, {key: note})
+    return model
+
+
+def save_onnx(model: Any, path: Path) -> None:
+    """Write an ONNX model."""
+    import onnx
+
+    onnx.save(model, path)
+
+
+def onnxruntime_run(model: bytes | str) -> Run:
+    """An ONNX model, or the path of its file, in ONNX Runtime, on as many threads as torch has at the time."""
+    import onnxruntime
+
+    @lru_cache(READY)
+    def ready(threads: int) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        session = ready(torch.get_num_threads())
+        names = [each.name for each in session.get_inputs()]
+        feed = {name: _array(tensor) for name, tensor in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(answer) for answer in session.run(None, feed)]
+
+    return run
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().contiguous().numpy()
+
+
+# OpenVINO
+
+
+@dataclass(frozen=True)
+class Written:
+    """A model of OpenVINO as the contents of its two files."""
+
+    graph: bytes
+    weights: bytes
+
+
+def to_openvino(model: bytes) -> Any:
+    """An ONNX model in OpenVINO's own form."""
+    import openvino
+
+    return openvino.convert_model(io.BytesIO(model))
+
+
+def read_openvino(path: Path | Written) -> Any:
+    """A model from its file, or from the contents of its files."""
+    import openvino
+
+    if isinstance(path, Written):
+        return openvino.Core().read_model(path.graph, path.weights)
+    return openvino.Core().read_model(path)
+
+
+def save_openvino(model: Any, path: Path) -> None:
+    """Write a model in float32; its weights go to a `.bin` beside the `.xml`."""
+    import openvino
+
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def openvino_run(model: Any, dtype: torch.dtype = torch.float32) -> Run:
+    """A model in OpenVINO, compiled for the sizes of its inputs and the number of torch's threads when they come."""
+    import openvino
+
+    # of itself it takes bfloat16 on some processors
+    precision = {torch.bfloat16: "bf16"}.get(dtype, "f32")
+
+    @lru_cache(READY)
+    def ready(sizes: tuple[torch.Size, ...], threads: int) -> Any:
+        sized = model.clone()
+        sized.reshape({each: list(size) for each, size in zip(sized.inputs, sizes, strict=True)})
+        settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+        return openvino.Core().compile_model(sized, "CPU", settings)
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        compiled = ready(tuple(x.shape for x in inputs), torch.get_num_threads())
+        answers = compiled([_array(x) for x in inputs])
+        return [torch.from_numpy(answers[output].copy()) for output in compiled.outputs]
+
+    return run
+
+
+# int8
+
+
+class _Passes:
+    """Calibration inputs, with a bar for each time that they are gone through."""
+
+    def __init__(self, clips: Sequence[Sequence[Tensor]]) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __iter__(self) -> Iterator[Sequence[Tensor]]:
+        yield from progress(self.clips, "calibration")
+
+
+def openvino_int8(model: bytes, clips: Sequence[Sequence[Tensor]]) -> Written:
+    """An ONNX model in int8 by nncf's quantisation after training; `clips` are inputs to calibrate on."""
+    import nncf
+
+    data = nncf.Dataset(_Passes(clips), lambda inputs: [_array(x) for x in inputs])
+    with quietly():
+        # activations below 0 (SiLU, the borders of a normalised clip) get a zero of their own
+        preset = nncf.QuantizationPreset.MIXED
+        made = nncf.quantize(to_openvino(model), data, preset=preset, subset_size=len(clips))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "int8.xml"
+        save_openvino(made, path)
+        return Written(path.read_bytes(), path.with_suffix(".bin").read_bytes())
+
+
+def onnxruntime_int8(model: bytes, clips: Sequence[Sequence[Tensor]]) -> bytes:
+    """An ONNX model in int8 by ONNX Runtime's static quantisation; `clips` are inputs to calibrate on."""
+    from onnxruntime import InferenceSession, quantization
+
+    names = [each.name for each in InferenceSession(model, providers=["CPUExecutionProvider"]).get_inputs()]
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(_Passes(clips))
+
+        def get_next(self) -> dict[str, Any] | None:
+            inputs = next(self.left, None)
+            return None if inputs is None else {name: _array(x) for name, x in zip(names, inputs, strict=True)}
+
+    with quietly(), tempfile.TemporaryDirectory() as folder:
+        plain, made = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
+        plain.write_bytes(model)
+        form, eight = quantization.QuantFormat.QOperator, quantization.QuantType
+        types = {"activation_type": eight.QUInt8, "weight_type": eight.QInt8}
+        quantization.quantize_static(plain, made, Reader(), quant_format=form, per_channel=True, **types)
+        return made.read_bytes()
