@@ -1,6 +1,8 @@
 """Features of videos: against the network run by hand, resumed, in bounded memory."""
 
 import dataclasses
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -73,13 +75,20 @@ def test_what_is_done_is_not_done_again(folder, tmp_path, monkeypatch, caplog):
     before = (tmp_path / "a.mp4.npz").stat()
     copy = tmp_path / "videos"
     (copy).mkdir()
-    (copy / "a.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    shutil.copy2(folder / "a.mp4", copy / "a.mp4")
     (copy / "bad.mp4").write_bytes(b"no video")
     table = features(model, copy, out=tmp_path)
     assert (tmp_path / "a.mp4.npz").stat() == before and len(table.rows) == 1
     assert "left out: " in caplog.text and "bad.mp4" in caplog.text
-    with pytest.raises(ValueError, match="give another folder as out"):
+    with pytest.raises(ValueError, match=r"a\.mp4\.npz: was made with window None, not 8; give another folder as out"):
         features(model, folder / "a.mp4", window=8, out=tmp_path)
+    other = network()
+    torch.nn.init.ones_(next(other.parameters()))
+    with pytest.raises(ValueError, match="was made with other weights; give another folder as out"):
+        features(other, folder / "a.mp4", out=tmp_path)
+    os.utime(copy / "a.mp4", ns=(1, 1))  # a video that has changed is seen again
+    features(model, copy, out=tmp_path)
+    assert (tmp_path / "a.mp4.npz").stat() != before
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["a.mp4.npz"]
 
 

@@ -1,4 +1,5 @@
 import logging
+import subprocess
 import sys
 import warnings
 
@@ -36,3 +37,25 @@ def test_lines_of_errors():
     assert runtimes.first_line(KeyError()) == "KeyError"
     assert runtimes.layer(["stem", "stem.conv"]) == "layer stem.conv"
     assert runtimes.layer([""]) == "the network"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the stack of signals is Linux' own")
+def test_a_signal_after_two_models_of_openvino_does_not_kill(tmp_path):
+    """Each puts back the stack for signals that was there before it: that of the other, which is freed by then."""
+    pytest.importorskip("openvino")
+    code = """
+import gc, signal, subprocess, torch, tubelet
+from tubelet.optimize import optimize
+
+signal.signal(signal.SIGCHLD, lambda *_: None)  # as torch's DataLoader does
+clip = torch.randn(1, 3, 8, 32, 32)
+model = tubelet.create("tiny", num_classes=3).eval()
+one, two = (optimize(model, clip, backend="openvino") for _ in range(2))
+del one
+gc.collect()
+del two
+gc.collect()
+subprocess.run(["true"], check=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

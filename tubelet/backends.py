@@ -5,7 +5,6 @@ A backend is a function from a network in evaluation mode and its inputs to a `P
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -25,6 +24,7 @@ from .fastest import Backend, Plan, away, fastest, shown
 from .graph import Graph
 from .runtimes import Run, Written
 from .terminal import Table, counted, progress
+from .weights import digest
 
 NAMES = ("openvino", "onnxruntime")
 DTYPES = {"openvino": (torch.float32, torch.bfloat16), "onnxruntime": (torch.float32,)}
@@ -221,7 +221,7 @@ class Int8:
         """
         if self.model is None:
             self._calibrate(model)
-        if self.weights != _hash(model):
+        if self.weights != digest(model):
             raise ValueError("its weights are others than it was calibrated with: optimize it again")
         if self.sizes != _sizes(inputs):
             raise ValueError(f"it was calibrated on inputs of {_by(self.sizes)}, not of {_by(_sizes(inputs))}")
@@ -241,7 +241,7 @@ class Int8:
         leaves = [pytree.tree_leaves(clip) for clip in self.clips]
         make = runtimes.openvino_int8 if self.name == "openvino" else runtimes.onnxruntime_int8
         self.model = make(_onnx(program), leaves)
-        self.weights, self.sizes = _hash(model), _sizes(self.clips[0])
+        self.weights, self.sizes = digest(model), _sizes(self.clips[0])
         plan = Borrowed(outline(program, self.clips[0]), self._run(), {})
         self.agreement = agreement([plan(each) for each in progress(leaves, "int8 answers")], right)
         self.clips = ()
@@ -307,10 +307,3 @@ def _sizes(inputs: tuple[Any, ...]) -> tuple[torch.Size, ...]:
 
 def _by(sizes: tuple[torch.Size, ...]) -> str:
     return ", ".join("x".join(map(str, size)) for size in sizes)
-
-
-def _hash(model: nn.Module) -> str:
-    found = hashlib.sha256()
-    for each in (*model.parameters(), *model.buffers()):
-        found.update(each.detach().contiguous().numpy().tobytes())
-    return found.hexdigest()

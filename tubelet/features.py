@@ -7,9 +7,10 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from . import speed, terminal
 from .data import flow, sampling, transforms
 from .data.datasets import check_channels
+from .data.indexes import footprint
 from .data.video import Video, VideoError
 from .heads import Features
 from .machine import aside
@@ -26,6 +28,7 @@ from .predict import BATCH, videos_of
 from .spec import ClipSpec, at_least_one
 from .stream import Stream
 from .terminal import Table
+from .weights import digest
 
 log = logging.getLogger("tubelet")
 
@@ -72,16 +75,17 @@ def features(
         except ValueError as error:
             raise ValueError(f"{error}; for clips of their own give window, such as window={spec.num_frames}") from None
     source, folder = Path(source), Path(out)
-    settings = json.dumps({"layer": layer, "window": window, "stride": stride})
+    settings = {"layer": layer, "window": window, "stride": stride, "network": digest(network), "spec": spec.to_dict()}
     videos = videos_of(source)
     rows = []
     for path in terminal.progress(videos, "features") if len(videos) > 1 else videos:
         name = path.name if path == source else str(path.relative_to(source))
         target = folder / f"{name}.npz"
         try:
-            if not _is_done(target, settings):
+            note = {**settings, "video": footprint(path)}
+            if not _is_done(target, note):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _write(target, settings, cut, spec, path, window, stride)
+                _write(target, json.dumps(note), cut, spec, path, window, stride)
         except VideoError as error:
             if len(videos) == 1:
                 raise
@@ -110,14 +114,17 @@ def _cut(network: nn.Module, layer: int) -> nn.Module:
     return cut
 
 
-def _is_done(target: Path, settings: str) -> bool:
+def _is_done(target: Path, note: Mapping[str, Any]) -> bool:
+    """Whether a file is of this video as it is now, and of these settings; of others it is an error."""
     if not target.exists():
         return False
     with np.load(target) as file:
-        before = str(file["settings"])
-    if before != settings:
-        raise ValueError(f"{target}: was made with {before}, and not {settings}; give another folder as out")
-    return True
+        before, now = json.loads(str(file["settings"])), json.loads(json.dumps(note))
+    if differing := [name for name in now if before.get(name) != now[name] and name != "video"]:
+        told = {"network": "other weights", "spec": "another spec"}
+        was = ", ".join(told.get(name, f"{name} {before.get(name)}, not {now[name]}") for name in differing)
+        raise ValueError(f"{target}: was made with {was}; give another folder as out")
+    return before["video"] == now["video"]
 
 
 def _write(

@@ -5,9 +5,11 @@ What is made here is a `Run`: a function from the input tensors, (B, C, T, H, W)
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -182,6 +184,25 @@ def save_openvino(model: Any, path: Path) -> None:
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
+@contextmanager
+def _signal_stack() -> Iterator[None]:
+    """While it lasts, another program may take over the stack on which this thread handles signals; not afterwards.
+
+    A model of OpenVINO's brings a stack of its own and puts back what was there when it goes. Of two models the one
+    that goes last puts back the freed stack of the other: the next signal (a worker process that ends) kills the
+    process.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), (ctypes.c_size_t * 3)()  # stack_t: address, flags, size
+    libc.sigaltstack(None, before)
+    try:
+        yield
+    finally:
+        libc.sigaltstack(before, None)
+
+
 def openvino_run(model: Any, dtype: torch.dtype = torch.float32) -> Run:
     """A model in OpenVINO, compiled for the sizes of its inputs and the number of torch's threads when they come."""
     import openvino
@@ -194,7 +215,8 @@ def openvino_run(model: Any, dtype: torch.dtype = torch.float32) -> Run:
         sized = model.clone()
         sized.reshape({each: list(size) for each, size in zip(sized.inputs, sizes, strict=True)})
         settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
-        return openvino.Core().compile_model(sized, "CPU", settings)
+        with _signal_stack():
+            return openvino.Core().compile_model(sized, "CPU", settings)
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         compiled = ready(tuple(x.shape for x in inputs), torch.get_num_threads())
@@ -225,7 +247,7 @@ def openvino_int8(model: bytes, clips: Sequence[Sequence[Tensor]]) -> Written:
     import nncf
 
     data = nncf.Dataset(_Passes(clips), lambda inputs: [_array(x) for x in inputs])
-    with quietly():
+    with quietly(), _signal_stack():
         # activations below 0 (SiLU, the borders of a normalised clip) get a zero of their own
         preset = nncf.QuantizationPreset.MIXED
         made = nncf.quantize(to_openvino(model), data, preset=preset, subset_size=len(clips))

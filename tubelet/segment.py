@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import math
@@ -42,6 +41,7 @@ from .data.volume import (
 from .machine import aside
 from .spec import ClipSpec, Intensity
 from .terminal import Table
+from .weights import digest
 
 __all__ = [
     "NOTE",
@@ -365,7 +365,7 @@ def masks_of(
     scans = scans_of(source, spec.in_channels)
     places = _places(scans, source, out)
     folder = None if out is None or out in places else out
-    note = {"network": _digest(network), "spec": spec.to_dict(), "way": asdict(way)}
+    note = {"network": digest(network), "spec": spec.to_dict(), "way": asdict(way)}
     kept = _kept(folder, note, places) if folder is not None else {}
     cases: list[Mask] = []
     failed: dict[str, str] = {}
@@ -405,15 +405,6 @@ def note_of(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _digest(network: nn.Module) -> str:
-    """What tells networks apart: their weights."""
-    found = hashlib.sha256()
-    for name, value in network.state_dict().items():
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()[:32]
 
 
 def _counts(labels: np.ndarray, number: int) -> tuple[int, ...]:
