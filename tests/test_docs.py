@@ -14,7 +14,7 @@ def code(page):
     return "\n".join(re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
 
 
-LONG = {"export", "train"}  # pages whose examples take 20 s each
+LONG = {"backends", "export", "memory", "train"}  # pages whose examples take 10 s and more
 
 
 @pytest.mark.parametrize(

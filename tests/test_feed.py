@@ -52,6 +52,10 @@ def test_parts_without_samples_are_not_offered(clips, tmp_path):
         feed.open_parts(clips, ("train", "test"), "classify", None)
     with pytest.raises(ValueError, match="fold 2, but no folds"):
         feed.open_parts(clips, ("train",), "classify", 2)
+
+
+@pytest.mark.slow
+def test_the_built_in_data_has_no_folds():
     with pytest.raises(ValueError, match="fold 2, but no folds"):
         feed.open_parts("motion", ("train",), "classify", 2)
 

@@ -477,6 +477,7 @@ def test_weights_are_shared_and_the_model_is_untouched():
     assert {id(p) for p in stream.parameters()} == ours
 
 
+@pytest.mark.slow
 def test_memory_is_constant_over_ten_thousand_frames():
     model = tubelet.create("tiny", num_classes=4)
     stream = tubelet.Stream(model, window=8)
