@@ -5,6 +5,7 @@ import io
 import logging
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -222,3 +223,16 @@ def test_every_kind_of_network_answers_the_same(name, backend):
         for one, two in zip(leaves(found), leaves(right), strict=True):
             assert_same(one, two)
     assert 2 <= len(fast._plans) <= PLANS
+
+
+def test_threads_get_the_answers_to_their_own_clips():
+    torch.manual_seed(0)
+    model = tubelet.create("tiny", num_classes=3).eval()
+    clips = [torch.randn(1, 3, 8, 32, 32) for _ in range(3)]
+    fast = optimize(model, clips[0], backend="openvino")
+    with torch.no_grad():
+        right = [model(clip) for clip in clips]
+    with ThreadPoolExecutor(3) as threads:
+        answers = list(threads.map(lambda i: fast(clips[i % 3]), range(60)))
+    for i, answer in enumerate(answers):
+        assert torch.allclose(answer, right[i % 3], atol=1e-4)

@@ -110,3 +110,20 @@ def test_what_does_not_fit(folder, tmp_path):
         plain = torch.nn.Conv3d(3, 4, 1)
         plain.spec = model.spec
         features(plain, folder, out=tmp_path)
+
+
+def test_videos_that_give_nothing_and_files_of_others(folder, tmp_path, caplog):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    shutil.copy2(folder / "a.mp4", videos / "a.mp4")
+    write_video(videos / "b.mp4", flat(60, 3), 25.0)
+    small = network()
+    small.stages[0] = torch.nn.MaxPool3d((8, 4, 4))
+    small.strides = [(8, 8, 8), *small.strides[1:]]
+    table = features(small, videos, layer=0, out=tmp_path / "out")
+    assert table.summary["left out"] == 1 and len(table.rows) == 1
+    assert "b.mp4: 3 frames at the network's rate are too few" in caplog.text
+    for content in (b"junk", b""):
+        (tmp_path / "out" / "a.mp4.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.mp4\.npz: damaged, or not written by features"):
+            features(small, videos / "a.mp4", layer=0, out=tmp_path / "out")

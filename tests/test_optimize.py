@@ -15,7 +15,7 @@ from torch import nn
 
 import tubelet
 from tests.models.test_every_model import KINDS, boxes, clip
-from tubelet import blocks, kernels, ways
+from tubelet import blocks, kernels, speed, ways
 from tubelet.capture import capture
 from tubelet.graph import Activation, Convolution, Pool
 from tubelet.optimize import PLANS, optimize
@@ -481,3 +481,40 @@ def test_a_way_that_is_wrong_is_not_taken(monkeypatch):
         "wrong": lambda: lambda *given_: right(*given_) + 1,
     }
     assert ways._timed(work, made, torch.float32).way == "slow"
+
+
+def test_a_maximum_of_single_values_is_not_overwritten():
+    x = torch.randn(1, 3, 2, 8, 8)
+    before = x.clone()
+    fast = optimize(torch.nn.Sequential(torch.nn.MaxPool3d(1, 1), torch.nn.Sigmoid()), x, seconds=0)
+    for _ in range(2):
+        assert torch.equal(fast(x), before.sigmoid())
+    assert torch.equal(x, before)
+
+
+def test_within_inference_a_new_size_is_prepared_too():
+    model = torch.nn.Sequential(torch.nn.Conv3d(3, 16, 3, padding=1), torch.nn.GroupNorm(4, 16)).eval()
+    fast = optimize(model, torch.randn(1, 3, 4, 16, 16), seconds=0)
+    x = torch.randn(1, 3, 4, 12, 12)
+    with speed.inference():
+        answer = fast(x)
+    assert fast.prepare(x) is not None
+    assert torch.allclose(answer, model(x), atol=1e-4)
+
+
+def test_the_sizes_used_last_are_kept():
+    fast = optimize(torch.nn.Sequential(torch.nn.Conv3d(3, 4, 1)), torch.randn(1, 3, 1, 8, 8), seconds=0)
+    main = torch.randn(1, 3, 1, 8, 8)
+    plan = fast.prepare(main)
+    for size in range(9, 15):
+        fast(torch.randn(1, 3, 1, size, size))
+        assert fast.prepare(main) is plan
+
+
+def test_weights_that_are_not_finite_answer_so():
+    model = torch.nn.Sequential(torch.nn.Conv3d(3, 16, (1, 3, 3), padding=(0, 1, 1)))
+    model[0].weight.data[0] = torch.nan
+    x = torch.randn(1, 3, 2, 8, 8)
+    fast = optimize(model, x)
+    assert fast.prepare(x) is not None
+    assert torch.equal(fast(x).isnan(), model(x).isnan())

@@ -14,6 +14,7 @@ from test_evaluate import CLASSES, Brightness, flat, rising
 
 import tubelet
 from tubelet import heads
+from tubelet.data import transforms
 from tubelet.data.video import Video, write_video
 
 
@@ -124,7 +125,7 @@ def test_a_file_is_played_through_a_stream(tmp_path, capsys):
     write_video(tmp_path / "a.mp4", flat(90, 50), 25.0)
     for seconds, drops in ((0.0, False), (0.2, True)):
         seen = tubelet.predict(Slow(seconds), str(tmp_path / "a.mp4"), stream=True, stride_s=0.4)
-        assert seen.times[0, 0] == 0 and 0.9 < seen.times[-1, 1] <= 2.05
+        assert seen.times[0, 0] == 0 and 0.9 < seen.times[-1, 1] <= 2.3
         lines = capsys.readouterr().err.splitlines()
         form = r"\d\.\d s  \w+ \d+ %  \(([\d.]+) ms a frame, lag (\d+\.\d\d) s, (\d+) frames dropped\)"
         told = [re.search(form, line).groups() for line in lines]
@@ -132,8 +133,31 @@ def test_a_file_is_played_through_a_stream(tmp_path, capsys):
         if drops:
             assert int(told[-1][2]) > 10 and float(told[-1][0]) >= 200
             assert all(float(lag) < 2 for _, lag, _ in told)
+        else:  # to the end of the file, without a gap
+            assert seen.times[-1, 1] == pytest.approx(2, abs=0.1)
+            assert (seen.times[1:, 0] <= seen.times[:-1, 1]).all()
+            assert len(seen.segments(enter=0.0)) == seen.scores.shape[1]
     with pytest.raises(ValueError, match="stream plays a video file, a camera or an address"):
         tubelet.predict(Slow(0), tmp_path, stream=True)
+
+
+def test_answers_of_a_stream_are_told_at_the_time_of_their_frames(tmp_path):
+    """Its answers are late by the stream's delay; those of a short file come at its end."""
+    write_video(tmp_path / "a.mp4", [*flat(20, 40), *flat(220, 20)], 20.0)
+    torch.manual_seed(0)
+    model = tubelet.create("tiny", num_classes=2).eval()
+    model.spec = dataclasses.replace(model.spec, num_frames=8, frame_stride=1, fps=None, resize=32, crop=(32, 32))
+    seen = tubelet.predict(model, str(tmp_path / "a.mp4"), stream=True, stride_s=0.2)
+    with Video(tmp_path / "a.mp4") as video, torch.no_grad():
+        clip = video.frames(range(60), resize=32, crop=(32, 32))
+        steps = model.features(transforms.prepare(clip[None], model.spec, model))[-1]
+        size = model.strides[-1][0]
+        for (start, end), scores in zip(seen.times.tolist(), seen.scores, strict=True):
+            last = min(60, round(20 * end)) // size
+            part = steps[:, :, max(0, last - 8 // size) : last]
+            assert start == pytest.approx(max(0, last * size - 8) / 20, abs=0.01) or start < last * size / 20 - 0.4
+            assert torch.allclose(model.head(part).softmax(1)[0].double(), scores.double(), atol=1e-4)
+    assert seen.times[-1, 1] == pytest.approx(3, abs=0.01)
 
 
 def test_segments_of_a_video(video, tmp_path):

@@ -389,3 +389,24 @@ def test_after_inference_all_is_as_it_was():
         assert str(fast.value).split(",")[0] == str(plain.value).split(",")[0]
     assert before == (F.conv3d, F.group_norm, F.instance_norm)
     assert torch.is_grad_enabled() and conv(torch.randn(1, 2, 3, 3, 3)).requires_grad
+
+
+def test_threads_that_come_and_go_leave_torch_as_it_was():
+    """One comes in, then the other; the first leaves, then the other."""
+    before = F.conv3d
+    one, two = speed.inference(), speed.inference()
+    one.__enter__()
+    grads = torch.is_grad_enabled()
+    two.__enter__()
+    one.__exit__(None, None, None)
+    assert F.conv3d is not before
+    two.__exit__(None, None, None)
+    torch.set_grad_enabled(True)
+    assert F.conv3d is before and not grads
+
+
+def test_who_trains_beside_inference_has_gradients():
+    layer, x = torch.nn.Conv3d(16, 16, (1, 3, 3), padding=(0, 1, 1)), torch.randn(1, 16, 4, 32, 32)
+    with speed.inference(), torch.enable_grad():
+        layer(x).sum().backward()
+    assert layer.weight.grad is not None

@@ -663,3 +663,32 @@ def test_wrong_frames():
     stream(torch.rand(1, 3, 4, 16, 16))
     with pytest.raises(ValueError, match=r"\(1, 3, 20, 20\).*\(1, 3, 16, 16\)"):
         stream(torch.rand(1, 3, 4, 20, 20))
+
+
+def test_a_caller_may_write_each_frame_to_the_same_memory():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 2, 3, padding=1))
+    video, buffer = torch.randn(1, 3, 9, 8, 8), torch.empty(1, 3, 1, 8, 8)
+    for dense in (True, False):
+        one, two = (tubelet.Stream(net, dense=dense) for _ in range(2))
+        for frame in video.split(1, 2):
+            torch.testing.assert_close(one(buffer.copy_(frame)), two(frame.clone()))
+
+
+def test_an_interrupted_chunk_was_never_seen():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 2, 3, padding=1))
+    video = torch.randn(1, 3, 12, 8, 8)
+    stream = tubelet.Stream(net)
+    found = [stream(video[:, :, :4])]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    hook = stream.model[1].register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stream(video[:, :, 4:8])
+    hook.remove()
+    found += [stream(video[:, :, 4:8]), stream(video[:, :, 8:]), stream.flush()]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(found, 2), net(video), rtol=1e-4, atol=1e-5)

@@ -92,7 +92,7 @@ def outline(program: torch.export.ExportedProgram, inputs: tuple[Any, ...]) -> G
 
 
 def _exported(model: nn.Module, inputs: tuple[Any, ...], shapes: Any) -> torch.export.ExportedProgram:
-    with torch.no_grad():
+    with torch.no_grad(), speed.torchs():
         return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
 
 

@@ -334,7 +334,10 @@ def _predict(values: dict[str, Any]) -> None:
 def _features(values: dict[str, Any]) -> None:
     model, source = values.pop("model") or _newest_run(), values.pop("source")
     with terminal.told():
-        print(features(model, source, **values))
+        table = features(model, source, **values)
+    print(table)
+    if left := table.summary.get("left out"):
+        raise ValueError(f"{terminal.counted(int(str(left)), 'video')} left out, see above")
 
 
 def _check_out(out: Path, source: str, *, is_drawn: bool = True) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -77,7 +78,7 @@ def features(
     source, folder = Path(source), Path(out)
     settings = {"layer": layer, "window": window, "stride": stride, "network": digest(network), "spec": spec.to_dict()}
     videos = videos_of(source)
-    rows = []
+    rows, failed = [], 0
     for path in terminal.progress(videos, "features") if len(videos) > 1 else videos:
         name = path.name if path == source else str(path.relative_to(source))
         target = folder / f"{name}.npz"
@@ -90,13 +91,14 @@ def features(
             if len(videos) == 1:
                 raise
             log.warning("left out: %s", error)
+            failed += 1
             continue
         with np.load(target) as file:
             times, shape = file["times"], file["features"].shape
         rows.append({"video": name, "vectors": shape[0], "channels": shape[1], "to s": float(times[-1, 1])})
     if not rows:
         raise VideoError(f"{source}: none of its {len(videos)} videos can be read, see above")
-    return Table(rows, {"written to": folder})
+    return Table(rows, {"written to": folder, **({"left out": failed} if failed else {})})
 
 
 def _cut(network: nn.Module, layer: int) -> nn.Module:
@@ -118,8 +120,13 @@ def _is_done(target: Path, note: Mapping[str, Any]) -> bool:
     """Whether a file is of this video as it is now, and of these settings; of others it is an error."""
     if not target.exists():
         return False
-    with np.load(target) as file:
-        before, now = json.loads(str(file["settings"])), json.loads(json.dumps(note))
+    try:
+        with np.load(target) as file:
+            before, now = json.loads(str(file["settings"])), json.loads(json.dumps(note))
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        raise ValueError(
+            f"{target}: damaged, or not written by features; remove it, or give another folder as out"
+        ) from None
     if differing := [name for name in now if before.get(name) != now[name] and name != "video"]:
         told = {"network": "other weights", "spec": "another spec"}
         was = ", ".join(told.get(name, f"{name} {before.get(name)}, not {now[name]}") for name in differing)
@@ -148,6 +155,9 @@ def _write(
             starts, lasts = spans.clamp(max=count - 1).unbind(1)
             times.append(torch.stack([video.times[places[starts]], ends[lasts]], 1))
         rows.flush()
+        if not rows.tell():
+            frames = terminal.counted(count, "frame")
+            raise VideoError(f"{path}: {frames} at the network's rate are too few for one vector of this stage")
         spent = torch.cat(times).numpy()
         made = np.memmap(rows, np.float32, "r").reshape(len(spent), -1)
         with aside(target) as new, new.open("wb") as file:

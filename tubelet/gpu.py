@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
@@ -123,10 +124,13 @@ def _recorded(way: Way, tensors: Sequence[Tensor]) -> Way:
         with torch.cuda.graph(graph):
             answer = way(own)
 
+    lock = Lock()
+
     def run(given: Sequence[Tensor]) -> Any:
-        for mine, x in zip(own, given, strict=True):
-            mine.copy_(x)
-        graph.replay()
-        return pytree.tree_map_only(Tensor, torch.clone, answer)
+        with lock:  # of several threads
+            for mine, x in zip(own, given, strict=True):
+                mine.copy_(x)
+            graph.replay()
+            return pytree.tree_map_only(Tensor, torch.clone, answer)
 
     return run

@@ -54,7 +54,8 @@ def optimize(
     it is, which the log says.
 
     The weights are shared with the network, which does not change; when they are written to, the module follows, or in
-    int8, which needs its calibration again, runs as the network does.
+    int8, which needs its calibration again, runs as the network does. torch tells nobody of what is written through
+    `.data`, through numpy or in inference mode: optimize anew after that.
 
     With weights or an example on a CUDA device it runs there, by what `tubelet.gpu` measures.
 
@@ -149,6 +150,7 @@ class Optimized(nn.Module):
             self._plans, self._refused, self._stamp = [], set(), [_mark(x) for x in self._marked]
         plan = next((plan for plan in self._plans if plan.fits(tensors, given)), None)
         if plan is not None:
+            self._plans = [plan, *(each for each in self._plans if each is not plan)]
             return plan
         shapes = (str(given), tuple((x.shape, x.dtype) for x in tensors))
         if shapes in self._refused:
@@ -204,7 +206,9 @@ def _planned(dtype: torch.dtype, seconds: float, model: nn.Module, inputs: tuple
     if not torch.backends.mkldnn.is_available():
         raise ValueError("this torch has no oneDNN")
     plan = _Plan(capture(model, inputs), dtype, seconds)
-    with suppress(AttributeError, OSError):  # what the making took goes back to the system, where the C library can
+    with suppress(
+        AttributeError, OSError, TypeError
+    ):  # what the making took goes back to the system, where the C library can
         ctypes.CDLL(None).malloc_trim(0)
     return plan
 

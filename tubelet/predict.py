@@ -489,26 +489,53 @@ def _steps(network: nn.Module, spec: ClipSpec, step: int, stride_s: float | None
         stream(transforms.prepare(torch.zeros(1, spec.in_channels, size, *spec.crop, dtype=torch.uint8), spec, network))
         stream.reset()
 
+    def advance(pictures: list[Tensor]) -> Tensor:
+        clip = transforms.center_crop(torch.stack(pictures, 1), spec.crop)
+        return stream(transforms.prepare(clip[None], spec, network))
+
     def looks(camera: Camera) -> Iterator[_Look]:
         pictures: list[Tensor] = []
-        times: deque[float] = deque(maxlen=spec.num_frames)
-        told_s, spent_s, done = -math.inf, 0.0, 0
+        times: deque[float] = deque(maxlen=_SEEN)
+        told_s, until_s, spent_s = -math.inf, math.inf, 0.0
+        seen = given = done = 0  # frames, steps, and frames since something was told
+
+        def clip_s() -> tuple[float, float]:
+            """From and to of the clip that ends with the last step given, which is late by the stream's delay."""
+            end, first = min(seen, given * size), seen - len(times)
+            after_s = times[-1] + (times[-1] - times[0]) / max(1, len(times) - 1) if end == seen else times[end - first]
+            return min(until_s, times[max(0, end - spec.num_frames - first)]), after_s
+
         for picture, time_s in islice(camera, 0, None, step):
             pictures.append(picture)
             times.append(time_s)
+            seen += 1
             if len(pictures) < size:
                 continue
             before_s = time.monotonic()
-            clip = transforms.center_crop(torch.stack(pictures, 1), spec.crop)
-            answers = stream(transforms.prepare(clip[None], spec, network))
+            answers = advance(pictures)
             spent_s, done, pictures = spent_s + time.monotonic() - before_s, done + size, []
+            given += answers.shape[2]
             if answers.shape[2] and time_s >= told_s + (1.0 if stride_s is None else stride_s):
-                found = heads.scores(answers[:, :, -1], spec.classes)
-                yield times[0], time_s, found, f"{1000 * spent_s / done:.1f} ms a frame, "
+                from_s, until_s = clip_s()
+                yield from_s, until_s, heads.scores(answers[:, :, -1], spec.classes), _cost(spent_s, done)
                 told_s, spent_s, done = time_s, 0.0, 0
+                answers = answers[:, :, :0]
+        if seen:  # the source has ended, and what waits in the stream is answered
+            before_s = time.monotonic()
+            late = [*([advance(pictures)] if pictures else []), stream.flush()]
+            spent_s, done = spent_s + time.monotonic() - before_s, done + len(pictures)
+            given += sum(each.shape[2] for each in late)
+            answers = torch.cat([*([answers] if done > len(pictures) else []), *late], 2)
+            if answers.shape[2]:
+                from_s, until_s = clip_s()
+                yield from_s, until_s, heads.scores(answers[:, :, -1], spec.classes), _cost(spent_s, max(1, done))
 
     # what waits longer than it takes to see as many is stale
     return 2 * size * step, looks
+
+
+def _cost(spent_s: float, frames: int) -> str:
+    return f"{1000 * spent_s / frames:.1f} ms a frame, "
 
 
 def _stream(network: nn.Module, window: int) -> Stream:

@@ -10,10 +10,11 @@ ways for each layer of a network, `applied` puts the chosen ones in the place of
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -185,14 +186,26 @@ def _instead(**functions: Callable[..., Tensor]) -> Iterator[None]:
 
     A TorchFunctionMode would not do: it ends at `backward`, in which checkpointed stages run again.
     """
-    before = {name: getattr(F, name) for name in functions}
+    with _LOCK:
+        _ACTIVE.append(functions)
+        _put()
     try:
-        for name, function in functions.items():
-            setattr(F, name, function)
         yield
     finally:
-        for name, function in before.items():
-            setattr(F, name, function)
+        with _LOCK:  # another thread may have come in between, and stays
+            _ACTIVE[:] = [each for each in _ACTIVE if each is not functions]
+            _put()
+
+
+def _put() -> None:
+    """The functions of those who came last, and torch's own where nobody is left."""
+    for name, function in {**_TORCHS, **{name: f for each in _ACTIVE for name, f in each.items()}}.items():
+        setattr(F, name, function)
+
+
+def torchs() -> AbstractContextManager[None]:
+    """While it lasts, `applied` and `inference` around it do nothing, in any thread: for who follows a network."""
+    return _instead(**_TORCHS)
 
 
 def _conv3d(
@@ -439,11 +452,22 @@ class _BatchNorm(torch.autograd.Function):
 # The same for inference. torch's own group norm loses four digits of seven in channels-last layout, its instance norm
 # leaves the layout.
 GROUP_NORM, INSTANCE_NORM = F.group_norm, F.instance_norm
+# torch's own of what `_instead` changes, and what is in their place now: of who came last, the last
+_TORCHS: dict[str, Callable[..., Tensor]] = {
+    "conv3d": F.conv3d, "batch_norm": F.batch_norm, "group_norm": GROUP_NORM, "instance_norm": INSTANCE_NORM,
+}  # fmt: skip
+_ACTIVE: list[Mapping[str, Callable[..., Tensor]]] = []
+_LOCK = threading.Lock()
 WORTH_PACKING = 2048  # positions (B, T, H, W) of an output, from which on Winograd gains more than each packing costs
 
 
 def _is_fast(x: Tensor) -> bool:
-    """Whether it is a batch (B, C, T, H, W) that oneDNN is the way for."""
+    """Whether it is a batch (B, C, T, H, W) that oneDNN is the way for, and nobody wants gradients.
+
+    Another thread may train while this one is within `inference`.
+    """
+    if torch.is_grad_enabled():
+        return False
     is_single = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return is_single and x.ndim == 5 and x.numel() > 0 and torch.backends.mkldnn.is_available()
 

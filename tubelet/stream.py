@@ -26,6 +26,8 @@ log = logging.getLogger("tubelet")
 
 _Step = tuple[Continued, nn.Module]  # a chunk as a function of what the twins keep, and the same made fast
 
+_MOST_GRAPHS = 4  # sizes of chunks for which an optimized network has a graph
+
 
 class Stream(nn.Module):
     """Chunked output equals offline output, whatever the chunks are: `cat(outputs, dim=2) == model(video)`.
@@ -199,6 +201,9 @@ class Stream(nn.Module):
         if self._fast is None:
             return self._as_it_is(frames)
         shape = tuple(frames.shape)
+        if not shape[2] or (shape not in self._steps and len(self._steps) >= _MOST_GRAPHS):
+            self._settle()
+            return self._as_it_is(frames)
         if shape not in self._steps:
             self._steps[shape] = self._prepared(shape, *self._fast)
         step = self._steps[shape]
@@ -212,8 +217,17 @@ class Stream(nn.Module):
         return answers
 
     def _as_it_is(self, frames: Tensor) -> Tensor:
-        with speed.inference():
-            return self.model(frames)
+        if self.dense and frames.shape[2] == 1:
+            frames = frames.clone()  # it is kept as it is, and the caller may write the next frame to the same memory
+        twins = twins_of(self.model)
+        before = {name: twin.state for name, twin in twins.items()}
+        try:
+            with speed.inference():
+                return self.model(frames)
+        except BaseException:  # some layers have seen the chunk, others have not
+            for name, twin in twins.items():
+                twin.state = before[name]
+            raise
 
     def _settle(self) -> None:
         """Give what a graph holds back to the twins."""

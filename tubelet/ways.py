@@ -147,11 +147,12 @@ def _slices(work: Pool) -> Way:
     axes = sorted(range(3), key=lambda axis: (-work.stride[axis], -axis))
 
     def run(x: Tensor, other: Tensor | None, is_free: bool) -> Tensor:
+        given = x
         for axis in axes:
             k, s, p, d = (each[axis] for each in (work.kernel_size, work.stride, work.padding, work.dilation))
             if (k, s, p) != (1, 1, 0):
                 x = largest(x, axis + 2, k, s, p, d, work.is_ceil)
-        return x
+        return x.clone() if x is given else x  # what follows may write to it
 
     return run
 
@@ -250,6 +251,8 @@ def _timed(work: Convolution | Pool, ways: Mapping[str, Callable[[], Way]], dtyp
             times[name] = speed.milliseconds(
                 partial(way, x, None if other is None else other.clone(), True), torch.device("cpu")
             )
+    if not times:  # what is not finite equals nothing
+        return Choice(next(iter(ways)))
     best = min(times, key=lambda name: times[name] + _price(work, name, times[next(iter(times))]))
     return Choice(best, round(torch_ms, 3), round(times[best], 3))
 
@@ -268,7 +271,14 @@ def _file() -> Path:
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = [line for line in lines if line.startswith(("model name", "flags"))][:2]
-    here = (names, platform.processor(), platform.machine(), torch.__version__, kernels.available(), MEGABYTES)
+    here = (
+        names,
+        platform.processor(),
+        platform.machine(),
+        torch.__version__,
+        kernels.available() and kernels.version(),
+        MEGABYTES,
+    )
     return machine.cache_dir() / "optimize" / f"{hashlib.sha256(repr(here).encode()).hexdigest()[:16]}.json"
 
 

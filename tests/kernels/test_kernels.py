@@ -310,3 +310,16 @@ def test_several_may_build_at_once(build, tmp_path):
         found = [pool.submit(kernels._library.__wrapped__) for _ in range(4)]
     assert [each.result()[1] for each in found] == [""] * 4
     assert len(list((tmp_path / "cache" / "kernels").iterdir())) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_torchs_default_precision_is_not_the_kernels(dtype):
+    x, weight = torch.randn(1, 16, 2, 8, 8), torch.randn(16, 16, 1, 3, 3)
+    right = torch.conv3d(x.double(), weight.double(), padding=(0, 1, 1))
+    torch.set_default_dtype(dtype)
+    try:
+        answer = kernels.run(x, kernels.pack(weight, (1, 1, 1), (0, 1, 1)))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert answer.dtype == torch.float32
+    assert (answer.double() - right).abs().max() < 1e-4 * right.abs().max()

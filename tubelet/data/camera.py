@@ -91,7 +91,8 @@ class Camera:
         address = (str(source), None, {}) if is_played else _address(str(source))
         every_s = 0.0 if fps is None else 1 / fps
         # The thread has a timeout of its own, which comes first and says more.
-        self._patience_s = 3 * timeout_s + every_s
+        # a file may show a picture for long, and its end is always told
+        self._patience_s = None if is_played else 3 * timeout_s + every_s
         self._feed = feed = _Feed(deque(maxlen=buffer))
         self._given = self._dropped = 0
         self._newest_s = time.monotonic()

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .. import machine
 
-__all__ = ["Packed", "available", "growth", "pack", "run", "supports", "why"]
+__all__ = ["Packed", "available", "growth", "pack", "run", "supports", "version", "why"]
 
 _SOURCE = Path(__file__).with_name("winograd.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-pthread")
@@ -177,6 +177,11 @@ def available() -> bool:
     return _library()[0] is not None
 
 
+def version() -> str:
+    """What tells these kernels from earlier and later ones."""
+    return hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:16]
+
+
 def why() -> str:
     """One line that tells why the kernels are not available; empty where they are."""
     return _library()[1]
@@ -253,7 +258,8 @@ def pack(
         torch.empty(0), in_channels, out_channels, _triple(kernel), _triple(stride), _triple(padding), chosen
     )
     of = _convolution(empty)
-    data = torch.empty(library.winograd_packed_size(_LANES[chosen], ctypes.byref(of)))
+    size = library.winograd_packed_size(_LANES[chosen], ctypes.byref(of))
+    data = torch.empty(size, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
     laid = _Weight(of_output, of_input, of_place, first)
     library.winograd_pack(_LANES[chosen], ctypes.byref(of), ctypes.byref(laid), ctypes.c_void_p(data.data_ptr()))
     return replace(empty, data=data)
@@ -327,7 +333,7 @@ def run(
     if bias is not None:
         bias = _checked(bias, "bias", shape[1:2]).contiguous()
     if out is None:
-        out = torch.empty(shape, memory_format=torch.channels_last_3d)
+        out = torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last_3d)
     elif not _pixel(_checked(out, "out", shape)):
         raise ValueError("out must be in torch.channels_last_3d")
     if not out.numel():
