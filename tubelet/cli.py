@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 from . import doctor, terminal
 from .compare import compare
@@ -337,7 +337,7 @@ def _features(values: dict[str, Any]) -> None:
         table = features(model, source, **values)
     print(table)
     if left := table.summary.get("left out"):
-        raise ValueError(f"{terminal.counted(int(str(left)), 'video')} left out, see above")
+        raise ValueError(f"{terminal.counted(cast(int, left), 'video')} left out, see above")
 
 
 def _check_out(out: Path, source: str, *, is_drawn: bool = True) -> None:
