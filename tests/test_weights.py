@@ -588,3 +588,11 @@ def test_twins_of_equal_weights_are_named(tmp_path, caplog):
     torch.save(tubelet.create("r2plus1d_34", num_classes=2).state_dict(), path)
     assert tubelet.load(path).architecture["name"] == "r2plus1d_34"
     assert "taken for r2plus1d_34; r2plus1d_34_32x2 have the same weights" in caplog.text
+
+
+def test_a_run_without_an_epoch_says_so(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"no such file of weights; the run has not come to the end of its first epoch"
+    ):
+        tubelet.load(tmp_path)

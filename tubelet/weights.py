@@ -175,10 +175,12 @@ def read(path: str | os.PathLike) -> Checkpoint:
         ValueError: it cannot be read; the message names the file and what is wrong with it.
     """
     path = Path(path)
+    is_begun = (path / "run.json").is_file()
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
-        raise ValueError(f"{path}: no such file of weights")
+        why = "; the run has not come to the end of its first epoch: go on with it (--resume)" if is_begun else ""
+        raise ValueError(f"{path}: no such file of weights{why}")
     if path.suffix == ".safetensors" or _is_safetensors(path):
         return _read_safetensors(path)
     try:
