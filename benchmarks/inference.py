@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 import tubelet
 from benchmarks.timing import alternate
-from tubelet import Table
-from tubelet.optimize import optimize
+from tubelet import Table, optimize
 
 # name, (T, H, W), numbers of threads
 NETWORKS = (
@@ -41,7 +40,7 @@ ROUNDS = 7
 MEMORY = """
 import re, sys, torch, tubelet
 from pathlib import Path
-from tubelet.optimize import optimize
+from tubelet import optimize
 
 def megabytes(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024

@@ -7,8 +7,7 @@ import torch
 
 import tubelet
 from benchmarks.timing import alternate
-from tubelet import Table
-from tubelet.optimize import optimize
+from tubelet import Table, optimize
 
 
 def tables() -> list[Table]:

@@ -14,9 +14,9 @@ from torch import nn
 import tubelet
 from tests.models.test_every_model import boxes, clip
 from tests.test_optimize import Branching, Every, assert_same, lively
-from tubelet import backends, runtimes
+from tubelet import backends, optimize, runtimes
 from tubelet.backends import NAMES, agreement
-from tubelet.optimize import PLANS, optimize
+from tubelet.optimize import PLANS
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")

@@ -9,8 +9,7 @@ from torch import nn
 
 import tubelet
 from tests.test_optimize import assert_same, lively
-from tubelet import gpu
-from tubelet.optimize import optimize
+from tubelet import gpu, optimize
 
 DEVICES = [
     "cpu",

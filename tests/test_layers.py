@@ -19,10 +19,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first; `?*` is every other module of a package. A module imports from lower lines alone, so a family of
 # `models` imports no other family.
 LAYERS = (
-    "machine spec kernels boxes losses optim protocols terminal timeline plot page pickles launch "
+    "machine spec kernels.native boxes losses optim protocols terminal timeline plot page pickles launch "
     "processes convert.layout data.headers data.indexes data.sample data.sampling data.transforms data.mixing "
     "data.fingerprint data.order data.layouts.text data.grid",
-    "data.packets frames runtimes data.dicom data.itk data.nifti data.raw",
+    "kernels kernels.?* data.packets frames runtimes data.dicom data.itk data.nifti data.raw",
     "data.container metrics data.space",
     "blocks masks download convert.slow data.volume data.pictures data.webp data.augment data.distort "
     "data.layouts.rows data.layouts.classes data.layouts.splits",

@@ -15,10 +15,10 @@ from torch import nn
 
 import tubelet
 from tests.models.test_every_model import KINDS, boxes, clip
-from tubelet import blocks, kernels, speed, ways
+from tubelet import blocks, kernels, optimize, speed, ways
 from tubelet.capture import capture
 from tubelet.graph import Activation, Convolution, Pool
-from tubelet.optimize import PLANS, optimize
+from tubelet.optimize import PLANS
 from tubelet.speed import LAST, Layer
 
 QUICK = {"tiny", "unet3d"}
@@ -443,7 +443,7 @@ def test_winograd_in_bfloat16():
 MEMORY = """
 import re, sys, torch, tubelet
 from pathlib import Path
-from tubelet.optimize import optimize
+from tubelet import optimize
 
 def megabytes(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import tubelet
 from tubelet.data.layouts import open_data
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,16 @@ def test_commands_and_python_run(tmp_path):
             [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
+
+
+PROSE = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "tubelet").rglob("*.py")]
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_called_is_there(path):
+    """`tubelet.optimize(...)` is what a reader types."""
+    for name in set(re.findall(r"\btubelet\.(\w+)\(", path.read_text())):
+        assert callable(getattr(tubelet, name, None)), name
 
 
 def test_the_tree_is_the_tree():

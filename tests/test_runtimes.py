@@ -45,7 +45,7 @@ def test_a_signal_after_two_models_of_openvino_does_not_kill(tmp_path):
     pytest.importorskip("openvino")
     code = """
 import gc, signal, subprocess, torch, tubelet
-from tubelet.optimize import optimize
+from tubelet import optimize
 
 signal.signal(signal.SIGCHLD, lambda *_: None)  # as torch's DataLoader does
 clip = torch.randn(1, 3, 8, 32, 32)

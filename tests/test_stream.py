@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tubelet
-from tubelet import blocks
+from tubelet import blocks, optimize
 from tubelet.blocks import Join, add, concat
 from tubelet.models import MODELS
-from tubelet.optimize import optimize
 
 
 def run(stream, x, chunks):

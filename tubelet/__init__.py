@@ -8,6 +8,7 @@ from .evaluate import evaluate
 from .export import export
 from .features import features
 from .models import create, load, models
+from .optimize import optimize
 from .predict import Prediction, predict
 from .report import report
 from .spec import ClipSpec
@@ -32,6 +33,7 @@ __all__ = [
     "heads",
     "load",
     "models",
+    "optimize",
     "predict",
     "report",
     "save",

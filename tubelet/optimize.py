@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import logging
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -28,6 +29,7 @@ from . import backends, gpu, ways
 from .capture import capture
 from .fastest import Backend, Plan
 from .graph import IN_PLACE, Convolution, Graph, Pool, Step
+from .kernels import arena
 from .terminal import Table, counted
 
 log = logging.getLogger("tubelet")
@@ -221,7 +223,9 @@ class _Plan:
         self.fits = self.graph.fits
         self.dtype = dtype
         works = [step.work for step in captured.steps if isinstance(step.work, Convolution | Pool)]
-        choices = ways.choose(works, dtype, seconds)
+        weakref.finalize(self, arena.trim)
+        with arena.kept():  # as it will run
+            choices = ways.choose(works, dtype, seconds)
         self.rows: Counter[tuple[str, ways.Choice]] = Counter()
         self.calls: list[tuple[Node, Callable[[dict[Node, Any]], Any], tuple[Node, ...]]] = []
         for step in captured.steps:
@@ -236,6 +240,11 @@ class _Plan:
         self.others = Counter(step.node.name.rstrip("0123456789_") for step in captured.steps if callable(step.work))
 
     def __call__(self, tensors: Sequence[Tensor]) -> Any:
+        with arena.kept():
+            answers = self._answers(tensors)
+        return pytree.tree_unflatten(answers, self.graph.answer)
+
+    def _answers(self, tensors: Sequence[Tensor]) -> list[Any]:
         values = dict(self.constants)
         values.update((node, _cast(x, self.dtype)) for node, x in zip(self.graph.inputs, tensors, strict=True))
         for node, call, frees in self.calls:
@@ -248,7 +257,7 @@ class _Plan:
             if isinstance(value, Tensor):
                 value = value.to(each.meta["val"].dtype).contiguous()
             answers.append(value)
-        return pytree.tree_unflatten(answers, self.graph.answer)
+        return answers
 
     def table(self) -> Table:
         """What was done: a row for each kind of step and way."""

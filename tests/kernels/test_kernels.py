@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tubelet import kernels
+from tubelet.kernels import native
 
 needs_kernels = pytest.mark.usefixtures("built")
 HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
@@ -265,7 +266,7 @@ def test_a_compiler_that_fails(build, script, reason):
 
 @linux
 def test_a_compiler_that_hangs_is_ended_with_its_children(build, tmp_path, monkeypatch):
-    monkeypatch.setattr(kernels, "_LIMIT_S", 0.5)
+    monkeypatch.setattr(native, "_LIMIT_S", 0.5)
     is_available, why, left = build(f"sleep 1000 & echo $! > {tmp_path}/child; wait")
     assert not is_available and "did not end within 0.5 s" in why and not left
     child = int((tmp_path / "child").read_text())

@@ -1,8 +1,8 @@
 """Random changes to windows of scans: `Distort` says which, `Distortion` is one draw.
 
 Chance and change are apart, as in `augment`: `Distort.draw` draws the numbers, the reader cuts as much of the scan as
-`Distortion.reach` asks for, `Distortion.apply` carries it out. What moves voxels is one resampling, linear for the
-image and nearest for the mask; what changes their values is MONAI's.
+`Distortion.reach` asks for, `Distortion.apply` carries it out. What moves voxels is one linear resampling, in which a
+voxel of the mask gets the class with the largest share of it; what changes their values is MONAI's.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class Distortion:
             raise ValueError(f"{tuple(image.shape[1:])} voxels; this change is for {self.reach}")
         if self._moves:
             grid = self._grid()
-            image = _sampled(image, grid, "bilinear")
-            mask = None if mask is None else _sampled(mask[None].float(), grid, "nearest")[0].to(mask.dtype)
+            image = _sampled(image, grid)
+            mask = None if mask is None else _most(mask, grid)
         if self.flip:
             image = image.flip([axis + 1 for axis in self.flip])
             mask = None if mask is None else mask.flip(self.flip)
@@ -292,8 +292,20 @@ def _rows(matrix: tuple[float, ...] | None) -> list[tuple[float, ...]]:
     return [numbers[i : i + 3] for i in (0, 3, 6)]
 
 
-def _sampled(image: Tensor, grid: Tensor, mode: str) -> Tensor:
-    return F.grid_sample(image[None], grid, mode=mode, padding_mode="border", align_corners=True)[0]
+def _sampled(image: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(image[None], grid, mode="bilinear", padding_mode="border", align_corners=True)[0]
+
+
+def _most(mask: Tensor, grid: Tensor) -> Tensor:
+    """The class with the largest share of each voxel: smooth borders, where the nearest voxel's would be steps."""
+    first, *others = mask.unique()
+    most = _sampled((mask == first)[None].float(), grid)[0]
+    result = first.expand(most.shape).clone()
+    for label in others:  # one after the other, since a scan may have a hundred
+        share = _sampled((mask == label)[None].float(), grid)[0]
+        result[share > most] = label
+        most = torch.maximum(most, share)
+    return result
 
 
 def _contrasted(image: Tensor, factor: float) -> Tensor:

@@ -9,53 +9,38 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
-import platform
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from .. import machine
+from . import native
 
 __all__ = ["Packed", "available", "growth", "pack", "run", "supports", "version", "why"]
 
 _SOURCE = Path(__file__).with_name("winograd.cpp")
-_FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-pthread")
-_LIMIT_S = 300.0  # for the compiler, which takes five seconds of a processor; more where that is busy
 _LANES = {"avx512": 16, "avx2": 8}
 _FRAMES, _VOLUME, _TIME = range(3)
 
 Instructions = Literal["avx512", "avx2"]
 
 
-def _fields(numbers: str, pointers: str) -> list[tuple[str, Any]]:
-    kinds = ((numbers, ctypes.c_int64), (pointers, ctypes.c_void_p))
-    return [(name, kind) for names, kind in kinds for name in names.split()]
-
-
 class _Convolution(ctypes.Structure):
-    _fields_ = _fields("form in_channels out_channels kernel_t stride_t pad_t pad_h pad_w", "packed")
+    _fields_ = native.fields("form in_channels out_channels kernel_t stride_t pad_t pad_h pad_w", "packed")
 
 
 class _Weight(ctypes.Structure):
-    _fields_ = _fields("output_step input_step place_step", "data")
+    _fields_ = native.fields("output_step input_step place_step", "data")
 
 
 class _Call(ctypes.Structure):
     _fields_ = [
         ("of", _Convolution),
-        *_fields(
+        *native.fields(
             "batch t h w input_pixel output_pixel residual_pixel relu threads",
             "input bias residual output parallel",
         ),
@@ -103,73 +88,14 @@ def _convolution(packed: Packed) -> _Convolution:
     )
 
 
-def _compiler() -> str | None:
-    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
-    return next(filter(None, (shutil.which(name) for name in names if name)), None)
-
-
-class _BuildError(Exception):
-    """Why the compiler gave no library, in one line."""
-
-
-def _compile(compiler: str, library: Path) -> None:
-    with tempfile.TemporaryFile() as log:
-        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(library)]
-        # in a group of its own, so that what the compiler starts ends with it
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        try:
-            status = process.wait(_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            raise _BuildError(f"{compiler} did not end within {_LIMIT_S:g} s") from None
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        log.seek(0)
-        said = log.read().decode(errors="replace").split("\n")
-    if status:
-        line = next((line for line in said if "error" in line), said[0])
-        raise _BuildError(f"{compiler} ended with status {status}: {line or 'it said nothing'}")
-    try:
-        ctypes.CDLL(str(library))
-    except OSError as error:
-        raise _BuildError(f"{compiler} made a library that does not load: {error}") from None
-
-
 @cache
 def _library() -> tuple[ctypes.CDLL | None, str]:
     """The library, or None and why there is none."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        return None, f"the kernels are for x86-64 and Linux, this is {platform.machine()} and {platform.system()}"
-    compiler = _compiler()
-    if compiler is None:
-        return None, "no C++ compiler was found ($CXX, c++, g++, clang++); install one, such as g++"
-    try:
-        parts = (_SOURCE.read_bytes(), compiler, Path(compiler).stat().st_mtime_ns, _FLAGS, platform.libc_ver())
-        name = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-        path = machine.cache_dir() / "kernels" / f"winograd-{name}.so"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with machine.kept(path) as made:
-                _compile(compiler, made)
-        library = ctypes.CDLL(str(path))
-        library.winograd_packed_size.restype = ctypes.c_int64
-        has_vectors = library.winograd_lanes() > 0
-    except (_BuildError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: a user without a home
-        return None, str(error)
-    return (library, "") if has_vectors else (None, "this processor has neither AVX512 nor AVX2")
-
-
-@cache
-def _parallel() -> int | None:
-    """Address of GOMP_parallel in the OpenMP library that torch runs on, so that both share their threads."""
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    paths = {line.split(maxsplit=5)[-1] for line in maps if "omp" in line.rpartition("/")[2]}
-    folder = str(Path(torch.__file__).parent)
-    for path in sorted(paths, key=lambda path: (not path.startswith(folder), path)):
-        with suppress(OSError, AttributeError):
-            return ctypes.cast(ctypes.CDLL(path).GOMP_parallel, ctypes.c_void_p).value
-    return None
+    library, reason = native.library(_SOURCE, "-std=c++17")
+    if library is None:
+        return None, reason
+    library.winograd_packed_size.restype = ctypes.c_int64
+    return (library, "") if library.winograd_lanes() > 0 else (None, "this processor has neither AVX512 nor AVX2")
 
 
 def available() -> bool:
@@ -270,23 +196,6 @@ def _triple(sizes: Sequence[int]) -> tuple[int, int, int]:
     return t, h, w
 
 
-def _pixel(x: Tensor) -> int:
-    """Floats from one pixel of x to the next: C, or more for some channels of a wider tensor; 0 in other layouts."""
-    _, c, t, h, w = x.shape
-    steps = {4: 1, 3: w, 2: h * w, 0: t * h * w}  # pixels from one of an axis to the next
-    found = {x.stride(axis) / step for axis, step in steps.items() if x.shape[axis] > 1} or {c}
-    is_right = len(found) == 1 and min(found) >= c and (c == 1 or x.stride(1) == 1)
-    return int(found.pop()) if is_right else 0
-
-
-def _checked(x: Tensor, name: str, shape: Sequence[int]) -> Tensor:
-    if x.shape != tuple(shape) or x.dtype != torch.float32 or x.device.type != "cpu":
-        raise ValueError(
-            f"{name} is {x.dtype} {tuple(x.shape)} on {x.device}; it must be float32 {tuple(shape)} on the CPU"
-        )
-    return x
-
-
 def run(
     x: Tensor,
     packed: Packed,
@@ -326,15 +235,15 @@ def run(
     if min(x.shape[2:]) < 1 or min(size) < 1:
         raise ValueError(f"x of (T, H, W) {tuple(x.shape[2:])} is too small for a kernel {packed.kernel_size}")
     shape = (x.shape[0], packed.out_channels, *size)
-    if not _pixel(x):
+    if not native.pixel(x):
         x = x.contiguous(memory_format=torch.channels_last_3d)
-    if residual is not None and not _pixel(_checked(residual, "residual", shape)):
+    if residual is not None and not native.pixel(native.checked(residual, "residual", shape)):
         residual = residual.contiguous(memory_format=torch.channels_last_3d)
     if bias is not None:
-        bias = _checked(bias, "bias", shape[1:2]).contiguous()
+        bias = native.checked(bias, "bias", shape[1:2]).contiguous()
     if out is None:
         out = torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last_3d)
-    elif not _pixel(_checked(out, "out", shape)):
+    elif not native.pixel(native.checked(out, "out", shape)):
         raise ValueError("out must be in torch.channels_last_3d")
     if not out.numel():
         return out
@@ -342,13 +251,13 @@ def run(
         _convolution(packed),
         x.shape[0],
         *x.shape[2:],
-        _pixel(x),
-        _pixel(out),
-        0 if residual is None else _pixel(residual),
+        native.pixel(x),
+        native.pixel(out),
+        0 if residual is None else native.pixel(residual),
         relu,
         torch.get_num_threads(),
         *(None if tensor is None else tensor.data_ptr() for tensor in (x, bias, residual, out)),
-        _parallel(),
+        native.parallel(),
     )
     if library.winograd_run(_LANES[packed.instructions], ctypes.byref(call)):
         raise MemoryError(f"no memory for the scratch of a convolution of {packed.in_channels} channels")
