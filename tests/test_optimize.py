@@ -145,6 +145,39 @@ def test_maxima_by_slices_are_those_of_torch(kernel, stride, dilation, size, pad
     assert torch.equal(ways._slices(work)(x, None, False), right)
 
 
+@settings(max_examples=80, deadline=None)
+@given(kernel=triples, stride=triples, size=st.tuples(*[st.integers(3, 9)] * 3), pads=st.booleans())
+def test_means_by_slices_are_those_of_torch(kernel, stride, size, pads):
+    padding = tuple(k // 2 if pads else 0 for k in kernel)
+    work = Pool((2, 3, *size), kernel, stride, padding, (1, 1, 1), False, is_mean=True)
+    x = torch.randn(2, 3, *size).contiguous(memory_format=LAST)
+    right = F.avg_pool3d(x, kernel, stride, padding)
+    given_ = x.clone()
+    torch.testing.assert_close(ways._slices(work)(x, None, False), right)
+    torch.testing.assert_close(ways._slices(work)(x.bfloat16(), None, False).float(), right, atol=2e-2, rtol=2e-2)
+    assert torch.equal(x, given_)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AvgPool3d((4, 3, 3), 1),
+        nn.AvgPool3d((8, 9, 9), 1),
+        nn.AvgPool3d(2),
+        nn.AvgPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        nn.AvgPool3d(3, 2, 1, count_include_pad=False),
+        nn.AvgPool3d(2, ceil_mode=True),
+        nn.AvgPool3d(2, divisor_override=5),
+    ],
+)
+def test_means_of_a_network(pool):
+    net, x = nn.Sequential(nn.Conv3d(3, 8, 1), pool, nn.ReLU()).eval(), torch.randn(2, 3, 8, 9, 9)
+    fast = optimize(net, x, seconds=0.0)
+    torch.testing.assert_close(fast(x), net(x))
+    by_slices = "mean" in str(fast)
+    assert by_slices == (pool.divisor_override is None and not pool.ceil_mode and pool.count_include_pad)
+
+
 def test_private_operators_are_what_they_were():
     ops = torch.ops.mkldnn
     assert ways._has_fused()

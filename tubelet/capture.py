@@ -196,6 +196,8 @@ class _Rewriting:
             return self._convolution(node)
         if target in (A.max_pool3d.default, A.max_pool3d_with_indices.default):
             return self._pool(node)
+        if target == A.avg_pool3d.default:
+            return self._average(node)
         if target in (A.pad.default, A.constant_pad_nd.default) and self._goes_inside(node):
             return None
         return self._call(node)
@@ -322,6 +324,15 @@ class _Rewriting:
             is_ceil or zeros is not None,
         )
         return Step(last, pool, (x,))
+
+    def _average(self, node: Node) -> Step:
+        x, kernel, stride, padding, is_ceil, counts_zeros, divisor = _filled(node, [], 0, False, True, None)
+        paddings = speed.of_three(padding)
+        if x.meta["val"].ndim != 5 or is_ceil or divisor is not None or (any(paddings) and not counts_zeros):
+            return self._call(node)
+        kernel_size, strides = speed.of_three(kernel), speed.of_three(stride or kernel)
+        pool = Pool(_shape(x, self.batch), kernel_size, strides, paddings, (1, 1, 1), False, is_mean=True)
+        return Step(node, pool, (x,))
 
     def _call(self, node: Node) -> Step:
         work, args, kwargs = node.target, node.args, node.kwargs

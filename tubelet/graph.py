@@ -78,7 +78,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Pool:
-    """A maximum over windows of an example (B, C, T, H, W); triples are (t, h, w)."""
+    """A maximum over windows of an example (B, C, T, H, W), or their mean; triples are (t, h, w)."""
 
     size: tuple[int, ...]
     kernel_size: Triple
@@ -86,6 +86,7 @@ class Pool:
     padding: Triple
     dilation: Triple
     is_ceil: bool
+    is_mean: bool = False
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Step:
 
     Attributes:
         node: what torch.export calls the value that it makes.
-        work: a convolution or maximum, for which a way is to be found, or what to call.
+        work: a convolution or pool, for which a way is to be found, or what to call.
         args: of the call; nodes stand for values made before.
         kwargs: likewise.
         is_last_use: whether its operand may be overwritten: the `other` of a convolution, the first of a plain call.

@@ -1,4 +1,4 @@
-"""Ways to a convolution or a maximum of a captured network, and the choice between them by a short measurement.
+"""Ways to a convolution or a pool of a captured network, and the choice between them by a short measurement.
 
 What was timed is kept in the cache folder, in a file for this processor, this torch and these kernels.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,7 @@ class Choice:
 def kind(work: Convolution | Pool) -> str:
     """What it is, in some words."""
     if isinstance(work, Pool):
-        return f"maximum {speed.written(work.kernel_size)}"
+        return f"{'mean' if work.is_mean else 'maximum'} {speed.written(work.kernel_size)}"
     layer = work.layer
     depthwise = layer.groups > 1 and layer.groups == layer.in_channels
     parts = ["depthwise " if depthwise else "", f"convolution {speed.written(layer.kernel_size)}"]
@@ -138,33 +139,50 @@ def _winograd(work: Convolution) -> Way:
 
 
 def _torch_pool(work: Pool) -> Way:
-    sizes = (work.kernel_size, work.stride, work.padding, work.dilation, work.is_ceil)
-    return lambda x, other, is_free: F.max_pool3d(x, *sizes)
+    sizes = (work.kernel_size, work.stride, work.padding)
+    if work.is_mean:
+        return lambda x, other, is_free: F.avg_pool3d(x, *sizes)
+    return lambda x, other, is_free: F.max_pool3d(x, *sizes, work.dilation, work.is_ceil)
 
 
 def _slices(work: Pool) -> Way:
-    """The maximum along one axis after the other, of slices: torch's own keeps places, too, and takes all at once."""
-    axes = sorted(range(3), key=lambda axis: (-work.stride[axis], -axis))
+    """One axis after the other, of slices: torch's own take all at once, and its maximum keeps places, too."""
+    reach = zip(work.size[2:], work.kernel_size, work.stride, work.padding, strict=True)
+    shrinks = [(n + 2 * p - k + s) / (n * s) for n, k, s, p in reach]
+    axes = sorted(range(3), key=lambda axis: (shrinks[axis], -axis))  # what makes it smallest first
 
     def run(x: Tensor, other: Tensor | None, is_free: bool) -> Tensor:
         given = x
+        if work.is_mean:
+            x = x.float()  # sums in bfloat16 would lose a digit
         for axis in axes:
             k, s, p, d = (each[axis] for each in (work.kernel_size, work.stride, work.padding, work.dilation))
             if (k, s, p) != (1, 1, 0):
-                x = largest(x, axis + 2, k, s, p, d, work.is_ceil)
-        return x.clone() if x is given else x  # what follows may write to it
+                x = pooled(x, axis + 2, k, s, p, d, work.is_ceil, work.is_mean)
+        x = x.clone() if x is given else x  # what follows may write to it
+        return x.div_(math.prod(work.kernel_size)).to(given.dtype) if work.is_mean else x
 
     return run
 
 
-def largest(
-    x: Tensor, axis: int, kernel: int, stride: int, padding: int, dilation: int = 1, is_ceil: bool = False
+def pooled(
+    x: Tensor,
+    axis: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    dilation: int = 1,
+    is_ceil: bool = False,
+    is_sum: bool = False,
 ) -> Tensor:
-    """Maximum of (B, C, T, H, W) over windows along one axis, sizes as in `F.max_pool3d`."""
+    """Maximum or sum of (B, C, T, H, W) over windows along one axis, sizes as in `F.max_pool3d`."""
     n = x.shape[axis]
     over = n + 2 * padding - dilation * (kernel - 1) - 1
     outputs = (-(-over // stride) if is_ceil else over // stride) + 1
     outputs -= is_ceil and (outputs - 1) * stride >= n + padding
+    if is_sum and outputs == 1 and kernel >= n + padding:
+        # of a view whose memory is in order: of the other, torch's sum takes forty times as long
+        return x.permute(0, 2, 3, 4, 1).sum(axis - 1, keepdim=True).permute(0, 4, 1, 2, 3)
     spans = []
     for tap in range(kernel):
         shift = tap * dilation - padding
@@ -173,20 +191,21 @@ def largest(
             start = first * stride + shift
             spans.append((first, end, slice(start, start + (end - first - 1) * stride + 1, stride)))
     spans.sort(key=lambda span: span[0] - span[1])  # the longest first
+    combine, nothing = (torch.add, 0.0) if is_sum else (torch.maximum, float("-inf"))
     before = (slice(None),) * axis
     y = torch.empty((*x.shape[:axis], outputs, *x.shape[axis + 1 :]), dtype=x.dtype, memory_format=LAST)
     first, end, taken = spans[0]
     if end - first < outputs:
-        y.fill_(float("-inf"))
+        y.fill_(nothing)
     if len(spans) > 1 and spans[1][:2] == (first, end):
-        torch.maximum(x[*before, taken], x[*before, spans[1][2]], out=y[*before, first:end])
+        combine(x[*before, taken], x[*before, spans[1][2]], out=y[*before, first:end])
         spans = spans[2:]
     else:
         y[*before, first:end] = x[*before, taken]
         spans = spans[1:]
     for first, end, taken in spans:
         part = y[*before, first:end]
-        torch.maximum(part, x[*before, taken], out=part)
+        combine(part, x[*before, taken], out=part)
     return y
 
 
