@@ -450,6 +450,17 @@ def test_what_was_timed_is_kept(tiny, tmp_path, monkeypatch):
     assert file.read_text() == "{"  # nothing was timed
 
 
+def test_without_kernels_it_says_so_once(caplog, monkeypatch):
+    monkeypatch.setattr(kernels, "available", lambda: False)
+    monkeypatch.setattr(kernels, "why", lambda: "no C++ compiler was found in this test")
+    net, x = nn.Sequential(nn.Conv3d(3, 8, 3, padding=1), nn.ReLU()).eval(), torch.randn(1, 3, 4, 9, 9)
+    with caplog.at_level(logging.WARNING, "tubelet"):
+        answers = [optimize(net, x)(x), optimize(net, x)(x)]
+    assert caplog.text.count("through oneDNN: no C++ compiler was found in this test") == 1
+    for each in answers:
+        torch.testing.assert_close(each, net(x), atol=1e-4, rtol=1e-4)
+
+
 def test_a_large_weight_is_not_made_larger_for_little():
     if not kernels.available():
         pytest.skip(kernels.why())

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from . import backends, gpu, ways
+from . import backends, gpu, kernels, ways
 from .capture import capture
 from .fastest import Backend, Plan
 from .graph import IN_PLACE, Convolution, Graph, Pool, Step
@@ -207,12 +207,19 @@ def _planned(dtype: torch.dtype, seconds: float, model: nn.Module, inputs: tuple
     """The backend `torch`."""
     if not torch.backends.mkldnn.is_available():
         raise ValueError("this torch has no oneDNN")
+    if not kernels.available():
+        _say_once(kernels.why())
     plan = _Plan(capture(model, inputs), dtype, seconds)
     with suppress(
         AttributeError, OSError, TypeError
     ):  # what the making took goes back to the system, where the C library can
         ctypes.CDLL(None).malloc_trim(0)
     return plan
+
+
+@cache
+def _say_once(reason: str) -> None:
+    log.warning("all convolutions go through oneDNN: %s", reason)
 
 
 class _Plan:
