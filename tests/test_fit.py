@@ -102,7 +102,7 @@ def assert_same_losses(one, other):
 def two(tmp_path_factory):
     """The same run by two processes."""
     folder = tmp_path_factory.mktemp("two") / "run"
-    status, out = finished(start(folder, launcher=torchrun("--standalone")))
+    status, out = by_two(folder)
     assert status == 0, out
     return folder
 
@@ -111,14 +111,106 @@ def test_two_processes_have_the_losses_of_one(whole, two):
     assert_same_losses(whole, two)
 
 
+def by_two(folder, *arguments):
+    return finished(start(folder, *arguments, launcher=torchrun("--standalone")))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """The same run by two processes with a share of the network each."""
+    folder = tmp_path_factory.mktemp("shared") / "run"
+    status, out = by_two(folder, "--strategy", "fsdp")
+    assert status == 0 and "Warning" not in out, out
+    return folder
+
+
+def assert_near(one, other):
+    assert one.keys() == other.keys()
+    for name, each in one.items():
+        if isinstance(each, dict):
+            assert_near(each, other[name])
+        elif isinstance(each, torch.Tensor):
+            assert type(other[name]) is torch.Tensor  # whole, not a share
+            torch.testing.assert_close(each, other[name], rtol=1e-3, atol=1e-4)
+
+
+def test_two_processes_that_share_the_network_have_the_losses_of_one(whole, shared):
+    assert_same_losses(whole, shared)
+    (_, weights), (_, saved) = result(whole), result(shared)
+    one, other = (torch.load(folder / checkpoints.LAST) for folder in (whole, shared))
+    assert one.keys() == other.keys() and one["optimizer"]["param_groups"] == other["optimizer"]["param_groups"]
+    assert_near(one["optimizer"]["state"], other["optimizer"]["state"])
+    # running statistics of two parts are other ones, whoever computes them
+    is_weight = [name for name in weights if name.endswith(("weight", "bias"))]
+    assert_near(*({name: each[name] for name in is_weight} for each in (weights, saved)))
+    assert all(torch.equal(saved[name], each) for name, each in other["model"].items())
+
+
 @pytest.mark.slow
-def test_two_processes_killed_and_resumed(two, tmp_path):
+def test_both_strategies_give_the_same(two, shared):
+    (rows, _), (other_rows, _) = result(two), result(shared)
+    for row, twin in zip(rows, other_rows, strict=True):
+        assert row == pytest.approx(twin, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_killed_and_resumed(two, shared, tmp_path, strategy):
     folder = tmp_path / "run"
-    status, out = finished(start(folder, "--die_at", 5, launcher=torchrun("--standalone")))
+    status, out = by_two(folder, "--strategy", strategy, "--die_at", 5)
     assert status != 0 and "SIGKILL" in out
-    status, out = finished(start(folder, "--resume", launcher=torchrun("--standalone")))
+    status, out = by_two(folder, "--strategy", strategy, "--resume")
     assert status == 0, out
-    assert_same(two, folder)
+    assert_same({"ddp": two, "fsdp": shared}[strategy], folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [("ddp", "fsdp"), ("fsdp", "ddp"), ("fsdp", None)])
+def test_another_strategy_goes_on(whole, tmp_path, before, after):
+    """Or one process."""
+    folder = tmp_path / "run"
+    status, out = by_two(folder, "--strategy", before, "--die_at", 4)
+    assert status != 0 and "SIGKILL" in out
+    status, out = by_two(folder, "--strategy", after, "--resume") if after else finished(start(folder, "--resume"))
+    assert status == 0, out
+    if after:
+        assert_same_losses(whole, folder)
+    else:  # whose batch norms see other clips together
+        assert [row["epoch"] for row in result(folder)[0]] == [1, 2, 3]
+
+
+ALL = ["--accumulate", 2, "--batch", 11, "--average"]
+MORE = ["--precise", "--checkpointed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [("ddp",), ("ddp", *MORE), ("fsdp",), ("fsdp", *MORE)])
+def test_with_a_running_average_too(tmp_path, more):
+    """And parts of a step, true statistics and stages computed again: killed and resumed as in one go and as by one."""
+    one, whole, run = (tmp_path / name for name in ("one", "whole", "run"))
+    arguments = [*ALL, "--strategy", *more]
+    assert by_two(whole, *arguments)[0] == 0
+    status, out = by_two(run, *arguments, "--die_at", 3)
+    assert status != 0 and "SIGKILL" in out
+    status, out = by_two(run, *arguments, "--resume")
+    assert status == 0, out
+    assert_same(whole, run)
+    if "--precise" in more:
+        assert finished(start(one, *ALL, "--accumulate", 4, *MORE))[0] == 0
+        (first, *_), (twin, *_) = result(whole)[0], result(one)[0]
+        assert first == pytest.approx(twin, abs=1e-5)  # later Adam makes much of the last digits
+
+
+@pytest.mark.slow
+def test_bf16_with_a_shared_network(tmp_path):
+    arguments = ["--large", "--precision", "bf16", "--strategy"]
+    for strategy in ("ddp", "fsdp"):
+        status, out = by_two(tmp_path / strategy, *arguments, strategy)
+        assert status == 0, out
+    (first, *_), (twin, *_) = (result(tmp_path / strategy)[0] for strategy in ("ddp", "fsdp"))
+    assert first["train_loss"] == pytest.approx(twin["train_loss"], abs=1e-3)
+    saved = result(tmp_path / "fsdp")[1]
+    assert all(each.isfinite().all() and each.dtype != torch.bfloat16 for each in saved.values())
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Several processes from the command line: the losses of one, and a clear end where one is killed."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import tubelet
-from tubelet import checkpoints
+from tubelet import checkpoints, fit
 from tubelet.data import motion
 from tubelet.data.video import write_video
 
@@ -46,14 +47,21 @@ def losses(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(clips, tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_as_one_does(clips, tmp_path, strategy):
     one, two = tmp_path / "one", tmp_path / "two"
-    for more in ((one, "--accumulate", 2), (two, "--devices", 2)):
+    for more in ((one, "--accumulate", 2), (two, "--devices", 2, "--strategy", strategy)):
         status, out, err = finished(start(clips, *OPTIONS, "--epochs", 2, "--out", *more))
         assert status == 0, err
-        assert out.count("best top-1") == 1 and err.count("epoch 2/2") == 1
+        assert out.count("best top-1") == 1 and err.count("epoch 2/2") == 1 and "Warning" not in err
+    assert ("optimizer states shared among 2 processes" in err) == (strategy == "fsdp")
+    assert json.loads((two / "run.json").read_text())["strategy"] == strategy
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
-    assert tubelet.load(two).spec.classes == ("left", "right")
+    network, kept = tubelet.load(two), torch.load(two / checkpoints.LAST)["model"]
+    assert network.spec.classes == ("left", "right")
+    best = max(csv.DictReader((two / "metrics.csv").open()), key=lambda row: (row["val_top1"], -float(row["val_loss"])))
+    if best["epoch"] == "2":
+        assert all(torch.equal(each, kept[name]) for name, each in network.state_dict().items())
 
 
 def children(pid):
@@ -62,9 +70,10 @@ def children(pid):
 
 
 @pytest.mark.slow
-def test_one_that_is_killed_ends_the_run_which_goes_on(clips, tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_one_that_is_killed_ends_the_run_which_goes_on(clips, tmp_path, strategy):
     whole, run = tmp_path / "whole", tmp_path / "run"
-    command = (clips, *OPTIONS, "--epochs", 4, "--devices", 2, "--checkpoint_s", 0, "--out")
+    command = (clips, *OPTIONS, "--epochs", 4, "--devices", 2, "--strategy", strategy, "--checkpoint_s", 0, "--out")
     status, _, err = finished(start(*command, whole))
     assert status == 0, err
     process = start(*command, run)
@@ -83,3 +92,17 @@ def test_one_that_is_killed_ends_the_run_which_goes_on(clips, tmp_path):
 def test_several_processes_want_a_launcher(clips, tmp_path):
     with pytest.raises(ValueError, match="torchrun --nproc_per_node 2"):
         tubelet.train(clips, model="tiny_3d", devices=2, out=tmp_path / "run")
+
+
+def test_fsdp_wants_several_processes_and_a_precision_that_it_has(clips, tmp_path, monkeypatch):
+    options = {"model": "tiny_3d", "num_frames": 4, "crop": 32, "out": tmp_path / "run"}
+    with pytest.raises(
+        ValueError, match=r"fsdp shares a network among processes, .*: give --devices 2 or more, or ddp$"
+    ):
+        tubelet.train(clips, strategy="fsdp", **options)
+    with pytest.raises(ValueError, match="strategy 'zero'; there is ddp, fsdp"):
+        tubelet.train(clips, strategy="zero", **options)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match="fsdp has no precision 16: take bf16 or 32"):
+        fit.open_fabric(strategy="fsdp", precision="16")

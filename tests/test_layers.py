@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # `models` imports no other family.
 LAYERS = (
     "machine spec kernels.native boxes losses optim protocols terminal timeline plot page pickles launch "
-    "processes convert.layout data.headers data.indexes data.sample data.sampling data.transforms data.mixing "
+    "processes sharding convert.layout data.headers data.indexes data.sample data.sampling data.transforms data.mixing "
     "data.fingerprint data.order data.layouts.text data.grid",
     "kernels kernels.?* data.packets frames runtimes data.dicom data.itk data.nifti data.raw",
     "data.container metrics data.space",

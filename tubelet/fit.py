@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from . import checkpoints, feed, regularize, terminal
+from . import checkpoints, feed, regularize, sharding, terminal
 from .data import transforms
 from .data.loader import Batches
 from .data.mixing import Mixing
@@ -32,12 +32,25 @@ from .machine import needs
 from .spec import ClipSpec
 from .tasks import Task
 
-__all__ = ["PRECISIONS", "Course", "Precision", "Progress", "fit", "gathered", "loggers_of", "open_fabric"]
+__all__ = [
+    "PRECISIONS",
+    "STRATEGIES",
+    "Course",
+    "Precision",
+    "Progress",
+    "Strategy",
+    "fit",
+    "gathered",
+    "loggers_of",
+    "open_fabric",
+]
 
 Row = dict[str, float]
 Precision = Literal["32", "bf16", "16"]
+Strategy = Literal["ddp", "fsdp"]
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+STRATEGIES = ("ddp", "fsdp")
 
 # Steps between two looks at whether the loss is still a number: to look, a GPU must be waited for.
 _LOOK = 20
@@ -89,15 +102,16 @@ class Progress:
     loader: dict[str, Any] = field(default_factory=dict)
 
 
-def open_fabric(*, precision: Precision = "32", devices: int = 1) -> Any:
+def open_fabric(*, precision: Precision = "32", devices: int = 1, strategy: Strategy = "ddp") -> Any:
     """Lightning's Fabric for this process, joined to the others if `torchrun` has started several.
 
     Args:
         precision: one of `PRECISIONS`.
         devices: processes on this machine, one a device, as `torchrun` was asked for.
+        strategy: what each process keeps: ddp the whole network, fsdp a share of it.
 
     Raises:
-        ValueError: several devices, and one process.
+        ValueError: several devices, and one process; or fsdp of one process or in precision 16.
     """
     with needs("train"):
         from lightning.fabric import Fabric
@@ -114,11 +128,26 @@ def open_fabric(*, precision: Precision = "32", devices: int = 1) -> Any:
         fabric = Fabric(
             devices=devices,
             num_nodes=num_nodes,
-            strategy="ddp" if devices * num_nodes > 1 else "auto",
+            strategy=_how(strategy, devices * num_nodes, precision),
             precision=PRECISIONS[precision],
         )
         fabric.launch()
     return fabric
+
+
+def _how(strategy: Strategy, num_processes: int, precision: Precision) -> Any:
+    """Lightning's strategy; its own FSDP needs a GPU, the one by `fully_shard` does not."""
+    if strategy == "ddp":
+        return "ddp" if num_processes > 1 else "auto"
+    if num_processes == 1:
+        raise ValueError(
+            "strategy fsdp shares a network among processes, and there is one: give --devices 2 or more, or ddp"
+        )
+    if precision == "16":
+        raise ValueError("strategy fsdp has no precision 16: take bf16 or 32")
+    from lightning.fabric.strategies import ModelParallelStrategy
+
+    return ModelParallelStrategy(sharding.shard, data_parallel_size=num_processes, tensor_parallel_size=1)
 
 
 def loggers_of(logger: Any, folder: Path) -> list[Any]:
@@ -191,8 +220,9 @@ def fit(
         ValueError: the loss is no longer a number.
         KeyboardInterrupt: the run was asked to stop, and a checkpoint holds where it was.
     """
-    spec, validated = network.spec, network if average is None else average.module
-    model, optimizer = fabric.setup(network, optimizer)
+    spec = network.spec
+    model, optimizer, whole = sharding.set_up(fabric, network, optimizer, average)
+    is_sharded = sharding.is_sharded(network)
     kept = {"model": network, "optimizer": optimizer} | ({} if average is None else {"average": average})
     progress = Progress()
     said: set[str] = set()
@@ -201,13 +231,15 @@ def fit(
         state = torch.load(path, map_location="cpu", weights_only=True)
     if state := fabric.broadcast(state):  # other machines may not see the folder
         for name, each in kept.items():
-            each.load_state_dict(state[name])
+            sharding.load(each, state[name])
         progress = Progress(**state["progress"])
         batches.load_state_dict(progress.loader)
 
     def save() -> None:
         progress.loader = batches.state_dict()
-        state = {name: each.state_dict() for name, each in kept.items()} | {"progress": vars(progress)}
+        place = "cpu" if fabric.is_global_zero else "meta"
+        state = {name: sharding.whole_state(each, place) for name, each in kept.items()}
+        state |= {"progress": vars(progress)}
         if fabric.is_global_zero:
             checkpoints.write(folder, lambda path: torch.save(state, path))
 
@@ -237,9 +269,10 @@ def fit(
                     x, targets[-1] = course.mixing(
                         x, targets[-1], torch.Generator().manual_seed(chance), task.num_classes
                     )
-                with fabric.no_backward_sync(model, enabled=not part.is_last):
+                # of a sharded network no gradient waits for the last part, since it would be whole
+                with fabric.no_backward_sync(model, enabled=not part.is_last and not is_sharded):
                     value = task.loss(task.answer(model, x, targets), targets[-1])
-                    # DDP takes the mean over processes, and a step has the mean over its clips
+                    # both strategies take the mean over processes, and a step has the mean over its clips
                     fabric.backward(value * (part.share * fabric.world_size))
                 loss += value.detach() * part.share
                 if not part.is_last:
@@ -251,6 +284,8 @@ def fit(
                     group["lr"] = group["initial_lr"] * course.rate(progress.step, total)
                 optimizer.step()
                 optimizer.zero_grad()
+                # here, not at the end of the epoch, so that the average and a checkpoint have those of all
+                sharding.share_statistics(fabric, network)
                 if average is not None:
                     average.update_parameters(network)
                 progress.step += 1
@@ -269,26 +304,28 @@ def fit(
                 if stops and batches.position < len(batches):
                     raise KeyboardInterrupt
             _check(loss, progress, optimizer)
-            if still is not None:
-                regularize.precise_norms(validated, _clips(fabric, still, spec, said))
-            _share_statistics(fabric, validated)
-            progress.epoch += 1
-            row = {
-                "epoch": progress.epoch,
-                "lr": optimizer.param_groups[0]["lr"],
-                "train_loss": fabric.all_reduce(loss, reduce_op="sum").item() / steps,
-                **_validate(fabric, validated, task, val_batches, said),
-                "seconds": time.monotonic() - since,
-            }
-            progress.history.append(row)
-            is_best = not progress.best or task.quality(row) > task.quality(progress.best)
-            if is_best:
-                progress.best = row
-            progress.loss, progress.seconds = 0.0, 0.0
-            if fabric.is_global_zero:
-                for logger in loggers:
-                    logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, progress.epoch)
-                on_epoch(validated, progress, is_best)
+            with whole() as validated:
+                if still is not None:
+                    regularize.precise_norms(validated, _clips(fabric, still, spec, said))
+                sharding.share_statistics(fabric, validated)
+                progress.epoch += 1
+                row = {
+                    "epoch": progress.epoch,
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "train_loss": fabric.all_reduce(loss, reduce_op="sum").item() / steps,
+                    **_validate(fabric, validated, task, val_batches, said),
+                    "seconds": time.monotonic() - since,
+                }
+                progress.history.append(row)
+                is_best = not progress.best or task.quality(row) > task.quality(progress.best)
+                if is_best:
+                    progress.best = row
+                progress.loss, progress.seconds = 0.0, 0.0
+                if fabric.is_global_zero:
+                    for logger in loggers:
+                        figures = {name: value for name, value in row.items() if name != "epoch"}
+                        logger.log_metrics(figures, progress.epoch)
+                    on_epoch(validated, progress, is_best)
             save()
             saved = time.monotonic()
             if _agreed(fabric, is_asked(), False)[0] and progress.epoch < course.epochs:
@@ -316,15 +353,6 @@ def _clips(fabric: Any, batches: Batches, spec: ClipSpec, said: set[str]) -> Ite
     for clips, *_, notes in batches:
         feed.say_once(notes, said)
         yield transforms.prepared(clips.to(fabric.device), spec)
-
-
-@torch.no_grad()
-def _share_statistics(fabric: Any, network: nn.Module) -> None:
-    """Give all processes the mean of their batch norms' statistics, of which each has seen its own clips."""
-    if fabric.world_size > 1:
-        for each in network.buffers():
-            if each.is_floating_point():
-                each.copy_(fabric.all_reduce(each, reduce_op="mean"))
 
 
 @torch.no_grad()

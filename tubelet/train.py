@@ -52,6 +52,7 @@ LONG_S = 120  # of processor time for all steps, from which on the timing of con
 _SETTINGS = tuple(each.name for each in fields(Recipe))
 # What a resumed run may ask for otherwise: none of it changes a number.
 _FREE = {"workers", "out", "on_bad", "logger", "checkpoint_s", "convolutions", "plan", "returns_memory"}
+_FREE |= {"devices", "strategy"}  # other processes are another rounding, and other clips beside one another in a norm
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def train(
     memory: Literal["plain", "auto"] = "plain",
     convolutions: str | os.PathLike | None = None,
     devices: int = 1,
+    strategy: fit.Strategy = "ddp",
     logger: Any = "csv",
     checkpoint_s: float = 300,
     workers: int | None = None,
@@ -204,6 +206,8 @@ def train(
         convolutions: the file of that name in the folder of a run, whose choice of fast convolutions is repeated; by
             default they are timed where the run is long, on a CPU.
         devices: processes of this machine that share each step, one a GPU; `torchrun` starts them on several machines.
+        strategy: what each of several processes keeps: ddp the whole network; fsdp a share of its weights, their
+            gradients and the optimizer's states, for networks that do not fit otherwise.
         logger: csv, tensorboard, or a Lightning logger.
         checkpoint_s: seconds between two checkpoints within an epoch.
         workers: processes that read; 0 reads in this one.
@@ -220,7 +224,7 @@ def train(
     """
     arguments = {name: value for name, value in locals().items() if name != "resume"}
     at_least_one(batch_size=1 if batch_size is None else batch_size, accumulate=accumulate, devices=devices)
-    _check(task, short, on_bad, precision, memory)
+    _check(task, short, on_bad, precision, memory, strategy)
     if input not in (None, "rgb", "flow"):
         raise ValueError(f"input {input!r}; there is rgb, flow")
     if weights is not None and isinstance(model, nn.Module):
@@ -292,7 +296,7 @@ def train(
             "returns_memory": returns_memory,
         }
 
-    fabric = fit.open_fabric(precision=precision, devices=devices)
+    fabric = fit.open_fabric(precision=precision, devices=devices, strategy=strategy)
     network.to(fabric.device)
     say = terminal.say if fabric.is_global_zero else _silent
     counts = _class_counts(found)
@@ -367,6 +371,8 @@ def train(
         f"{name} on {terminal.counted(len(train_clips), 'clip' if scans is None else 'scan')} of {len(found.classes)} "
         f"classes, {len(val_clips)} to validate; {clip}; {chosen.optimizer}, batch {batch_size}"
     )
+    if strategy == "fsdp":
+        say(f"  fsdp: weights, gradients and optimizer states shared among {fabric.world_size} processes")
     for reason in (*(scans.reasons if scans else ()), *reasons):
         say(f"  {reason}")
     if scans is None and (undefined := chosen.augment.undefined(spec.in_channels)):
@@ -527,7 +533,7 @@ def _silent(line: str) -> None:
     """What the other processes say."""
 
 
-def _check(task: str, short: str, on_bad: str, precision: str, memory: str) -> None:
+def _check(task: str, short: str, on_bad: str, precision: str, memory: str, strategy: str) -> None:
     """What a signature says of an argument, for callers in Python; the command line has it checked already."""
     choices: dict[str, tuple[str, Any]] = {
         "task": (task, tasks.TASKS),
@@ -535,6 +541,7 @@ def _check(task: str, short: str, on_bad: str, precision: str, memory: str) -> N
         "on_bad": (on_bad, ON_BAD),
         "precision": (precision, fit.PRECISIONS),
         "memory": (memory, ("plain", "auto")),
+        "strategy": (strategy, fit.STRATEGIES),
     }
     for name, (value, known) in choices.items():
         if value not in known:
