@@ -247,6 +247,38 @@ def test_checkpointed_steps_are_the_same():
         assert torch.equal(parameter.grad, true)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("has_route", [False, True])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride"),
+    [
+        ((2, 7, 7), (3, 1, 1), 1),
+        ((2, 7, 7), (3, 3, 3), 1),
+        ((4, 6, 6), (5, 1, 1), 1),
+        ((7, 8, 8), (7, 1, 1), (2, 1, 1)),
+        ((2, 1, 1), (3, 3, 3), 2),
+        ((1, 1, 1), (1, 3, 3), (1, 2, 2)),
+    ],
+)
+def test_kernels_as_long_as_their_input_have_the_gradient_of_float64(size, kernel, stride, has_route, dtype):
+    """Of torch's own, several are memory that nobody wrote."""
+    layer = nn.Conv3d(16, 16, kernel, stride, tuple(k // 2 for k in kernel), bias=False)
+    x = torch.randn(2, 16, *size)
+    plain = copy.deepcopy(layer).double()
+    g = torch.randn_like(plain(x.double()))
+    (right,) = torch.autograd.grad(plain(x.double()), plain.weight, g)
+    choices = usual(layer, x) if has_route else speed.Choices({})
+    unit = right.abs().max()
+    for _ in range(5):
+        lost = [torch.full(layer.weight.shape, float("nan")) for _ in range(4)]  # what such memory may hold
+        del lost
+        with speed.applied(choices), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            (found,) = torch.autograd.grad(layer(x), layer.weight, g.to(dtype))
+        torch.testing.assert_close(
+            found.double() / unit, right / unit, atol=2e-2 if dtype == torch.bfloat16 else 1e-5, rtol=0
+        )
+
+
 def test_what_has_no_route_is_left_to_torch():
     model = Every()
     choices = usual(model, torch.randn(2, 3, 4, 16, 16))

@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -158,13 +158,12 @@ def applied(choices: Choices) -> Iterator[None]:
     """While it lasts, convolutions of this process whose layer is among the choices take their route.
 
     The whole step belongs inside, backward included. Networks, their weights and copies of them are not touched.
-    Gradients of gradients are an error. Where the Winograd kernels that were chosen cannot be had, as on another
-    machine, the usual way takes their place.
+    Other convolutions are torch's, but for an error of oneDNN: where a padded axis is not longer than the kernel,
+    torch's own gradient of the weight may be any number at all. Gradients of gradients are an error. Where the
+    Winograd kernels that were chosen cannot be had, as on another machine, the usual way takes their place.
     """
-    if not choices.routes:
-        yield
-        return
-    with _instead(conv3d=partial(_conv3d, choices.routes), batch_norm=_batch_norm):
+    norm = {"batch_norm": _batch_norm} if choices.routes else {}
+    with _instead(conv3d=partial(_conv3d, choices.routes), **norm):
         yield
 
 
@@ -225,6 +224,8 @@ def _conv3d(
     if route and kind == "cpu" and torch.is_autocast_enabled(kind):
         input, weight = (each.to(torch.get_autocast_dtype(kind)) for each in (input, weight))
     if layer is None or route is None or (kind == "cpu" and not input.dtype == weight.dtype in FAST_DTYPES):
+        if layer is not None and kind == "cpu" and weight.requires_grad:
+            input, padding = _around(input, layer.kernel_size, layer.padding, layer.dilation)
         return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
     if kind != "cpu":
         input, weight = (each.contiguous(memory_format=LAST) for each in (input, weight))
@@ -233,6 +234,21 @@ def _conv3d(
         route = _without_winograd(layer, route)
     output = _Convolution.apply(input, weight, layer, route)
     return output if bias is None else output + bias.to(output.dtype).view(-1, 1, 1, 1)
+
+
+def _around(
+    x: Tensor, kernel_size: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> tuple[Tensor, list[int]]:
+    """x (B, C, ...) with zeros around the axes that a kernel spans from end to end, and the padding that is left to do.
+
+    There oneDNN's gradient of the weight is memory that nobody wrote, or it writes where it must not: in bfloat16, and
+    in float32 with a stride (torch 2.13, on AVX512). It takes two frames for a kernel of three.
+    """
+    sizes = zip(x.shape[2:], kernel_size, padding, dilation, strict=True)
+    zeros = [p if n <= d * (k - 1) + 1 else 0 for n, k, p, d in sizes]
+    if any(zeros):
+        x = F.pad(x, [each for each in reversed(zeros) for _ in range(2)])
+    return x, [p - z for p, z in zip(padding, zeros, strict=True)]
 
 
 def _without_winograd(layer: Layer, route: Route) -> Route:
@@ -289,6 +305,8 @@ def _frames(x: Tensor) -> Tensor:
 def _backward(axes: slice, wanted: int, layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
     """torch's gradient of the input (wanted 0) or the weight (1) of a convolution over these axes of (t, h, w)."""
     stride, padding, dilation = (list(each)[axes] for each in (layer.stride, layer.padding, layer.dilation))
+    if wanted == 1:
+        x, padding = _around(x, w.shape[2:], padding, dilation)
     mask, zeros = [wanted == 0, wanted == 1, False], [0] * len(stride)
     backward = torch.ops.aten.convolution_backward
     return backward(g, x, w, None, stride, padding, dilation, False, zeros, layer.groups, mask)[wanted]

@@ -607,7 +607,7 @@ def _timed(
     """The fast convolutions of a run on a CPU; None for one so short that the timing would not be worth its while."""
     clips = min(2, batch_size)
     inputs = tasks.inputs_of(network, torch.zeros(clips, spec.in_channels, spec.num_frames, *cast(Any, spec.crop)))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), speed.applied(speed.Choices({})):
         twin = copy.deepcopy(network).train()
         began = time.perf_counter()
         answers = twin(*inputs)
