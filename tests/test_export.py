@@ -266,6 +266,15 @@ def test_every_kind_of_network_is_exported(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("x3d_s", None), ("slowfast_r50", (1, 3, 32, 64, 64))])
+def test_heads_with_a_window_leave_height_and_width_free(name, size, tmp_path):
+    report = tubelet.export(network(name), tmp_path / "x.onnx", None if size is None else torch.randn(size))
+    assert [check.clip for check in report.checks][-2:] == ["larger", "smaller"]
+    frames, height, width = report.inputs["clip"][2:]
+    assert frames.low == frames.high and height.low < height.high and width.low < (width.high or 10**6)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["PerFrame", "TemporalTransformer", "Segment", "Detect", "Features"])
 def test_every_head_is_exported(head, tmp_path):
     model = network("tiny")

@@ -450,6 +450,20 @@ def test_what_was_timed_is_kept(tiny, tmp_path, monkeypatch):
     assert file.read_text() == "{"  # nothing was timed
 
 
+def test_a_head_is_exchanged_and_the_network_saved(tmp_path):
+    tiny, x = tubelet.create("tiny", num_classes=5).eval(), torch.randn(1, 3, 8, 32, 32)
+    fast = optimize(tiny, x, seconds=0.0)
+    assert torch.equal(tubelet.load(tubelet.save(fast, tmp_path / "fast.safetensors")).eval()(x), tiny(x))
+    fast.head = tubelet.heads.PerFrame(tiny.channels[-1], 2)
+    tiny.head = fast.head
+    assert fast(x).shape == tiny.eval()(x).shape == (1, 2, 2)
+    torch.testing.assert_close(fast(x), tiny(x), atol=1e-4, rtol=1e-4)
+    again = tubelet.load(tubelet.save(fast, tmp_path / "fast.safetensors")).eval()
+    assert torch.equal(again(x), tiny(x))
+    with pytest.raises(ValueError, match=r"must be a network: `tubelet\.load"):
+        optimize("runs/a", x)
+
+
 def test_without_kernels_it_says_so_once(caplog, monkeypatch):
     monkeypatch.setattr(kernels, "available", lambda: False)
     monkeypatch.setattr(kernels, "why", lambda: "no C++ compiler was found in this test")

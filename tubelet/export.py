@@ -252,7 +252,7 @@ def _traced(network: nn.Module, size: Sequence[int]) -> tuple[_Graph, list[_Case
     """The graph of a network, its axes free where its code lets them be, and clips of other sizes that it takes."""
     head = getattr(network, "head", None)
     outputs = ("features" if isinstance(head, heads.Features) else "logits",)
-    for free in ((0, 2, 3, 4), (0,)):
+    for free in ((0, 2, 3, 4), (0, 3, 4), (0,)):
         for batch in (2, size[0]):  # 1 would be taken for a constant; where 2 becomes one, it must be the example's
             inputs = _inputs(network, torch.zeros(batch, *size[1:]))
             program = _program(network, inputs, (dict.fromkeys(free, Dim.AUTO), {0: Dim.AUTO})[: len(inputs)])
@@ -297,10 +297,10 @@ def _axes(network: nn.Module, program: ExportedProgram) -> dict[str, tuple[Axis,
         axes = []
         for i, size in enumerate(tensor.shape):
             label = _AXES[i] if name == "clip" else "boxes" if i == 0 else "columns"
-            if isinstance(size, int):
-                axes.append(Axis(label, size, size))
+            limits = ranges.get(str(size))
+            if limits is None:  # a number, also of the kind of a symbol
+                axes.append(Axis(label, int(size), int(size)))
                 continue
-            limits = ranges[str(size)]
             low = max(1 if limits.lower <= 2 else int(limits.lower), least.get(i, 1) if name == "clip" else 1)
             axes.append(Axis(label, low, int(limits.upper) if limits.upper < 2**31 else None))
         found[name] = tuple(axes)
@@ -311,7 +311,9 @@ def _others(network: nn.Module, graph: _Graph, size: Sequence[int]) -> list[_Cas
     """Noise of a larger and of a smaller size, as far as both the network and the graph take one."""
     steps = getattr(network, "strides", [(8, 32, 32)])[-1]  # some networks want whole ones
     larger = [[n + more for n, more in zip(size[2:], extra, strict=True)] for extra in ((1, 5, 3), steps)]
-    smaller = [[n // 2 + 1 for n in size[2:]], [max(s, n // 2 // s * s) for n, s in zip(size[2:], steps, strict=True)]]
+    pairs = list(zip(size[2:], steps, strict=True))
+    smaller = [[n // 2 + 1 for n in size[2:]], [max(s, n // 2 // s * s) for n, s in pairs]]
+    smaller.append([max(1, n - s // 2) for n, s in pairs])  # a map as large, for heads with a window
     guarded = graph.program.module()
     found = []
     for name, batch, sizes in (("larger", 1, larger), ("smaller", 3, smaller)):

@@ -92,7 +92,9 @@ class MLP(nn.Module):
 
     def logits(self, pooled: Tensor) -> Tensor:
         """Pooled features (B, C, N) -> logits (B, K, N)."""
-        return self.fc(self.dropout(self.act(self.hidden(pooled.transpose(1, 2))))).transpose(1, 2)
+        # a copy, since a graph whose linear layer looks at the order of its memory is for several clips or for one
+        rows = pooled.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        return self.fc(self.dropout(self.act(self.hidden(rows)))).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) -> logits (B, K)."""

@@ -75,10 +75,12 @@ def optimize(
         A module for inference; `print` shows what was done. `copy.deepcopy` and `pickle` work.
 
     Raises:
-        ValueError: backend, dtype or seconds is none of these, int8 has nothing to calibrate on, or the example holds
-            something else than tensors.
+        ValueError: the model is no network, backend, dtype or seconds is none of these, int8 has nothing to calibrate
+            on, or the example holds something else than tensors.
         ImportError: a package of the backend is missing; the message tells the line that installs it.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model {model!r} must be a network: `tubelet.load(path)` reads one from a file")
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype} must be torch.float32, torch.bfloat16 or torch.int8")
     if calibration is not None and dtype != torch.int8:
@@ -121,9 +123,7 @@ class Optimized(nn.Module):
 
     def __init__(self, model: nn.Module, backend: Backend, device: torch.device) -> None:
         super().__init__()
-        # modules of its own, which stay in evaluation mode, around the same weights
-        shared = {id(each): each for each in (*model.parameters(), *model.buffers())}
-        self.model = copy.deepcopy(model, shared).eval()
+        self.model = _evaluating(model)
         self.backend = backend
         self.device = device
         self.training = False
@@ -186,6 +186,19 @@ class Optimized(nn.Module):
             raise ValueError("an optimized network does not train: train the network itself and optimize it again")
         return self
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A module takes the place of the network's own of that name: `fast.head = ...` changes the task."""
+        if isinstance(value, nn.Module) and name != "model":
+            setattr(self.model, name, _evaluating(value))
+            self._stamp = None
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def plain(self) -> nn.Module:
+        """The network as it is, which `tubelet.save` writes."""
+        return self.model
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -201,6 +214,12 @@ class Optimized(nn.Module):
         if not self._plans:
             return f"{type(self.model).__name__}, as it is"
         return "\n\n".join(str(plan.table()) for plan in self._plans)
+
+
+def _evaluating(module: nn.Module) -> nn.Module:
+    """Modules of one's own, which stay in evaluation mode, around the same weights."""
+    shared = {id(each): each for each in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, shared).eval()
 
 
 def _planned(dtype: torch.dtype, seconds: float, model: nn.Module, inputs: tuple[Any, ...]) -> _Plan:

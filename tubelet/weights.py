@@ -297,14 +297,14 @@ def save(model: Any, path: str | os.PathLike, *, metrics: Mapping[str, float] | 
     for the network.
 
     Args:
-        model: the network.
+        model: the network, also one that `optimize` made, which is saved as it was before.
         path: the file.
         metrics: what the model was measured to do, kept in the header.
 
     Raises:
         ValueError: as in `header`.
     """
-    path = Path(path)
+    path, model = Path(path), getattr(model, "plain", model)
     _write(model.state_dict(), path, {"tubelet": json.dumps(header(model, metrics))})
     return path
 
