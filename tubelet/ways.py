@@ -24,6 +24,7 @@ from torch import Tensor
 
 from . import kernels, machine, speed
 from .graph import Convolution, Pool
+from .kernels import arena
 from .speed import LAST
 from .terminal import counted
 
@@ -296,6 +297,7 @@ def _file() -> Path:
         platform.machine(),
         torch.__version__,
         kernels.available() and kernels.version(),
+        arena.available(),  # new memory costs some ways more than others
         MEGABYTES,
     )
     return machine.cache_dir() / "optimize" / f"{hashlib.sha256(repr(here).encode()).hexdigest()[:16]}.json"
