@@ -252,6 +252,7 @@ class _Plan:
         weakref.finalize(self, arena.trim)
         with arena.kept():  # as it will run
             choices = ways.choose(works, dtype, seconds)
+        arena.trim()
         self.rows: Counter[tuple[str, ways.Choice]] = Counter()
         self.calls: list[tuple[Node, Callable[[dict[Node, Any]], Any], tuple[Node, ...]]] = []
         for step in captured.steps:
