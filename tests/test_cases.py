@@ -102,13 +102,47 @@ def test_masks_in_folders_of_patients(tmp_path):
 def test_a_network_and_its_masks_measure_the_same(tmp_path):
     root = write_scans(tmp_path / "data", 4, Grid(SIZE, (3.0, 1.0, 1.0), (5.0, 6.0, 7.0)))
     network = Thresholds(spacing_mm=(1.5, 1.5, 1.5), intensity=Intensity("z_score"), mean=(0.0,), std=(1.0,), value=3.0)
-    table = tubelet.evaluate(network, root, out=tmp_path / "out", task="segment")
+    table = tubelet.evaluate(network, root, out=tmp_path / "out")
     assert table.summary["samples"] == 4 and 0.3 < table.summary["dice"] < 1
     tubelet.predict(network, root / "images", out=tmp_path / "masks")
     again = tubelet.evaluate(tmp_path / "masks", root, out=tmp_path / "out2")
     assert again.summary == pytest.approx(table.summary, nan_ok=True)
     low, high = table.summary["dice_low"], table.summary["dice_high"]
     assert low <= table.summary["dice"] <= high
+
+
+def test_bad_input_leaves_what_is_there(tmp_path):
+    root = write_scans(tmp_path / "data", 3)
+    (root / "labels" / "c02.nii.gz").write_bytes(b"no mask")
+    (root / "classes.txt").write_text("background\nball\ncube\n")
+    with pytest.raises(ValueError, match=r"labels/c02\.nii\.gz: .*--on_bad skip"):
+        tubelet.evaluate(Thresholds(), root, out=tmp_path / "runs" / "out")
+    assert not (tmp_path / "runs").exists()
+    worst = tmp_path / "runs" / "out" / "worst"
+    worst.mkdir(parents=True)
+    (worst / "0001.png").write_bytes(b"of before")
+    with pytest.raises(ValueError, match="c02"):
+        tubelet.evaluate(Thresholds(), root, out=tmp_path / "runs" / "out")
+    assert (worst / "0001.png").read_bytes() == b"of before"
+
+
+def test_ignored_voxels_count_in_no_figure(tmp_path):
+    """Of 4x4x4 voxels of truth 32 are ignored, and so are all that are wrong: what is left is right."""
+    root, answer, truth = tmp_path / "Dataset001_X", box((4, 4, 4), (9, 8, 8)), box((4, 4, 4), (8, 8, 8))
+    truth[8], truth[4:6] = 2, 2
+    files = {"imagesTr/a_0000": answer * 100.0, "labelsTr/a": truth, "imagesTr/b_0000": answer * 100.0}
+    for name, array in (files | {"labelsTr/b": np.where(truth == 2, 0, truth)}).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_volume(root / f"{name}.nii.gz", array, GRID)
+    labels = {"background": 0, "ball": 1, "ignore": 2}
+    told = {"channel_names": {"0": "CT"}, "file_ending": ".nii.gz", "numTraining": 2, "labels": labels}
+    (root / "dataset.json").write_text(json.dumps(told))
+    tubelet.evaluate(Thresholds(classes=("background", "ball", "cube")), root, out=tmp_path / "out")
+    rows = csv.DictReader((tmp_path / "out" / "cases.csv").open())
+    found = [(row["class"], float(row["dice"]), row["voxels"]) for row in rows]
+    assert found[0] == ("ball", 1.0, "32") and found[1][0] == "cube" and np.isnan(found[1][1])
+    # without the label 32 of 80 voxels are right
+    assert found[2] == ("ball", pytest.approx(2 * 32 / (80 + 32), rel=1e-5), "32")
 
 
 def test_one_further_fold_and_classes_that_are_not_there(tmp_path):
@@ -119,7 +153,7 @@ def test_one_further_fold_and_classes_that_are_not_there(tmp_path):
         path.unlink()
         write_volume(path, np.where(mask.array == 2, 0, mask.array), mask.grid)
     file = write_table(root, [4, 4, 4])
-    table = tubelet.evaluate(Thresholds(), file, out=tmp_path / "out", task="segment")
+    table = tubelet.evaluate(Thresholds(), file, out=tmp_path / "out")
     assert table.summary["samples"] == 3 and [row["class"] for row in table.rows] == ["ball", "cube"]
     assert table.rows[1]["missed"] == 3 and table.rows[1]["dice"] == 0
     tubelet.predict(Thresholds(), root / "images", out=tmp_path / "masks")
@@ -132,8 +166,8 @@ def test_classes_must_be_the_same(tmp_path):
     with pytest.raises(
         ValueError, match="its classes are background, cube, ball, and the model's background, ball, cube"
     ):
-        tubelet.evaluate(Thresholds(), root, out=tmp_path / "out", task="segment")
-    table = tubelet.evaluate(Thresholds(classes=()), root, out=tmp_path / "out", task="segment")
+        tubelet.evaluate(Thresholds(), root, out=tmp_path / "out")
+    table = tubelet.evaluate(Thresholds(classes=()), root, out=tmp_path / "out")
     assert [row["class"] for row in table.rows] == ["cube", "ball"]
 
 
@@ -147,5 +181,6 @@ def test_what_is_not_for_masks(pair):
             tubelet.evaluate(pair / "masks", pair / "data", out=pair / "out", **options)
     with pytest.raises(ValueError, match="several models are not for task segment"):
         tubelet.evaluate([pair / "masks", pair / "masks"], pair / "data", out=pair / "out")
+    assert not (pair / "out").exists()
     with pytest.raises(ValueError, match="it does not answer for each voxel"):
         tubelet.evaluate(tubelet.create("tiny_3d", num_classes=2), pair / "data", out=pair / "out", task="segment")

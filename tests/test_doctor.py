@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from painted_scans import SIZE, painted, write_scans
 
 import tubelet
 from tubelet import doctor, examine, processes
@@ -19,6 +20,7 @@ from tubelet.data.layouts import open_data
 from tubelet.data.motion import draw
 from tubelet.data.transforms import resize
 from tubelet.data.video import Video, write_video
+from tubelet.data.volume import Grid, write_volume
 from tubelet.prepare import videos_in
 
 GRID = Path(__file__).parents[2] / "shared" / "data" / "grid"
@@ -318,7 +320,7 @@ def test_a_folder_without_classes(root, tmp_path):
     assert kinds(diagnosis).keys() == {"unreadable", "no data set", "no clean list"}
     assert not (tmp_path / "clean.csv").exists() and (tmp_path / "clean.json").exists()
     for one in diagnosis.findings:
-        assert one.is_problem is (one.kind == "unreadable")  # no classes are asked for
+        assert one.is_problem is (one.kind != "no data set")  # no classes are asked for, and a list is
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="no videos"):
         doctor.data(tmp_path / "nothing", workers=1)
@@ -425,6 +427,44 @@ def test_volumes_that_are_alike_are_no_copies_and_copies_are(tmp_path):
     assert problem.kind == "copy across splits" and "train/3.npy" in str(problem)
     clean = open_data(tmp_path / "clean.csv")
     assert {split: len(samples) for split, samples in clean.splits.items()} == {"train": 7, "val": 2}
+
+
+def test_scans_are_read_as_training_reads_them(tmp_path):
+    pytest.importorskip("SimpleITK")
+    root = write_scans(tmp_path / "data", number=8)
+    assert doctor.data(root, workers=1).is_healthy
+    image, mask = painted(1)
+    nan = numpy.where(mask == 1, numpy.nan, image).astype(numpy.float32)
+    write_volume(root / "images" / "c01.nii.gz", nan, Grid(SIZE, (1.0, 1.0, 1.0)))
+    write_volume(root / "labels" / "c02.nii.gz", mask, Grid(SIZE, (2.0, 1.0, 1.0)))
+    write_volume(root / "labels" / "c03.nii.gz", mask * 0, Grid(SIZE, (1.0, 1.0, 1.0)))
+    diagnosis = doctor.data(root, workers=1, out=tmp_path / "clean.csv")
+    assert kinds(diagnosis) == {
+        "unreadable": {"images/c01.nii.gz"}, "wrong mask": {"images/c02.nii.gz"}, "empty mask": {"images/c03.nii.gz"},
+    }  # fmt: skip
+    assert "values are NaN" in str(diagnosis) and "mm from its image" in str(diagnosis)
+    assert diagnosis.figures["spacing in mm"] == "1x1x1 in 7" and not diagnosis.is_healthy
+    assert sum(int(str(diagnosis.classes[0][split])) for split in ("train", "val")) == 6  # whose masks can be used
+    clean = open_data(tmp_path / "clean.csv")
+    assert clean.task == "segment" and sum(map(len, clean.splits.values())) == 6
+    with pytest.raises(ValueError, match="scans, of which training fills up what a window lacks"):
+        doctor.data(root, num_frames=8)
+
+
+def test_scans_of_classes_and_copies_of_them(tmp_path):
+    pytest.importorskip("SimpleITK")
+    for split, label, seed in [(s, c, i) for i, s in enumerate(("train", "val")) for c in ("sick", "well")]:
+        (tmp_path / "data" / split / label).mkdir(parents=True)
+        array = painted(seed + 10 * (label == "well"))[0]
+        write_volume(tmp_path / "data" / split / label / "a.nii", array, Grid(SIZE, (1.0, 1.0, 1.0)))
+    assert doctor.data(tmp_path / "data", workers=1).is_healthy
+    shutil.copy(tmp_path / "data/val/sick/a.nii", tmp_path / "data/train/sick/b.nii")
+    diagnosis = doctor.data(tmp_path / "data", workers=1, out=tmp_path / "clean.csv")
+    assert kinds(diagnosis) == {"copy across splits": {"train/sick/b.nii"}}
+    assert "1 scan in another split" in diagnosis.findings[0].text
+    assert {split: len(samples) for split, samples in open_data(tmp_path / "clean.csv").splits.items()} == {
+        "train": 2, "val": 2,
+    }  # fmt: skip
 
 
 @pytest.mark.skipif(not GRID.exists(), reason="no ../shared/data/grid")

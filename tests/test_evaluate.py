@@ -550,7 +550,7 @@ def labelled(data, tmp_path_factory):
 
 def test_multilabel_by_hand(labelled, tmp_path):
     """Brightness 220, 118 (rising, twice), 40, 30 (light by name), 20: AP of light is (1/1 + 2/5) / 2."""
-    table = tubelet.evaluate(Facets(), labelled, task="multilabel", views=2, crops=1, workers=0, out=tmp_path)
+    table = tubelet.evaluate(Facets(), labelled, views=2, crops=1, workers=0, out=tmp_path)
     rows = {row["class"]: row for row in table.rows}
     assert [row["samples"] for row in table.rows] == [6, 2, 2]
     precisions = [rows[name]["average_precision"] for name in ("always", "light", "rises")]

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from painted_scans import Thresholds
 from test_evaluate import flat, rising
 
 import tubelet
@@ -106,6 +107,8 @@ def test_what_does_not_fit(folder, tmp_path):
         ValueError, match=r"GlobalMean\) cannot be streamed exactly.*; .*give window, such as window=13"
     ):
         features(tubelet.create("x3d_s", num_classes=3), folder, out=tmp_path)
+    with pytest.raises(ValueError, match="features are of videos, and this network was trained on scans"):
+        features(Thresholds(), folder, out=tmp_path)
     with pytest.raises(ValueError, match="has no `stages`"):
         plain = torch.nn.Conv3d(3, 4, 1)
         plain.spec = model.spec

@@ -45,6 +45,9 @@ def test_what_can_be_read_in_several_ways_is_read_as_classes(tmp_path):
     assert open_data(tmp_path / "list.json").task == "frames"
     found = feed.open_parts(tmp_path / "list.json", ("train", "val"), "classify", None)
     assert found.task == "classify" and len(found.splits["val"]) == 4
+    assert feed.open_parts(tmp_path / "list.json", ("train", "val"), None, None).task == "classify"
+    (tmp_path / "tags.csv").write_text("path,labels\n" + "".join(f"v_{i}.mp4,{'a;b'[i % 2 :]}\n" for i in range(4)))
+    assert feed.open_parts(tmp_path / "tags.csv", ("train", "val"), None, None).task == "multilabel"
 
 
 def test_parts_without_samples_are_not_offered(clips, tmp_path):

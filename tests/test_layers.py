@@ -32,9 +32,8 @@ LAYERS = (
     "data.layouts.ucf",
     "data.layouts.collect",
     "data.layouts.?*",
-    "data.layouts",
-    "heads preset convert data.datasets data.loader data.motion data.scans data.listing examine regularize speed "
-    "checkpoints",
+    "data.layouts data.scans",
+    "heads preset convert data.datasets data.loader data.motion data.listing examine regularize speed checkpoints",
     "weights recipe feed windows plan graph",
     "decoders segment ways capture fastest",
     "tasks cases backends gpu",

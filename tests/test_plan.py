@@ -25,7 +25,7 @@ def test_mr_of_even_voxels():
     found = plan(seen((36, 50, 35), (1, 1, 1)))
     assert (found.spec.num_frames, *found.spec.crop) == (40, 56, 40)
     assert found.strides == ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
-    assert found.channels == (16, 32, 64, 128) and found.batch_size == 2
+    assert found.channels == (24, 48, 96, 192) and found.batch_size == 2
     assert found.spec.intensity == Intensity("z_score") and found.spec.mean == (0.0,) and found.spec.std == (1.0,)
     assert found.spec.orientation == "SPL" and found.spec.spacing_mm == (1.0, 1.0, 1.0) and found.spec.resize is None
     assert len(found.reasons) == 7 and "10 scans looked at: 36x50x35 voxels of 1x1x1 mm" in found.reasons[0]

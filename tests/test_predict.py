@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import re
 import time
 
@@ -139,6 +140,12 @@ def test_a_file_is_played_through_a_stream(tmp_path, capsys):
             assert len(seen.segments(enter=0.0)) == seen.scores.shape[1]
     with pytest.raises(ValueError, match="stream plays a video file, a camera or an address"):
         tubelet.predict(Slow(0), tmp_path, stream=True)
+
+
+def test_one_path_is_predicted_whatever_its_type(video):
+    with pytest.raises(TypeError, match=r"source \['a\.mp4'\]; give one path"):
+        tubelet.predict(Brightness(), ["a.mp4"])
+    assert set(tubelet.predict(Brightness(), os.fsencode(video)).sources) == {str(video)}
 
 
 def test_answers_of_a_stream_are_told_at_the_time_of_their_frames(tmp_path):

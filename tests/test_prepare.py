@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from painted_scans import write_scans
 
 from tubelet.data.layouts import open_data
 from tubelet.data.video import Video, VideoError, write_video
@@ -361,6 +362,9 @@ def test_mistakes_are_told_before_the_work(tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="nothing: no videos"):
         prepare(tmp_path / "nothing", tmp_path / "out")
+    with pytest.raises(ValueError, match="scans: scans; prepare is for videos"):
+        prepare(write_scans(tmp_path / "scans", number=4, ending=".npy"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     (tmp_path / "nothing" / "a.mp4").touch()
     with pytest.raises(ValueError, match=r"none of 1 video can be read, first .*a.mp4: the file is empty"):
         prepare(tmp_path / "nothing", tmp_path / "out")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from painted_scans import SIZE, Thresholds, expected, painted
+from painted_scans import SIZE, Thresholds, expected, painted, write_scans
 
 import tubelet
 from tubelet import segment as segments
@@ -301,6 +301,52 @@ def test_a_large_scan_without_contrast(tmp_path, monkeypatch, intensity):
     monkeypatch.setattr(segments, "LARGE", 1000)
     network = Thresholds(value=0.3, intensity=intensity, mean=(0.5,), std=(0.25,))
     assert not tubelet.predict(network, tmp_path / "scan.nii").cases[0].labels.any()
+
+
+@pytest.mark.parametrize(("ending", "written"), [(".mhd", ".mha"), (".nhdr", ".nrrd")])
+def test_a_scan_in_two_files_has_a_mask_of_its_own_geometry_in_one(tmp_path, ending, written):
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.GetImageFromArray(painted(1)[0][0])
+    image.SetSpacing((0.7 + 1e-9, 1 / 3, 5.1))
+    image.SetOrigin((-31.123456789, 12.5, 80.0))
+    image.SetDirection(turned(20, (0, 2)))
+    sitk.WriteImage(image, str(tmp_path / f"scan{ending}"))
+    (case,) = tubelet.predict(Thresholds(), tmp_path / f"scan{ending}", out=tmp_path / "out").cases
+    mask = sitk.ReadImage(str(case.file))
+    assert case.file.name == f"scan{written}"
+    for told in ("GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(mask, told)() == getattr(sitk.ReadImage(str(tmp_path / f"scan{ending}")), told)()
+    for out, source in ((f"x{ending}", f"scan{ending}"), (f"x{ending}", "")):
+        with pytest.raises(ValueError, match=r"a mask is written as \.nii, .*\.mha"):
+            tubelet.predict(Thresholds(), tmp_path / source, out=tmp_path / "new" / out)
+    assert not (tmp_path / "new").exists()
+
+
+def test_masks_that_training_reads_as_labels_are_not_segmented(tmp_path, caplog):
+    caplog.set_level("INFO", "tubelet")
+    plain = write_scans(tmp_path / "plain", 2)
+    assert [case.source.parent.name for case in tubelet.predict(Thresholds(), plain).cases] == ["images"] * 2
+    assert f"{plain}: labels in labels, left out" in caplog.text
+    (plain / "images").rename(plain / "imagesTr")
+    (plain / "labels").rename(plain / "labelsTr")
+    assert {path.parent.name for (path,) in segments.scans_of(tmp_path, 1)} == {"imagesTr"}
+    (plain / "imagesTr").rename(plain / "ct")
+    assert len(segments.scans_of(plain, 1)) == 4  # nothing tells
+    (plain / "cases.csv").write_text("image,label\nct/c00.nii.gz,labelsTr/c00.nii.gz\n")
+    listed = [{"image": "ct/c01.nii.gz", "label": "../plain/labelsTr/c01.nii.gz"}]
+    (plain / "list.json").write_text(json.dumps({"training": listed}))
+    (plain / "broken.csv").write_text("image,label\nct/c00.nii.gz,\n")
+    assert [path.name for (path,) in segments.scans_of(plain, 1)] == ["c00.nii.gz", "c01.nii.gz"]
+    assert {path.parent.name for (path,) in segments.scans_of(plain, 1)} == {"ct"}
+    assert len(segments.scans_of(plain / "labelsTr", 1)) == 2 and len(segments.scans_of(plain, 1, has_labels=True)) == 4
+
+
+def test_a_scan_that_cannot_be_read_leaves_no_folder(tmp_path):
+    (tmp_path / "scan.nii.gz").write_bytes(b"no scan")
+    for out in ("a/b/masks", "a/b/mask.nii.gz"):
+        with pytest.raises(VolumeError, match=r"scan\.nii\.gz"):
+            tubelet.predict(Thresholds(), tmp_path / "scan.nii.gz", out=tmp_path / out)
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_note_that_is_damaged_is_no_note(folder, tmp_path):

@@ -207,8 +207,10 @@ def test_a_run_from_a_checkpoint_and_any_network(whole, clips, tmp_path):
 
     run = tubelet.train(clips, model=Own(), out=tmp_path / "own", **options)
     assert len(run.history) == 1
-    with pytest.raises(ValueError, match="network that tubelet did not make"):
+    with pytest.raises(ValueError, match=r"did not make; build it .*own/model\.safetensors', model=net\)` instead"):
         run.load()
+    own = run.load(model=Own())
+    assert own.spec.classes == ("left", "right") and not own.training
 
 
 def test_short_names_for_a_number_or_none(clips, tmp_path):
@@ -399,7 +401,7 @@ def test_a_video_cut_short_is_told_once(clips, tmp_path, capfd):
 def test_parts_without_samples_are_not_offered(clips, monkeypatch):
     data = VideoData(("a", "b"), {"train": [Sample(clips / "left" / "00.mp4", 0)], "test": []})
     monkeypatch.setattr(feed, "open_data", lambda *_, **__: data)
-    with pytest.raises(ValueError, match=r"no part 'val'; it has train$"):
+    with pytest.raises(ValueError, match=r"no part 'val'; it has train; of one sample none is left to validate"):
         tubelet.train(clips)
 
 

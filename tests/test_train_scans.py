@@ -12,9 +12,9 @@ from tubelet import cli, feed, plan, plot, segment
 from tubelet.data.distort import Distort
 from tubelet.data.sample import VideoData
 from tubelet.data.scans import ScanWindows
-from tubelet.data.volume import Grid, write_volume
+from tubelet.data.volume import Grid, read_volume, write_volume
 
-PLAIN = {"task": "segment", "distort": Distort(), "workers": 0, "epochs": 2, "lr": 1e-3}
+PLAIN = {"distort": Distort(), "workers": 0, "epochs": 2, "lr": 1e-3}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,6 +48,7 @@ def test_a_run_leaves_its_plan(whole, capsys):
     held = json.loads((whole.out / "plan.json").read_text())
     assert len(held["reasons"]) == 7 and held["channels"][0] == 4 and held["batch_size"] == 2
     arguments = json.loads((whole.out / "run.json").read_text())
+    assert arguments["task"] == "segment"
     assert arguments["plan"] == str((whole.out / "plan.json").resolve()) and arguments["crop"] is None
     network = whole.load()
     assert network.spec.classes == ("background", "class 1", "class 2") and network.spec.intensity.kind == "z_score"
@@ -94,7 +95,7 @@ def test_layouts_and_choices(table, tmp_path, capsys):
     )
     try:
         status = cli.main(
-            ["train", str(table.parent / "dataset.json"), "--task", "segment", "--epochs", "1", "--workers", "0",
+            ["train", str(table.parent / "dataset.json"), "--epochs", "1", "--workers", "0",
              "--intensity", "window -120 120", "--spacing_mm", "[2,1,1]", "--num_frames", "8", "--crop", "16x12",
              "--distort", "none", "--out", str(tmp_path / "run")]
         )  # fmt: skip
@@ -144,8 +145,7 @@ def test_from_training_to_masks_and_figures(whole, table, tmp_path, capsys):
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(table, tmp_path, capsys, options, says):
-    task = [] if "--task" in options else ["--task", "segment"]
-    status = cli.main(["train", str(table), *task, "--workers", "0", "--out", str(tmp_path / "run"), *options])
+    status = cli.main(["train", str(table), "--workers", "0", "--out", str(tmp_path / "run"), *options])
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tubelet: ")]
     assert status == 2 and len(lines) == 1 and says in lines[0] and "Traceback" not in lines[0]
     assert not (tmp_path / "run").exists()
@@ -156,6 +156,21 @@ def test_options_of_scans_are_not_for_videos(tmp_path, monkeypatch, option):
     monkeypatch.setattr(feed, "open_parts", lambda *_: VideoData(("a", "b"), {"train": [], "val": []}))
     with pytest.raises(ValueError, match=f"{next(iter(option))} is for scans, and the data has none"):
         tubelet.train(tmp_path / "data", model="tiny", out=tmp_path / "run", **option)
+
+
+def test_a_label_that_is_no_class_is_told_before_anything_is_written(tmp_path):
+    root = write_scans(tmp_path / "data", 5)
+    (root / "classes.txt").write_text("background\nball\n")
+    with pytest.raises(
+        ValueError, match=r"^[^:]*labels/c0\d\.nii\.gz: label 2, and the classes are 0 to 1; correct the"
+    ):
+        tubelet.train(root, out=tmp_path / "runs" / "run", **PLAIN)
+    for i in range(4):
+        mask = read_volume(root / "labels" / f"c{i:02}.nii.gz")
+        write_volume(root / "labels" / f"c{i:02}.nii.gz", np.minimum(mask.array, 1), mask.grid)
+    with pytest.raises(ValueError, match=r"^[^:]*labels/c04\.nii\.gz: label 2.*--on_bad skip"):
+        tubelet.train(root, out=tmp_path / "runs" / "run", **PLAIN)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
@@ -175,7 +190,7 @@ def test_classes_of_scans(tmp_path, capsys):
         name = "bright" if i % 2 else "dark"
         (tmp_path / "scans" / name).mkdir(parents=True, exist_ok=True)
         write_volume(tmp_path / "scans" / name / f"{i}.nii.gz", scan + 200 * (i % 2), Grid(SIZE, (1.0, 1.0, 1.0)))
-    options = {**PLAIN, "task": "classify", "epochs": 1, "batch_size": 2}
+    options = {**PLAIN, "epochs": 1, "batch_size": 2}
     run = tubelet.train(tmp_path / "scans", model="tiny", num_frames=8, crop=16, intensity="window -200 400",
                         out=tmp_path / "run", **options)  # fmt: skip
     spec = run.load().spec
@@ -196,8 +211,12 @@ def test_classes_of_scans(tmp_path, capsys):
         assert code == status, capsys.readouterr().err
     with pytest.raises(ValueError, match="views and crops are for videos"):
         tubelet.evaluate(run.out, tmp_path / "scans", views=3)
-    with pytest.raises(ValueError, match="out x is for masks"):
-        tubelet.predict(run.out, tmp_path / "scans", out="x")
+    for out in ("python.csv", "python"):  # as from the command line
+        assert len(tubelet.predict(run.out, tmp_path / "scans", out=tmp_path / out).sources) == 8
+    assert (tmp_path / "python.csv").read_text() == (tmp_path / "python" / "windows.csv").read_text()
+    assert (tmp_path / "python" / "windows.json").read_text() == (tmp_path / "seen.json").read_text()
+    with pytest.raises(ValueError, match=r"x\.mp4: scans are not drawn"):
+        tubelet.predict(run.out, tmp_path / "scans", out="x.mp4")
 
 
 @pytest.mark.slow
@@ -207,7 +226,9 @@ def test_a_network_of_monai(table, tmp_path):
     network = nets.BasicUNet(spatial_dims=3, in_channels=1, out_channels=3, features=features)
     options = {**PLAIN, "num_frames": 32, "crop": 32, "epochs": 2, "lr": 1e-2}
     run = tubelet.train(table, model=network, out=tmp_path / "run", **options)
-    assert tubelet.evaluate(network, table, out=tmp_path / "e", task="segment").summary["samples"] == 2
+    assert tubelet.evaluate(network, table, out=tmp_path / "e").summary["samples"] == 2
+    again = run.load(model=nets.BasicUNet(spatial_dims=3, in_channels=1, out_channels=3, features=features))
+    assert tubelet.evaluate(again, table, out=tmp_path / "a").summary["samples"] == 2
     found = tubelet.predict(network, table.parent / "images", out=tmp_path / "masks")
     assert len(found.cases) == 6 and run.best["val_dice"] > 0
     wrong = nets.BasicUNet(spatial_dims=3, in_channels=1, out_channels=4, features=features)
@@ -251,7 +272,7 @@ def test_dense_labels_over_video(tmp_path):
             (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
             np.save(tmp_path / "data" / folder / f"clip{i:02}.npy", array)
     run = tubelet.train(
-        tmp_path / "data", task="segment", distort=Distort(flip=(0, 1, 2)), epochs=12, lr=5e-3, workers=0,
+        tmp_path / "data", distort=Distort(flip=(0, 1, 2)), epochs=12, lr=5e-3, workers=0,
         out=tmp_path / "run",
     )  # fmt: skip
     assert run.best["val_dice"] > 0.8

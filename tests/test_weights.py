@@ -137,6 +137,13 @@ def test_a_network_of_others_is_saved_without_its_call(tmp_path):
     with pytest.raises(ValueError, match=r"m\.safetensors: .* tubelet did not make; build it"):
         tubelet.load(path)
     assert weights.read(path).state.keys() == model.state_dict().keys()
+    other = nn.Conv3d(3, 4, 1)
+    assert tubelet.load(path, model=other) is other and not other.training
+    assert torch.equal(other.weight, model.weight)
+    with pytest.raises(ValueError, match=r"m\.safetensors: .* 1 of another shape: weight"):
+        tubelet.load(path, model=nn.Conv3d(3, 4, 3))
+    with pytest.raises(ValueError, match="num_classes with a network in memory: leave them out"):
+        tubelet.load(path, model=other, num_classes=4)
 
 
 def test_a_file_of_a_later_format(tmp_path):

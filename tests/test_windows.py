@@ -68,12 +68,11 @@ def test_the_stored_cases(golden):
     conv.load_state_dict(reference.state_dict())
     for case in golden["cases"]:
         x = normal(case["input"]["seed"], case["input"]["shape"])
-        window = [n if r == -1 else r for r, n in zip(case["roi_size"], x.shape[2:], strict=True)]
         seen = []
         answer = sliding(
             spied({"conv": conv, "position": position}[case["predictor"]], seen),
             x,
-            window=window,
+            window=case["roi_size"],
             overlap=case["overlap"],
             blend=case["mode"],
             sigma_scale=case["sigma_scale"],
@@ -96,6 +95,14 @@ def test_the_stored_weights(golden):
         n = torch.arange(min(stored["size"]))
         assert found[n, n, n].tolist() == pytest.approx(stored["diagonal"], rel=1e-5)
         assert found.min().item() == pytest.approx(stored["min"], rel=1e-5)
+
+
+def test_an_overlap_for_each_axis_and_whole_axes_as_in_monai():
+    inferers = pytest.importorskip("monai.inferers")
+    x, model, share = normal(1, (1, 1, 21, 18, 15)), network(), (0.5, 0.25, 0.75)
+    wanted = inferers.sliding_window_inference(x, (8, 8, None), 1, model, share, mode="gaussian")
+    answer = sliding(model, x, window=(8, 8, None), overlap=share)
+    assert (answer - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
 @given(size=st.integers(1, 200), window=st.integers(1, 80), overlap=st.floats(0, 1, exclude_max=True))
@@ -214,6 +221,9 @@ X = torch.zeros(1, 1, 6, 6, 6)
     ("options", "message"),
     [
         ({"window": (4, 0, 4)}, r"window \(4, 0, 4\) must be at least 1"),
+        ({"window": (8, 8)}, r"window \(8, 8\) must be three numbers"),
+        ({"overlap": (0.5, 0.5)}, r"overlap \(0.5, 0.5\) must be three numbers"),
+        ({"overlap": (0.5, 0.5, 1)}, "overlap 1 must be"),
         ({"overlap": 1.0}, "overlap 1.0 must be at least 0 and below 1"),
         ({"overlap": -0.1}, "overlap -0.1"),
         ({"blend": "mean"}, "blend 'mean'; there is gaussian, constant"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import heapq
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,8 @@ from .data.loader import SKIP, told
 from .data.sample import Sample, VideoData
 from .data.scans import check_labels
 from .data.volume import Volume, VolumeError, read_mask, read_volume
-from .machine import aside
+from .losses import IGNORED
+from .machine import aside, folder_for
 from .segment import CHANNEL, Way, note_of, scans_of, segment, stem
 from .spec import ClipSpec
 
@@ -65,7 +68,7 @@ def of_masks(folder: Path, num_classes: int) -> Answer:
         VolumeError: no mask is there.
     """
     files: dict[str, list[Path]] = {}
-    for (path,) in scans_of(folder, 1):
+    for (path,) in scans_of(folder, 1, has_labels=True):
         files.setdefault(stem(path), []).append(path)
     noted = note_of(folder).get("spec", {}).get("classes", ())
     of_scan: dict[Path, Path] = {}
@@ -109,32 +112,33 @@ def measured(
     """
     number = len(found.classes)
     cases: list[_Case] = []
-    drawn: list[tuple[float, int, Path]] = []  # a heap, the best of the worst first
     bad: dict[str, str] = {}
-    pictures = folder / "worst"
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in pictures.glob("*.png"):
-        old.unlink()
-    for sample in terminal.progress(found.splits[split], f"evaluating {split}"):
-        try:
-            labels, scan = answer(sample)
-            target = cast(Path, sample.target)
-            truth = read_mask(target, scan.grid).array[0]
-            check_labels(target, truth, number)
-        except VolumeError as error:
-            if on_bad == "raise":
-                raise VolumeError(f"{error} {SKIP}") from None
-            bad[sample.name] = str(error)
-            continue
-        most = max(number, int(labels.max()) + 1)  # a class that the data does not name is wrong wherever it is
-        pair = torch.from_numpy(labels), torch.from_numpy(truth)
-        figures = {name: values[: number - 1] for name, values in masks.case(*pair, most, scan.spacing_mm).items()}
-        counts = np.bincount(truth.reshape(-1), minlength=number)[1:].tolist()
-        case = _Case(sample.name, figures, counts)
-        cases.append(case)
-        _draw(case, len(cases), labels, truth, scan, found.classes, drawn, pictures)
-    if not cases:
-        raise VolumeError(f"no scan of {split} can be measured, first {next(iter(bad.values()))}")
+    with folder_for(folder), tempfile.TemporaryDirectory() as pictures:
+        drawn: list[tuple[float, int, Path]] = []  # a heap, the best of the worst first
+        for sample in terminal.progress(found.splits[split], f"evaluating {split}"):
+            try:
+                labels, scan = answer(sample)
+                truth = _truth(sample, scan, found)
+            except VolumeError as error:
+                if on_bad == "raise":
+                    raise VolumeError(f"{error} {SKIP}") from None
+                bad[sample.name] = str(error)
+                continue
+            most = max(number, int(labels.max()) + 1)  # a class that the data does not name is wrong wherever it is
+            pair = torch.from_numpy(labels), torch.from_numpy(truth)
+            figures = {name: values[: number - 1] for name, values in masks.case(*pair, most, scan.spacing_mm).items()}
+            counts = np.bincount(truth[truth > 0], minlength=number)[1:].tolist()
+            case = _Case(sample.name, figures, counts)
+            cases.append(case)
+            _draw(case, len(cases), labels, truth, scan, found.classes, drawn, Path(pictures))
+        if not cases:
+            raise VolumeError(f"no scan of {split} can be measured, first {next(iter(bad.values()))}")
+        worst = folder / "worst"
+        worst.mkdir(exist_ok=True)
+        for old in worst.glob("*.png"):
+            old.unlink()
+        for picture in Path(pictures).iterdir():
+            shutil.copy(picture, worst)
     if bad:
         terminal.say(told(bad, len(found.splits[split])))
     names = found.classes[1:]
@@ -151,6 +155,22 @@ def measured(
         for i, name in enumerate(names)
     ]
     return summary, rows, bad
+
+
+def _truth(sample: Sample, scan: Volume, found: VideoData) -> np.ndarray:
+    """The mask (D, H, W) of a sample, below 0 where it says that nothing counts.
+
+    Raises:
+        VolumeError: it cannot be read, lies elsewhere than the scan, or holds what is no class.
+    """
+    target = cast(Path, sample.target)
+    truth = read_mask(target, scan.grid).array[0]
+    if found.ignored is None:
+        check_labels(target, truth, len(found.classes))
+        return truth
+    counts = truth != found.ignored
+    check_labels(target, truth * counts, len(found.classes))
+    return np.where(counts, truth.astype(np.int64), IGNORED)
 
 
 def _draw(
@@ -171,7 +191,7 @@ def _draw(
     dice = ", ".join(f"{name} {value:.2f}" for name, value in each)
     plot.slices(
         scan.array[0],
-        {"truth": truth, "answer": labels},
+        {"truth": np.maximum(truth, 0), "answer": labels},
         classes,
         path,
         spacing_mm=scan.spacing_mm,

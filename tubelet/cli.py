@@ -10,6 +10,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -19,18 +20,17 @@ from . import doctor, terminal
 from .compare import compare
 from .data import distort as distortions
 from .data.augment import RECIPES, Augment
-from .data.camera import is_live
 from .data.distort import Distort
 from .data.loader import reason
 from .data.mixing import Mixing
-from .data.pictures import is_frames
 from .data.volume import is_scan
 from .evaluate import evaluate
 from .export import export
 from .features import features
 from .launch import is_first, is_launched, launch
+from .machine import folder_for
 from .models import MODELS, models, ready
-from .predict import Prediction, predict
+from .predict import WRITERS, check_out, predict, write
 from .prepare import prepare
 from .report import report
 from .segment import Masks, dense_classes
@@ -38,12 +38,6 @@ from .spec import ClipSpec
 from .train import train
 from .weights import CATALOGUE
 
-_WRITERS = {
-    ".json": Prediction.to_json,
-    ".csv": Prediction.to_csv,
-    ".srt": Prediction.to_srt,
-    ".mp4": Prediction.to_video,
-}
 _FIXES = {
     errno.EEXIST: "a file is in the way; move it, or give another path",
     errno.ENOTDIR: "a part of this path is a file, not a folder; give another path",
@@ -207,7 +201,7 @@ def _parser() -> Any:
     )
     commands.add_subcommand(
         "features",
-        command(features, {"source": source, "--model": run}, set()),
+        command(features, {"source": {"help": "a video, or a folder of them"}, "--model": run}, set()),
         help="what a network makes of long videos, as files of vectors with times",
     )
     of_compare = command(compare, {name: {"help": "folder of a run that was evaluated"} for name in ("a", "b")}, set())
@@ -309,21 +303,24 @@ def _export(values: dict[str, Any]) -> None:
 def _predict(values: dict[str, Any]) -> None:
     asked, source = values.pop("out"), values.pop("source")
     out = Path(asked) if asked else None
-    if out is not None and (out.suffix in _WRITERS or not (Path(source).is_dir() or is_scan(source))):
-        _check_out(out, source)  # before the work, so that it is not done in vain
-    model = values.pop("model") or _newest_run()
-    network, spec = ready(model)
-    is_of_scans = spec.intensity is not None
-    is_of_masks = is_of_scans and dense_classes(network, spec) is not None
-    if out is not None and not is_of_masks:
-        _check_out(out, source, is_drawn=not is_of_scans)
-    with terminal.told():
-        prediction = predict(network if is_of_scans else model, source, out=out if is_of_masks else None, **values)
+    with ExitStack() as made:  # before the work, so that it is not done in vain
+        if out is not None and (out.suffix in WRITERS or not (Path(source).is_dir() or is_scan(source))):
+            check_out(out, source)
+            made.enter_context(folder_for(out.parent if out.suffix else out))
+        model = values.pop("model") or _newest_run()
+        network, spec = ready(model)
+        is_of_scans = spec.intensity is not None
+        is_of_masks = is_of_scans and dense_classes(network, spec) is not None
+        if out is not None and not is_of_masks:
+            check_out(out, source, is_drawn=not is_of_scans)
+            made.enter_context(folder_for(out.parent if out.suffix else out))
+        with terminal.told():
+            prediction = predict(network if is_of_scans else model, source, out=out if is_of_masks else None, **values)
     print(prediction.top())
     if isinstance(prediction, Masks):
         written = [case.file for case in prediction.cases if case.file is not None]
     else:
-        written = _write(prediction, out, is_drawn=not is_of_scans) if out is not None else []
+        written = write(prediction, out, is_drawn=not is_of_scans) if out is not None else []
     for path in written:
         terminal.say(f"wrote {path}")
     if prediction.failed:
@@ -338,43 +335,6 @@ def _features(values: dict[str, Any]) -> None:
     print(table)
     if left := table.summary.get("left out"):
         raise ValueError(f"{terminal.counted(cast(int, left), 'video')} left out, see above")
-
-
-def _check_out(out: Path, source: str, *, is_drawn: bool = True) -> None:
-    """Raise ValueError or OSError where the prediction of `source` could not be written; its folder is made."""
-    if out.suffix in (".mp4", ".srt") and not is_drawn:
-        raise ValueError(f"{out}: scans are not drawn; give a folder, or a file ending in .json or .csv")
-    if out.suffix and out.suffix not in _WRITERS:
-        raise ValueError(f"{out}: ends in {out.suffix}; give a folder or a file ending in {', '.join(_WRITERS)}")
-    if out.suffix and out.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "", str(out))
-    if out.exists() and not out.is_dir() and Path(source).exists() and out.samefile(source):
-        raise ValueError(f"{out}: is the video itself; give another path as --out")
-    if out.suffix in (".mp4", ".srt") and Path(source).is_dir() and not is_frames(Path(source)):
-        raise ValueError(f"{out}: one file for a folder of videos; give a folder as --out")
-    if out.suffix == ".mp4" and is_live(source):
-        raise ValueError(f"{out}: what was seen live is not kept; give a .json or a .csv as --out")
-    folder = out.parent if out.suffix else out
-    folder.mkdir(parents=True, exist_ok=True)
-    for place in (folder, out):
-        if place.exists() and not os.access(place, os.W_OK):
-            raise PermissionError(errno.EACCES, "", str(place))
-
-
-def _write(prediction: Prediction, out: Path, *, is_drawn: bool = True) -> list[Path]:
-    """Write what the ending of `out` asks for; a folder gets the windows as json and csv, and each video as mp4."""
-    if out.suffix:
-        return [_WRITERS[out.suffix](prediction, out)]
-    written = [prediction.to_json(out / "windows.json"), prediction.to_csv(out / "windows.csv")]
-    if not is_drawn:
-        return written
-    on_disk = [part for part in prediction.videos() if Path(part.sources[0]).exists()]  # what was live is not
-    for number, part in enumerate(on_disk, start=1):
-        path = out / f"{Path(part.sources[0]).stem}_seen.mp4"
-        if path in written:  # two folders may hold videos of one name
-            path = path.with_stem(f"{path.stem}_{number}")
-        written.append(part.to_video(path))
-    return written
 
 
 def _prepare(values: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from .data.layouts.splits import labels_of
 from .data.listing import write_list
 from .data.sample import Sample, Task, VideoData, shared_groups
 from .data.video import VideoError
-from .examine import Seen, contents, examine
+from .examine import Scan, Seen, contents, examine, examine_scans
 from .models import MODELS, create, ready
 from .prepare import clip_rate, faster, megabytes, reencode, videos_in
 from .spec import ClipSpec, at_least_one
@@ -73,6 +73,7 @@ KINDS = {
     "cut short": Kind("{videos} breaking off; what is there can be used", "get them again", is_left_out=False),
     "outside": Kind("{samples} lying, or ending, where the video has no frames", "correct their start and end"),
     "too short": Kind("{samples} with fewer frames than a clip", "lower --num_frames, or train with --short loop"),
+    "wrong mask": Kind("{videos} whose mask cannot be used", "correct the masks, or " + _CLEAN),
     "blank": Kind("{videos} of one colour and nothing else", _CLEAN),
     "copy across splits": Kind("{videos} in another split, too, byte by byte", _CLEAN),
     "near copy across splits": Kind("{videos} in another split, too, re-encoded, resized or trimmed a little", _CLEAN),
@@ -85,6 +86,7 @@ KINDS = {
     "copy": Kind("{videos} there twice, byte by byte", "keep one of them", False, False),
     "near copy": Kind("{videos} re-encoded, resized or trimmed out of others", "", False, False),
     "still": Kind("{videos} without motion", "see whether there should be none", False, False),
+    "empty mask": Kind("{videos} with nothing but background", "see whether there should be none", False, False),
     "unsteady": Kind("{videos} of a varying frame rate; frame_stride counts their frames", "", False, False),
 }
 
@@ -139,7 +141,7 @@ class Diagnosis:
         findings: the problems first.
         classes: a row for each class with its number of samples in each split, in the order of the data set.
         figures: of the data set as a whole.
-        videos: what each video shows, of those that can be read.
+        videos: what each video or scan shows, of those that can be read.
         left_out: samples and videos that a clean list does without, with the reason.
     """
 
@@ -148,7 +150,7 @@ class Diagnosis:
     findings: Sequence[Finding]
     classes: Sequence[Mapping[str, object]]
     figures: Mapping[str, str]
-    videos: Mapping[Path, Seen]
+    videos: Mapping[Path, Seen | Scan]
     left_out: Mapping[str, str]
 
     @property
@@ -209,10 +211,11 @@ def data(
     workers: int | None = None,
     time_limit_s: float = 60.0,
 ) -> Diagnosis:
-    """Examine all videos of a data set: which cannot be read, are too short, are in two splits, and what else.
+    """Examine all videos or scans of a data set: which cannot be read, are too short, in two splits, and what else.
 
     Sixteen frames of each video are decoded, the first and the last among them. What a video shows is kept in the cache
-    folder until the file changes: an examination that was interrupted goes on, and a second one is quick.
+    folder until the file changes: an examination that was interrupted goes on, and a second one is quick. Scans and
+    their masks are read whole, as training reads them.
 
     Args:
         path: a data set, any folder of videos, or `motion` (built in).
@@ -230,25 +233,38 @@ def data(
         The findings; printed, the problems come first, each with what to do.
 
     Raises:
-        ValueError: there are no videos, the lists of the data set cannot be read, or the model is not known.
+        ValueError: there are no videos, the lists of the data set cannot be read, the model is not known, or a clip is
+            given for scans.
     """
     if out is not None and Path(out).suffix.lower() != ".csv":
         raise ValueError(f"{out}: the clean list is a .csv file; let its name end so")
     spec = _clip(model, num_frames, frame_stride)
     path = motion.motion() if str(path) == "motion" else Path(path)
     found, splits, remarks = _open(path, task, fold)
-    paths = sorted({sample.path for sample in chain.from_iterable(splits.values())})
-    videos, failed = examine(paths, full=full, workers=workers, time_limit_s=time_limit_s)
-    marks = [Mark("unreadable", str(video), reason) for video, reason in failed.items()]
-    marks += [*_of_videos(videos), *_of_samples(splits, videos, spec), *_of_copies(splits, videos, workers)]
+    samples = list(chain.from_iterable(splits.values()))
+    paths = sorted({sample.path for sample in samples})
+    videos: Mapping[Path, Any]
+    if found is not None and found.is_volume:
+        if spec is not None:
+            raise ValueError(f"{path}: scans, of which training fills up what a window lacks: leave the clip out")
+        videos, failed = examine_scans(samples, len(found.classes) + (found.ignored is not None), workers=workers)
+        what, marks = "scan", list(_of_scans(videos))
+        rates, figures = [], _scan_figures(videos)
+    else:
+        videos, failed = examine(paths, full=full, workers=workers, time_limit_s=time_limit_s)
+        what, marks = "video", [*_of_videos(videos), *_of_samples(splits, videos, spec)]
+        rates, figures = list(_of_rates(videos)), {**_video_figures(videos), **_speeds(videos, spec or ClipSpec())}
+    marks += [Mark("unreadable", str(video), reason) for video, reason in failed.items()]
+    marks += _of_copies(splits, videos, workers)
     marks += _of_groups(found) if found else []
-    findings = [*_findings(marks), *(_of_classes(found) if found else ()), *_of_rates(videos), *remarks]
+    counts = _class_counts(found, videos) if found else ()
+    findings = [*_findings(marks, what), *(_of_classes(found, counts) if found else ()), *rates, *remarks]
     diagnosis = Diagnosis(
         path=path,
         contents=found,
         findings=sorted(findings, key=lambda finding: not finding.is_problem),
-        classes=_class_counts(found) if found else (),
-        figures={**_figures(found, paths, videos), **_speeds(videos, spec or ClipSpec())},
+        classes=counts,
+        figures={**_figures(found, paths, videos, what), **figures},
         videos=videos,
         left_out=_left_out(marks, sum(map(len, splits.values()))),
     )
@@ -333,8 +349,8 @@ def _written(diagnosis: Diagnosis, out: Path) -> Diagnosis:
     try:
         write_list(out, diagnosis.clean())
     except ValueError as error:
-        none = Finding("no clean list", str(error), "the .json beside it names what to leave out")
-        diagnosis = replace(diagnosis, findings=[*diagnosis.findings, none])
+        none = Finding("no clean list", str(error), "the .json beside it names what to leave out", is_problem=True)
+        diagnosis = replace(diagnosis, findings=[none, *diagnosis.findings])
     diagnosis.to_json(out.with_suffix(".json"))
     return diagnosis
 
@@ -385,6 +401,16 @@ def _of_videos(videos: Mapping[Path, Seen]) -> Iterator[Mark]:
             yield Mark("unsteady", str(path), f"{seen.fps:.2f} frames a second on average")
 
 
+def _of_scans(scans: Mapping[Path, Scan]) -> Iterator[Mark]:
+    for path, seen in scans.items():
+        if seen.wrong:
+            yield Mark("wrong mask", str(path), seen.wrong)
+        elif seen.labels == (0,):
+            yield Mark("empty mask", str(path))
+        if seen.is_blank:
+            yield Mark("blank", str(path))
+
+
 def _of_samples(splits: Splits, videos: Mapping[Path, Seen], spec: ClipSpec | None) -> Iterator[Mark]:
     """Samples that lie outside of their video, or are too short for a clip."""
     for sample in chain.from_iterable(splits.values()):
@@ -403,7 +429,7 @@ def _of_samples(splits: Splits, videos: Mapping[Path, Seen], spec: ClipSpec | No
                 yield Mark("too short", sample.name, f"{there} frames of {needed}")
 
 
-def _of_copies(splits: Splits, videos: Mapping[Path, Seen], workers: int | None) -> Iterator[Mark]:
+def _of_copies(splits: Splits, videos: Mapping[Path, Any], workers: int | None) -> Iterator[Mark]:
     """Videos that are there more than once; of two, the one that should stay is not marked."""
     order = sorted(splits, key=lambda split: _STAYS.index(split) if split in _STAYS else len(_STAYS))
     where: dict[Path, str] = {}  # of a file in several splits, the first in this order: its group tells the rest
@@ -411,7 +437,8 @@ def _of_copies(splits: Splits, videos: Mapping[Path, Seen], workers: int | None)
     for split in order:
         for sample in splits[split]:
             where.setdefault(sample.path, split)
-            whole[sample.path].add(sample.target if sample.start == 0 and sample.end is None else None)
+            is_part = sample.start != 0 or sample.end is not None
+            whole[sample.path].add(None if is_part or isinstance(sample.target, Path) else sample.target)
     paths = [path for path in where if path in videos]
 
     by_content = _same_contents(paths, videos, workers)
@@ -434,7 +461,7 @@ def _kind(kind: str, split: str, other: str) -> str:
     return kind if split == other else f"{kind} across splits"
 
 
-def _same_contents(paths: Sequence[Path], videos: Mapping[Path, Seen], workers: int | None) -> list[list[Path]]:
+def _same_contents(paths: Sequence[Path], videos: Mapping[Path, Any], workers: int | None) -> list[list[Path]]:
     """Files of the same bytes, in the order given."""
     files = [path for path in paths if path.is_file()]
     count = Counter(videos[path].size for path in files)
@@ -488,27 +515,31 @@ def _of_groups(found: VideoData) -> list[Mark]:
     return [Mark("shared group", group, ", ".join(splits)) for group, splits in shared_groups(found).items()]
 
 
-def _findings(marks: Sequence[Mark]) -> list[Finding]:
+def _findings(marks: Sequence[Mark], what: str) -> list[Finding]:
     """One finding for all marks of a kind, in the order of `KINDS`."""
     by_kind: dict[str, list[Mark]] = defaultdict(list)
     for mark in marks:
         by_kind[mark.kind].append(mark)
     return [
-        Finding(name, kind.text.format(**_numbers(len(by_kind[name]))), kind.fix, kind.is_problem, by_kind[name])
+        Finding(name, kind.text.format(**_numbers(len(by_kind[name]), what)), kind.fix, kind.is_problem, by_kind[name])
         for name, kind in KINDS.items()
         if name in by_kind
     ]
 
 
-def _numbers(n: int) -> dict[str, str]:
-    return {f"{noun}s": counted(n, noun) for noun in ("video", "sample", "group")}
+def _numbers(n: int, what: str) -> dict[str, str]:
+    return {"videos": counted(n, what), **{f"{noun}s": counted(n, noun) for noun in ("sample", "group")}}
 
 
-def _class_counts(found: VideoData) -> list[dict[str, object]]:
+def _class_counts(found: VideoData, videos: Mapping[Path, Any]) -> list[dict[str, object]]:
     """Samples of each class in each split."""
+
+    def labels(sample: Sample) -> Iterable[int]:
+        is_mask = isinstance(sample.target, Path) and sample.path in videos
+        return videos[sample.path].labels if is_mask else labels_of(sample, found.task)
+
     counts = {
-        split: Counter(name for sample in samples for name in labels_of(sample, found.task))
-        for split, samples in found.splits.items()
+        split: Counter(name for sample in samples for name in labels(sample)) for split, samples in found.splits.items()
     }
     return [
         {"class": name, **{split: count[index] for split, count in counts.items()}}
@@ -523,20 +554,19 @@ def _rarest(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
     return [rows[i] for i in sorted(chosen)]
 
 
-def _of_classes(found: VideoData) -> Iterator[Finding]:
+def _of_classes(found: VideoData, counts: Sequence[Mapping[str, object]]) -> Iterator[Finding]:
     spelled: dict[str, list[str]] = defaultdict(list)
     for name in found.classes:
         spelled[re.sub(r"[\W_]+", "", name.casefold()) or name].append(name)
     if alike := [names for names in spelled.values() if len(names) > 1]:
         text = "; ".join(" and ".join(names) for names in alike[:_SHOWN])
         yield Finding("class names", f"alike but for case or punctuation: {text}", "give them one name", True)
-    counts = _class_counts(found)
     for split in found.splits:
         if lacking := [str(row["class"]) for row in counts if not row[split]]:
             text = f"{len(lacking)} of {len(counts)} classes without samples in {split}: {', '.join(lacking[:5])}"
             yield Finding("lacking classes", text, "add samples of them there", is_problem=split == "train")
     trained = sorted(int(str(row["train"])) for row in counts if row.get("train"))
-    if trained and trained[-1] >= _RARE * trained[0]:
+    if trained and trained[-1] >= _RARE * trained[0] and found.task != "segment":
         text = f"{counted(trained[0], 'sample')} of the rarest class to train on, {trained[-1]} of the most frequent"
         yield Finding("imbalance", text, "draw the classes equally often, and read the accuracy of each class")
 
@@ -548,7 +578,7 @@ def _of_rates(videos: Mapping[Path, Seen]) -> Iterator[Finding]:
         yield Finding("mixed rates", text, "give one rate, such as --fps 25, which counts them alike")
 
 
-def _figures(found: VideoData | None, paths: Sequence[Path], videos: Mapping[Path, Seen]) -> dict[str, str]:
+def _figures(found: VideoData | None, paths: Sequence[Path], videos: Mapping[Path, Any], what: str) -> dict[str, str]:
     figures = {}
     if found:
         sizes = ", ".join(f"{split} {len(samples)}" for split, samples in found.splits.items())
@@ -559,10 +589,27 @@ def _figures(found: VideoData | None, paths: Sequence[Path], videos: Mapping[Pat
                 f"mirrored, {len(found.mirrored) - lost} classes are another one and {lost} are none; "
                 f"backwards, {len(found.reversed)} of {len(found.classes)} are a class"
             )
-    figures["videos"] = f"{len(paths)}, {len(videos)} of them can be read"
+    figures[f"{what}s"] = f"{len(paths)}, {len(videos)} of them can be read"
+    if videos:
+        figures["size"] = megabytes(sum(seen.size for seen in videos.values()))
+    return figures
+
+
+def _scan_figures(scans: Mapping[Path, Scan]) -> dict[str, str]:
+    def most(values: Iterable[Sequence[float]]) -> str:
+        return _most("x".join(f"{side:.3g}" for side in each) for each in values)
+
+    return {
+        "depth x height x width": most(seen.shape[1:] for seen in scans.values()),
+        "spacing in mm": most(seen.spacing_mm for seen in scans.values()),
+        "channels": most(seen.shape[:1] for seen in scans.values()),
+    }
+
+
+def _video_figures(videos: Mapping[Path, Seen]) -> dict[str, str]:
+    figures = {}
     if videos:
         seconds = sorted(seen.duration_s for seen in videos.values())
-        figures["size"] = megabytes(sum(seen.size for seen in videos.values()))
         figures["length"] = (
             f"{sum(seconds) / 60:.1f} minutes; each {seconds[0]:.4g} to {seconds[-1]:.4g} s, "
             f"half of them below {median(seconds):.4g} s"

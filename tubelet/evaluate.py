@@ -73,7 +73,7 @@ def evaluate(
             then the average of their scores (late fusion). Or a folder of masks, as `predict` writes them.
         data: as in `train`. For a model of two channels, the optical flow of videos is computed and kept.
         task: classify, one class a video; multilabel, any number; frames, classes of each frame; detect, classes of
-            each box; segment, a class of each voxel. By default the task of the run, else classify.
+            each box; segment, a class of each voxel. By default the task of the run, else what the data says.
         fold: as in `train`; by default that of the run whose model it is, where it was trained on this data.
         split: part of the data: train, val or test. Of scans with masks whose parts nothing tells, all are measured,
             unless they are what the run was trained on.
@@ -123,8 +123,12 @@ def evaluate(
     arguments["model"] = [_name(each) for each in models]
     row = protocols.protocol(protocol) if protocol is not None else None
     runs = {_name(each): _run(each) for each in models}
+    opened = None
     if task is None and _answers_voxels(models[0]):
         task = "segment"
+    elif task is None and not any(runs.values()):
+        opened = feed.open_parts(data, (), None, fold)
+        task = opened.task
     task = _task(task, runs)
     is_each = task in _HEADS  # each clip has an answer of its own
     is_whole = task == "frames" and views is None and row is None
@@ -145,7 +149,7 @@ def evaluate(
             fold = _fold_of_run(models[0], run, data)
         way = Way(overlap, batch_size, mirrored, largest, holes)
         is_seen = "data" in run and Path(run["data"]).resolve() == Path(data).resolve()
-        return _evaluate_masks(models[0], data, fold, split, way, on_bad, out, arguments, is_seen)
+        return _evaluate_masks(models[0], data, opened, fold, split, way, on_bad, out, arguments, is_seen)
     for name, value in {"mirrored": mirrored, "largest": largest, "holes": holes}.items():
         if value:
             raise ValueError(f"{name} is for task segment, not for task {task}: leave it out")
@@ -167,7 +171,8 @@ def evaluate(
     feed.check_apart(data, folder)
     networks = [_opened(each, classes, row, task) for each in models]
     parts = tuple(dict.fromkeys((split, measure.FITTED_ON) if temperature else (split,)))
-    opened = feed.open_parts(data, parts, task, fold)
+    opened = opened or feed.open_parts(data, (), task, fold)
+    feed.check_parts(data, opened, parts)
     if lone := [_name(each) for each, (_, spec) in zip(models, networks, strict=True)
                 if (spec.intensity is not None) != opened.is_volume]:  # fmt: skip
         kinds = ("videos", "scans") if opened.is_volume else ("scans", "videos")
@@ -214,6 +219,7 @@ def evaluate(
 def _evaluate_masks(
     model: Model,
     data: str | os.PathLike,
+    found: VideoData | None,
     fold: int | None,
     split: str,
     way: Way,
@@ -228,7 +234,7 @@ def _evaluate_masks(
     """
     folder = Path(out) if out is not None else _default_folder([model])
     feed.check_apart(data, folder)
-    found = feed.open_parts(data, (), "segment", fold)
+    found = found or feed.open_parts(data, (), "segment", fold)
     if found.is_parted_here and split == "val" and not is_seen:
         every = sorted(chain(*found.splits.values()), key=lambda sample: sample.path)
         found = replace(found, splits={split: every})

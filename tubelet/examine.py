@@ -1,4 +1,4 @@
-"""What a video shows when some of its frames are decoded, remembered until the file changes."""
+"""What a video shows when some of its frames are decoded, remembered until the file changes; what a scan holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sqlite3
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,10 @@ from torch import Tensor
 from .data import fingerprint
 from .data.container import codec_of
 from .data.indexes import footprint
+from .data.sample import Sample
+from .data.scans import TIME_LIMIT_S, check_labels
 from .data.video import Video, VideoError
+from .data.volume import VolumeError, read_mask, read_volume
 from .machine import cache_dir
 from .processes import Failed, alive, each
 from .terminal import progress
@@ -74,6 +77,29 @@ class Seen:
         return torch.from_numpy(np.frombuffer(base64.b64decode(self.print), np.float16).astype(np.float32))
 
 
+@dataclass(frozen=True)
+class Scan:
+    """What was found out about a scan.
+
+    Attributes:
+        shape: (channels, depth, height, width).
+        spacing_mm: between voxels along (depth, height, width).
+        size: bytes of its file, or of all files of its series.
+        is_blank: all voxels have one value.
+        labels: those of its mask; empty without one.
+        wrong: why its mask cannot be used; empty if it can.
+        print: empty, as scans are compared by their bytes: the same organ in two bodies looks alike.
+    """
+
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    size: int
+    is_blank: bool
+    labels: tuple[int, ...] = ()
+    wrong: str = ""
+    print: str = ""
+
+
 def examine(
     videos: Sequence[Path], *, full: bool = False, workers: int | None = None, time_limit_s: float = 60.0
 ) -> tuple[dict[Path, Seen], dict[Path, str]]:
@@ -89,6 +115,28 @@ def examine(
     known = ["all frames"] if full else ["all frames", "some frames"]
     found, failed = _remembered(videos, known, partial(_look, full=full), "looking", workers, time_limit_s)
     return {path: Seen(**value) for path, value in found.items()}, failed
+
+
+def examine_scans(
+    samples: Sequence[Sample], num_classes: int, *, workers: int | None = None
+) -> tuple[dict[Path, Scan], dict[Path, str]]:
+    """What each of these scans and its mask hold, read as training reads them; and why the others cannot be read.
+
+    Args:
+        samples: scans with the file of a mask or the index of a class.
+        num_classes: labels of masks are below it.
+        workers: processes; None takes one a core.
+    """
+    found: dict[Path, Scan] = {}
+    failed: dict[Path, str] = {}
+    look = partial(_look_at_scan, num_classes=num_classes)
+    with closing(each(look, samples, workers=workers, time_limit_s=TIME_LIMIT_S)) as asked:
+        for sample, answer in progress(asked, "looking", len(samples)):
+            if isinstance(answer, Failed):
+                failed[sample.path] = answer.reason.removeprefix(f"{sample.path}: ")
+            else:
+                found[sample.path] = answer
+    return found, failed
 
 
 def contents(videos: Sequence[Path], *, workers: int | None = None, time_limit_s: float = 60.0) -> dict[Path, str]:
@@ -162,6 +210,21 @@ def _look(path: Path, full: bool) -> dict[str, Any]:
                 # arrays are volumes: organs cut out alike are near to one another without being copies
                 "print": "" if is_blank or is_array else base64.b64encode(print_).decode(),
             }
+
+
+def _look_at_scan(sample: Sample, num_classes: int) -> Scan:
+    volume = read_volume([sample.path, *sample.more])
+    array, grid = volume.array, volume.grid
+    size = sum(footprint(path)[0] for path in (sample.path, *sample.more))
+    found = Scan(array.shape, grid.spacing_mm, size, bool(array.min() == array.max()))
+    if not isinstance(sample.target, Path):
+        return found
+    try:
+        mask = read_mask(sample.target, grid).array
+        check_labels(sample.target, mask, num_classes)
+    except VolumeError as error:
+        return replace(found, wrong=str(error))
+    return replace(found, labels=tuple(np.unique(mask).tolist()))
 
 
 def _pictures(video: Video, full: bool) -> Tensor:

@@ -62,13 +62,15 @@ def features(
         A row for each video; what could not be read is told by the log and left out.
 
     Raises:
-        ValueError: the network cannot be streamed, or has no such stage; the source holds no video that can be read; or
-            `out` holds files of other settings.
+        ValueError: the network was trained on scans, cannot be streamed, or has no such stage; the source holds no
+            video that can be read; or `out` holds files of other settings.
     """
     at_least_one(**{name: n for name, n in {"window": window, "stride": stride}.items() if n is not None})
     if window is None and stride is not None:
         raise ValueError(f"stride {stride} is between windows: give window, such as window={2 * stride}, as well")
     network, spec = ready(model)
+    if spec.intensity is not None:
+        raise ValueError("features are of videos, and this network was trained on scans: give one of videos")
     cut = _cut(network, layer)
     if window is None:
         try:

@@ -25,19 +25,23 @@ from .spec import ClipSpec
 _LOOKED_AT = 10  # videos, before it is said that none gives a clip
 
 
-def open_parts(data: str | os.PathLike, parts: Sequence[str], task: Task, fold: int | None) -> VideoData:
+def open_parts(data: str | os.PathLike, parts: Sequence[str], task: Task | None, fold: int | None) -> VideoData:
     """A data set that has samples in each of these parts.
 
     Args:
         data: a path as `open_data` takes it, or `motion` (built in).
         parts: names of splits.
-        task: what it is to be read as.
+        task: what it is to be read as; None takes what it says, where it says several things classify.
         fold: which official fold; None takes the first.
 
     Raises:
         ValueError: as in `open_data`; or a part has no samples.
     """
-    found = open_data(motion.motion() if str(data) == "motion" else data, task=task, fold=fold)
+    place = motion.motion() if str(data) == "motion" else data
+    found = open_data(place, task=task, fold=fold)
+    if task is None and found.task == "frames":  # spans may be clips of one class as well
+        with suppress(ValueError):
+            found = open_data(place, task="classify", fold=fold)
     check_parts(data, found, parts)
     return found
 
@@ -47,7 +51,9 @@ def check_parts(data: str | os.PathLike, found: VideoData, parts: Sequence[str])
     for part in parts:
         if not found.splits.get(part):
             there = ", ".join(sorted(name for name, samples in found.splits.items() if samples))
-            raise ValueError(f"{data}: no part {part!r}; it has {there or 'no samples at all'}")
+            of_one = part == "val" and len(found.splits.get("train", ())) == 1
+            fix = "; of one sample none is left to validate on: add others, or a part val" if of_one else ""
+            raise ValueError(f"{data}: no part {part!r}; it has {there or 'no samples at all'}{fix}")
 
 
 def channels_of(data: VideoData, part: str) -> int:

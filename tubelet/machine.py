@@ -1,16 +1,17 @@
 """What this machine has: optional packages, its allocator, a folder for what is downloaded or drawn once, and disks."""
 
 import ctypes
+import errno
 import os
 import platform
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-__all__ = ["aside", "cache_dir", "glibc", "kept", "needs"]
+__all__ = ["aside", "cache_dir", "folder_for", "glibc", "kept", "needs"]
 
 
 @contextmanager
@@ -52,6 +53,26 @@ def aside(path: Path) -> Iterator[Path]:
             shutil.rmtree(made, ignore_errors=True)
         else:
             made.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_for(path: Path) -> Iterator[Path]:
+    """A folder to write to, made before the work, so that an error comes first; work that fails leaves none empty.
+
+    Raises:
+        OSError: it cannot be made, or written to.
+    """
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "", str(path))
+    try:
+        yield path
+    except BaseException:
+        with suppress(OSError):  # what holds something stays, as do those around it
+            for folder in new:
+                folder.rmdir()
+        raise
 
 
 @contextmanager

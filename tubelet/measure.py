@@ -23,7 +23,7 @@ from .data.sample import Sample, VideoData
 from .data.sampling import Short
 from .data.scans import WholeScans
 from .data.video import VideoError
-from .machine import aside
+from .machine import aside, folder_for
 from .spec import ClipSpec
 
 __all__ = ["FITTED_ON", "Result", "Seeing", "fused", "measured", "measured_each"]
@@ -62,11 +62,11 @@ class Result:
 
 def measured(network: nn.Module, spec: ClipSpec, found: VideoData, seeing: Seeing, folder: Path) -> Result:
     """All that is measured of one model; `scores.csv` in the folder is replaced when all of it is done."""
-    folder.mkdir(parents=True, exist_ok=True)
     said: set[str] = set()
     fitted_on, audited = None, {}
     explained = feed.explained(found, [*found.splits], spec, seeing.short)
-    with explained, aside(folder / "scores.csv") as made, made.open("w", newline="", encoding="utf-8") as file:
+    home, scores_of = folder_for(folder), aside(folder / "scores.csv")
+    with home, explained, scores_of as made, made.open("w", newline="", encoding="utf-8") as file:
         scores, bad = _measure(network, spec, found, seeing.split, seeing, said, file)
         if seeing.temperature and seeing.split != FITTED_ON:
             fitted_on, _ = _measure(network, spec, found, FITTED_ON, seeing, said)

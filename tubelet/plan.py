@@ -6,6 +6,7 @@ The rules are nnU-Net's (Isensee et al. 2021, Nature Methods 18, 203-211), but f
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,8 @@ RARE = 10  # percentile of the coarse axis' spacing that is aimed at there
 LEAST_MAP = 4  # voxels along an axis of the coarsest map
 LEAST_TINY = 2  # of scans that are too small for that; ours
 MOST_POOLED = 5  # times
-WIDTHS = {"cuda": 32, "cpu": 16}  # channels of the first stage; of a CPU ours
+WIDTHS = {"cuda": 32, "cpu": 24}  # channels of the first stage; of a CPU ours
+LARGE, NARROW = 48**3, 16  # voxels of a window from which on a CPU takes no more channels than that; ours
 MOST_CHANNELS = 320
 MOST_VOXELS = {"cuda": 128**3, "cpu": 96**3}  # of a window; of a CPU ours
 LEAST_BATCH = 2
@@ -136,10 +138,11 @@ def look(data: VideoData, split: str = "train", *, skips: bool = False) -> Look:
         inside = np.ones(scan.grid.size, bool)
         if labels is not None:
             mask = oriented(labels, ORIENTATION).array[0]
-            found, counts = np.unique(mask, return_counts=True)
+            found, counts = np.unique(mask if data.ignored is None else mask[mask != data.ignored], return_counts=True)
             voxels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
             centers.append(_centers(mask, len(data.classes)))
-            inside = mask > 0 if (mask > 0).any() else inside
+            is_class = (mask > 0) & (mask < len(data.classes))
+            inside = is_class if is_class.any() else inside
         drawn.append(_drawn(scan, inside, np.random.default_rng(number)))
     if not drawn:
         raise VolumeError(f"no scan of {split} can be read, first {first_bad}")
@@ -234,7 +237,8 @@ def plan(
             raise ValueError(f"a window of {_by(sides)} voxels is too small for a network; one side must be at least 4")
         multiple = np.prod(strides, 0)
         sides = sides if window else cast(Triple, tuple((-(-np.array(sides) // multiple) * multiple).tolist()))
-        channels = tuple(min(MOST_CHANNELS, WIDTHS[device] * 2**i) for i in range(len(strides)))
+        width = min(WIDTHS[device], NARROW) if device == "cpu" and math.prod(sides) > LARGE else WIDTHS[device]
+        channels = tuple(min(MOST_CHANNELS, width * 2**i) for i in range(len(strides)))
         found = Plan(replace(spec, num_frames=sides[0], crop=sides[1:]), channels, strides, batch, ())
         if fits(found):
             break

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import logging
 import math
 import os
+import reprlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,6 +32,7 @@ from .data.sampling import Short
 from .data.scans import cut, middle, window_of
 from .data.video import Video, VideoError, write_video
 from .data.volume import Grid, Volume, VolumeError, prepared, read_volume
+from .machine import folder_for
 from .models import classifier, read_classes, ready, unnamed
 from .segment import Mask, Masks, Way, dense_classes, masks_of, numbered, scans_of, segment
 from .spec import ClipSpec, at_least_one
@@ -192,7 +195,7 @@ class Prediction:
 
 def predict(
     model: str | os.PathLike | nn.Module,
-    source: int | str | os.PathLike | np.ndarray | Tensor,
+    source: int | str | bytes | os.PathLike | np.ndarray | Tensor,
     *,
     stride_s: float | None = None,
     fps: float | None = None,
@@ -222,7 +225,8 @@ def predict(
         batch_size: windows in one pass of the network; by default 8, of scans what suits the device.
         short: videos with fewer frames than a window: error, loop or hold.
         out: file or folder for masks, which are then not kept in memory where they are several. A folder that an
-            interrupted call has begun is gone on with. Like all that follows, for a network trained on scans.
+            interrupted call has begun is gone on with. For classes of scans a file ending in .csv or .json, or a folder
+            for both. Like all that follows, for a network trained on scans.
         overlap: of neighbouring windows of a scan, as a share of their sides.
         mirrored: see each window also mirrored along the axes (`ClipSpec.mirror_axes`) along which it was in training,
             and average the answers: two, four or eight times the work.
@@ -241,15 +245,27 @@ def predict(
         ValueError: the model, the classes or the source does not fit, or no video can be read. Of a folder, a video
             that cannot be read is left out, which the log and `Prediction.failed` tell; so is a live source's end by
             an error.
+        TypeError: the source is none of these; of several files, a folder or a call for each.
     """
     at_least_one(batch_size=1 if batch_size is None else batch_size)
+    if isinstance(source, bytes):
+        source = os.fsdecode(source)
+    if not isinstance(source, int | str | os.PathLike | np.ndarray | Tensor):
+        raise TypeError(f"source {reprlib.repr(source)}; give one path, array or number of a camera")
     network, spec = ready(model)
     if spec.intensity is not None:
         _check_unused("videos", stride_s=stride_s, fps=fps, short=None if short == "error" else short)
         spec = spec if classes is None else replace(spec, classes=read_classes(classes))
         number = dense_classes(network, spec)
         if number is None:
-            return _classify_scans(network, spec, source, out, series)
+            if out is None:
+                return _classify_scans(network, spec, source, series)
+            place = Path(out)
+            check_out(place, source, is_drawn=False)
+            with folder_for(place.parent if place.suffix else place):
+                found = _classify_scans(network, spec, source, series)
+            write(found, place, is_drawn=False)
+            return found
         if len(spec.classes or range(number)) != number:
             raise ValueError(f"{len(spec.classes)} names of classes for a network of {number}: give as many")
         spec = replace(spec, classes=spec.classes or numbered(number))
@@ -323,12 +339,9 @@ def _classify_scans(
     network: nn.Module,
     spec: ClipSpec,
     source: int | str | os.PathLike | np.ndarray | Tensor,
-    out: str | os.PathLike | None,
     series: str | None,
 ) -> Prediction:
     """One row of scores for each scan, of the window in its middle; there are no seconds."""
-    if out is not None:
-        raise ValueError(f"out {out} is for masks, and the network classifies: use to_csv or to_json of the Prediction")
     heads.check_classifier(network)
     heads.check_classes(getattr(network, "head", None), spec.classes)
     names, rows, failed = [], [], dict[str, str]()
@@ -562,3 +575,54 @@ def _run(network: nn.Module, spec: ClipSpec, clips: Iterable[Tensor], batch_size
 
 def _classes(spec: ClipSpec, scores: Tensor) -> tuple[str, ...]:
     return spec.classes or tuple(f"class {i}" for i in range(scores.shape[1]))
+
+
+# What is written
+
+WRITERS = {
+    ".json": Prediction.to_json,
+    ".csv": Prediction.to_csv,
+    ".srt": Prediction.to_srt,
+    ".mp4": Prediction.to_video,
+}
+
+
+def check_out(out: Path, source: Any, *, is_drawn: bool = True) -> None:
+    """Raise ValueError or OSError where the prediction of `source` could not be written."""
+    if out.suffix in (".mp4", ".srt") and not is_drawn:
+        raise ValueError(f"{out}: scans are not drawn; give a folder, or a file ending in .json or .csv")
+    if out.suffix and out.suffix not in WRITERS:
+        raise ValueError(f"{out}: ends in {out.suffix}; give a folder or a file ending in {', '.join(WRITERS)}")
+    if out.suffix and out.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "", str(out))
+    place = Path(source) if isinstance(source, str | os.PathLike) else Path(os.devnull)
+    if out.exists() and not out.is_dir() and place.exists() and out.samefile(place):
+        raise ValueError(f"{out}: is the video itself; give another path as --out")
+    if out.suffix in (".mp4", ".srt") and place.is_dir() and not is_frames(place):
+        raise ValueError(f"{out}: one file for a folder of videos; give a folder as --out")
+    if out.suffix == ".mp4" and is_live(source):
+        raise ValueError(f"{out}: what was seen live is not kept; give a .json or a .csv as --out")
+    if out.exists() and not os.access(out, os.W_OK):
+        raise PermissionError(errno.EACCES, "", str(out))
+
+
+def write(prediction: Prediction, out: Path, *, is_drawn: bool = True) -> list[Path]:
+    """Write what the ending of `out` asks for.
+
+    A folder gets the windows as json and csv, and each video as mp4, in folders like those of the videos.
+    """
+    if out.suffix:
+        return [WRITERS[out.suffix](prediction, out)]
+    written = [prediction.to_json(out / "windows.json"), prediction.to_csv(out / "windows.csv")]
+    if not is_drawn:
+        return written
+    on_disk = [part for part in prediction.videos() if Path(part.sources[0]).exists()]  # what was live is not
+    folders = [Path(part.sources[0]).absolute().parent for part in on_disk]
+    for number, (part, folder) in enumerate(zip(on_disk, folders, strict=True), start=1):
+        place = out / folder.relative_to(os.path.commonpath(folders))  # as the videos lie
+        path = place / f"{Path(part.sources[0]).stem}_seen.mp4"
+        place.mkdir(parents=True, exist_ok=True)
+        if path in written:  # a.mp4 and a.avi
+            path = path.with_stem(f"{path.stem}_{number}")
+        written.append(part.to_video(path))
+    return written

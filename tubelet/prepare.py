@@ -123,14 +123,16 @@ def prepare(
         What was made, and what was left out since it cannot be read.
 
     Raises:
-        ValueError: there are no videos, or none that can be read; `out` is the source, lies in it or holds it, holds
-            other files, or was prepared with other settings; or the disk is full.
+        ValueError: there are no videos, or none that can be read; the source holds scans; `out` is the source, lies in
+            it or holds it, holds other files, or was prepared with other settings; or the disk is full.
     """
     at_least_one(short_side=short_side, gop=gop)
     if not 0 <= crf <= 51:
         raise ValueError(f"crf {crf} must lie in 0..51")
     source, out = motion.motion() if str(source) == "motion" else Path(source), Path(out)
     found, why_not = _opened(source)
+    if found is not None and found.is_volume:
+        raise ValueError(f"{source}: scans; prepare is for videos, and training prepares scans by itself")
     sources = _videos(source, found)
     root = _root(source, sources)
     _check_apart(root, out)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from . import heads, terminal, windows
 from .data.grid import ending
 from .data.indexes import footprint
 from .data.layouts.opposites import mirrors
+from .data.layouts.scans import is_beside_images, labels_named
 from .data.volume import (
     SUFFIXES,
     WRITTEN,
@@ -38,7 +39,7 @@ from .data.volume import (
     restored_scores,
     write_volume,
 )
-from .machine import aside
+from .machine import aside, folder_for
 from .spec import ClipSpec, Intensity
 from .terminal import Table
 from .weights import digest
@@ -63,7 +64,8 @@ MOST_SCORES = 2**30  # bytes of scores for all classes, above which only the bes
 LARGE = 2**29  # bytes of a scan, above which it is mapped into memory and seen slab by slab
 MOST_RANKED = 2**23  # voxels of such a scan from which percentiles are taken
 NOTE = "masks.json"  # beside masks, of what made them
-KEPT = (".nii", ".nii.gz", ".nrrd", ".mha")  # endings that a mask takes over from its scan
+# Endings that a mask takes over from its scan; of two files its one has the same geometry in it.
+KEPT = {".nii": ".nii", ".nii.gz": ".nii.gz", ".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha"}
 ENDING = ".nii.gz"  # of other masks, such as that of a DICOM series
 CHANNEL = re.compile(r"_\d{4}$")  # nnU-Net's number of a channel, at the end of a name
 
@@ -301,11 +303,11 @@ def _clean(labels: np.ndarray, way: Way) -> np.ndarray:
     return cleaned(labels, largest=way.largest, holes=way.holes) if way.largest or way.holes else labels
 
 
-def scans_of(source: Path, channels: int) -> list[list[Path]]:
+def scans_of(source: Path, channels: int, *, has_labels: bool = False) -> list[list[Path]]:
     """The scans of a path, each as its channels: itself, or the files and DICOM series below it.
 
     Files whose names end in nnU-Net's number of a channel, as in case_0000.nii.gz, are one scan where a network takes
-    several channels.
+    several channels. Masks that training would read as labels of the scans are left out, unless `has_labels`.
 
     Raises:
         VolumeError: no scan is there.
@@ -313,11 +315,18 @@ def scans_of(source: Path, channels: int) -> list[list[Path]]:
     if is_scan(source):
         return [[source]]
     found: list[Path] = []
+    named = set() if has_labels or not source.is_dir() else labels_named(source)
     for name, folders, files in os.walk(source):
+        if not has_labels and (labels := [folder for folder in folders if is_beside_images(folder, folders)]):
+            log.info("%s: labels in %s, left out", name, ", ".join(sorted(labels)))
+            folders[:] = [folder for folder in folders if folder not in labels]
         series = [folder for folder in sorted(folders) if is_scan(Path(name, folder))]
         folders[:] = sorted(folder for folder in folders if folder not in series and not folder.startswith("."))
         found += [Path(name, folder) for folder in series]
         found += [Path(name, file) for file in files if not file.startswith(".") and is_scan(Path(name, file))]
+    if masks := {path for path in found if path.resolve() in named}:
+        log.info("%s: %s that a list there calls labels, left out", source, terminal.counted(len(masks), "mask"))
+        found = [path for path in found if path not in masks]
     if not found:
         raise VolumeError(f"{source}: no scans there (NIfTI, NRRD, MHA, DICOM series, TIFF, npy, npz)")
     if channels == 1:
@@ -369,32 +378,35 @@ def masks_of(
     kept = _kept(folder, note, places) if folder is not None else {}
     cases: list[Mask] = []
     failed: dict[str, str] = {}
-    for paths, place in zip(terminal.progress(scans, "segmenting"), places, strict=True):
-        name = "" if place is None or folder is None else place.relative_to(folder).as_posix()
-        state = [list(footprint(path)) for path in paths]
-        try:
-            if place is not None and place.exists() and kept.get(name) == [str(paths[0].resolve()), state]:
-                done = read_mask(place, None)
-                labels, grid = done.array[0], done.grid
-            else:
-                labels, scan = segment(network, spec, paths, way, series=series)
-                grid = scan.grid
-                if place is not None:
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    write_volume(place, labels, grid, like=paths[0])
-                if folder is not None:
-                    kept[name] = [str(paths[0].resolve()), state]
-                    _note(folder, {**note, "masks": kept})
-        except VolumeError as error:
-            if len(scans) == 1:
-                raise
-            log.warning("left out: %s", error)
-            failed[str(paths[0])] = str(error)
-            continue
-        counts = _counts(labels, len(spec.classes))
-        cases.append(Mask(paths[0], labels if place is None or len(scans) == 1 else None, grid, counts, place))
-    if not cases:
-        raise VolumeError(f"{source}: none of its {len(scans)} scans can be read, first {next(iter(failed.values()))}")
+    home = folder if folder is not None or out is None else out.parent
+    with nullcontext() if home is None else folder_for(home):
+        for paths, place in zip(terminal.progress(scans, "segmenting"), places, strict=True):
+            name = "" if place is None or folder is None else place.relative_to(folder).as_posix()
+            state = [list(footprint(path)) for path in paths]
+            try:
+                if place is not None and place.exists() and kept.get(name) == [str(paths[0].resolve()), state]:
+                    done = read_mask(place, None)
+                    labels, grid = done.array[0], done.grid
+                else:
+                    labels, scan = segment(network, spec, paths, way, series=series)
+                    grid = scan.grid
+                    if place is not None:
+                        place.parent.mkdir(parents=True, exist_ok=True)
+                        write_volume(place, labels, grid, like=paths[0])
+                    if folder is not None:
+                        kept[name] = [str(paths[0].resolve()), state]
+                        _note(folder, {**note, "masks": kept})
+            except VolumeError as error:
+                if len(scans) == 1:
+                    raise
+                log.warning("left out: %s", error)
+                failed[str(paths[0])] = str(error)
+                continue
+            counts = _counts(labels, len(spec.classes))
+            cases.append(Mask(paths[0], labels if place is None or len(scans) == 1 else None, grid, counts, place))
+        if not cases:
+            first = next(iter(failed.values()))
+            raise VolumeError(f"{source}: none of its {len(scans)} scans can be read, first {first}")
     return Masks(tuple(cases), spec.classes, failed)
 
 
@@ -421,9 +433,8 @@ def _places(scans: Sequence[Sequence[Path]], source: Path, out: Path | None) -> 
             raise ValueError(f"{out}: one file for {len(scans)} scans; give a folder")
         if out.exists() and any(out.samefile(path) for path in scans[0]):
             raise ValueError(f"{out}: is the scan itself; give another name")
-        _check_folder(out.parent)
         return [out]
-    if out.suffix and not out.is_dir() and not source.is_dir():
+    if not out.is_dir() and (ending(out) in SUFFIXES or (out.suffix and not source.is_dir())):
         raise ValueError(f"{out}: a mask is written as {', '.join(WRITTEN)}; or give a folder")
     if source.is_dir() and {source.resolve()} & {out.resolve(), *out.resolve().parents}:
         raise ValueError(f"{out}: is, or lies in, the folder of the scans, with which masks would mix; give another")
@@ -432,18 +443,10 @@ def _places(scans: Sequence[Sequence[Path]], source: Path, out: Path | None) -> 
         path, name = paths[0], stem(paths[0])
         name = CHANNEL.sub("", name) if len(paths) > 1 else name
         home = path.parent.relative_to(source) if path != source else Path()
-        places.append(out / home / (name + (ending(path) if path.is_file() and ending(path) in KEPT else ENDING)))
+        places.append(out / home / (name + (KEPT.get(ending(path), ENDING) if path.is_file() else ENDING)))
     if doubles := {place for place in places if places.count(place) > 1}:
         raise ValueError(f"{source}: the masks of several scans would be {min(doubles)}; give them one by one")
-    _check_folder(out)
     return [*places]
-
-
-def _check_folder(folder: Path) -> None:
-    """Make a folder, so that an error comes before the work."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(errno.EACCES, "", str(folder))
 
 
 def _kept(out: Path, note: Mapping[str, Any], places: Sequence[Path | None]) -> dict[str, Any]:

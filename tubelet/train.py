@@ -29,12 +29,13 @@ from .data import distort as distortions
 from .data.augment import Augment
 from .data.distort import Distort
 from .data.layouts.splits import labels_of
-from .data.loader import ON_BAD, OnBad, loader
+from .data.loader import ON_BAD, SKIP, OnBad, loader
 from .data.mixing import Mixing
 from .data.order import EpochOrder
 from .data.sample import VideoData
 from .data.sampling import SHORTS, Short
 from .data.scans import ScanWindows, WholeScans
+from .data.video import VideoError
 from .launch import is_first
 from .models import MODELS, create, load, ready
 from .recipe import Recipe, choose
@@ -74,9 +75,13 @@ class Run:
     figure: str = "val_top1"
     bad: dict[str, str] = field(default_factory=dict)
 
-    def load(self) -> nn.Module:
-        """The best model, in evaluation mode."""
-        return load(self.out)
+    def load(self, *, model: nn.Module | None = None) -> nn.Module:
+        """The best model, in evaluation mode.
+
+        Args:
+            model: of a run on a network that tubelet did not make, the same network, which takes the weights.
+        """
+        return load(self.out, model=model)
 
     def __str__(self) -> str:
         bad = f", {len(self.bad)} bad, see {self.out / 'bad.csv'}" if self.bad else ""
@@ -87,7 +92,7 @@ def train(
     data: str | os.PathLike,
     *,
     model: str | nn.Module | None = None,
-    task: TaskName = "classify",
+    task: TaskName | None = None,
     input: Literal["rgb", "flow"] | None = None,
     fold: int | None = None,
     weights: str | os.PathLike | None = None,
@@ -151,7 +156,8 @@ def train(
         model: name of a network, or any nn.Module from (B, C, T, H, W) to logits (B, K), of segment (B, K, T, H, W),
             with a `spec`, which scans do without. By default r2plus1d_18, of segment a U-Net that fits the scans.
         task: classify, one class a clip; multilabel, any number; frames, a class for each frame; detect, classes for
-            each box; segment, a class for each voxel. Data that can be read in several ways is read so.
+            each box; segment, a class for each voxel. By default what the data says: masks are to be segmented, class
+            folders classified. Data that can be read in several ways is read so, by default to be classified.
         input: flow, the optical flow of the videos, which is computed before the training and kept in the cache folder;
             rgb, what the data holds. By default what the network takes, where it takes flow, else rgb.
         fold: official fold of UCF101 or HMDB51; by default the first.
@@ -233,6 +239,7 @@ def train(
         )
     feed.check_apart(data, "runs" if out is None else out)
     found = feed.open_parts(data, ("train", "val"), task, fold)
+    arguments["task"] = task = found.task
 
     if model is None:
         model = PLANNED if task == "segment" else "r2plus1d_18"
@@ -317,6 +324,7 @@ def train(
         unit="clips" if scans is None else "scans",
         asked=asked,
     )
+    train_clips, val_clips = _clips(found, spec, chosen.augment, distort, short, seed, on_bad)
     arguments["out"] = folder = fabric.broadcast(
         _folder(out, f"{Path(data).stem}-{name}", resume) if fabric.is_global_zero else None
     )
@@ -336,12 +344,6 @@ def train(
     average = _prepare(network, chosen)
     window = None if scans is None else _window_of(spec.num_frames, spec.crop)
     objective = tasks.task_of(found, chosen.loss, chosen.label_smoothing, chosen.class_weights, counts, window)
-    if scans is None:
-        train_clips = feed.Noted(datasets.TrainClips(found, "train", spec, chosen.augment, short, seed))
-        val_clips = feed.Noted(datasets.ViewClips(found, "val", spec, 1, 1, short))
-    else:
-        train_clips = feed.Noted(ScanWindows(found, "train", spec, cast(Distort, distort), seed))
-        val_clips = feed.Noted(WholeScans(found, "val", spec))
     order = EpochOrder(len(train_clips), seed, chosen.repeats)
     part = max(1, batch_size // (accumulate * fabric.world_size))
     measured: Any = {"workers": workers, "on_bad": "raise" if on_bad == "raise" else "skip"}
@@ -533,10 +535,10 @@ def _silent(line: str) -> None:
     """What the other processes say."""
 
 
-def _check(task: str, short: str, on_bad: str, precision: str, memory: str, strategy: str) -> None:
+def _check(task: str | None, short: str, on_bad: str, precision: str, memory: str, strategy: str) -> None:
     """What a signature says of an argument, for callers in Python; the command line has it checked already."""
-    choices: dict[str, tuple[str, Any]] = {
-        "task": (task, tasks.TASKS),
+    choices: dict[str, tuple[str | None, Any]] = {
+        "task": (task, (None, *tasks.TASKS)),
         "short": (short, SHORTS),
         "on_bad": (on_bad, ON_BAD),
         "precision": (precision, fit.PRECISIONS),
@@ -545,7 +547,31 @@ def _check(task: str, short: str, on_bad: str, precision: str, memory: str, stra
     }
     for name, (value, known) in choices.items():
         if value not in known:
-            raise ValueError(f"{name} {value!r}; there is {', '.join(known)}")
+            raise ValueError(f"{name} {value!r}; there is {', '.join(filter(None, known))}")
+
+
+def _clips(
+    found: VideoData,
+    spec: ClipSpec,
+    augment: Augment,
+    distort: Distort | None,
+    short: Short,
+    seed: int,
+    on_bad: OnBad,
+) -> tuple[feed.Noted, feed.Noted]:
+    """Clips to train on and to validate on. Scans are prepared for them: what is wrong with one is found out here.
+
+    Raises:
+        VideoError: a scan cannot be prepared, where that ends the run.
+    """
+    if not found.is_volume:
+        train_clips = datasets.TrainClips(found, "train", spec, augment, short, seed)
+        return feed.Noted(train_clips), feed.Noted(datasets.ViewClips(found, "val", spec, 1, 1, short))
+    windows, scans = ScanWindows(found, "train", spec, cast(Distort, distort), seed), WholeScans(found, "val", spec)
+    failed = [*windows.scans.failed.values(), *scans.scans.failed.values()]
+    if failed and on_bad == "raise":
+        raise VideoError(f"{failed[0]} {SKIP}")
+    return feed.Noted(windows), feed.Noted(scans)
 
 
 def _class_counts(data: VideoData) -> torch.Tensor:

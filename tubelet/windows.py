@@ -55,8 +55,8 @@ def sliding(
     model: Callable[[Tensor], Tensor],
     volume: Any,
     *,
-    window: int | Sequence[int],
-    overlap: float = 0.5,
+    window: int | Sequence[int | None],
+    overlap: float | Sequence[float] = 0.5,
     blend: Blend = "gaussian",
     sigma_scale: float = 0.125,
     batch_size: int | None = None,
@@ -76,9 +76,9 @@ def sliding(
         model: from (N, C, *window) to logits (N, K, *window), any function or nn.Module.
         volume: (B, C, D, H, W) or (C, D, H, W): a tensor, or what has a shape and gives arrays when it is sliced, such
             as `np.memmap`.
-        window: (D, H, W), or one number for the three. Along an axis that is shorter, zeros are put around the volume,
-            and their answers cut off.
-        overlap: of neighbours along each axis, as a share of the window: from 0 to below 1.
+        window: (D, H, W), or one number for the three; -1 or None is the whole axis. Along an axis that is shorter,
+            zeros are put around the volume, and their answers cut off.
+        overlap: of neighbours along each axis, as a share of the window: from 0 to below 1, one for all or three.
         blend: how windows count where they overlap, see `importance`.
         sigma_scale: of the Gaussian, see `importance`.
         batch_size: windows at once; None is 1 on a CPU, where more are slower, and 4 elsewhere.
@@ -96,8 +96,9 @@ def sliding(
         ValueError: an argument is out of its range; the network refuses a window, answers another size or a list, or
             logits that are not finite.
     """
-    window = triple(window)
-    size = _checked(volume.shape, window, overlap, blend, sigma_scale, batch_size, mirrored)
+    sides = _three("window", window)
+    overlaps = _three("overlap", overlap)
+    window, size = _checked(volume.shape, sides, overlaps, blend, sigma_scale, batch_size, mirrored)
     batch = volume.shape[0] if len(volume.shape) == 5 else 1
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     home = volume.device if isinstance(volume, Tensor) else torch.device("cpu")
@@ -106,7 +107,7 @@ def sliding(
     dtype = like.dtype if like is not None and like.is_floating_point() else torch.float32
     weights = importance(window, blend, sigma_scale)
     weights = weights.to(device if labels else home, torch.promote_types(dtype, torch.float32))
-    depths, *across = (starts(n, length, overlap) for n, length in zip(size, window, strict=True))
+    depths, *across = (starts(n, length, share) for n, length, share in zip(size, window, overlaps, strict=True))
 
     def windows() -> Iterator[tuple[int, int, Triple, Tensor]]:
         """Volume, row of windows along D, where the window starts, and its logits (K, *window)."""
@@ -151,24 +152,34 @@ def sliding(
     return answer if out is None else out
 
 
+def _three(name: str, value: Any) -> tuple:
+    """One value for all of (D, H, W), or the three given."""
+    each = tuple(value) if np.ndim(value) else (value,) * 3
+    if len(each) != 3:
+        raise ValueError(f"{name} {each} must be three numbers (D, H, W), or one for all of them")
+    return each
+
+
 def _checked(
     shape: Sequence[int],
-    window: Triple,
-    overlap: float,
+    window: Sequence[int | None],
+    overlaps: Sequence[float],
     blend: str,
     sigma_scale: float,
     batch_size: int | None,
     mirrored: Sequence[int],
-) -> Triple:
-    """The (D, H, W) of a volume, or ValueError for what does not fit."""
+) -> tuple[Triple, Triple]:
+    """The (D, H, W) of a window and of a volume, or ValueError for what does not fit."""
     if len(shape) not in (4, 5):
         raise ValueError(f"volume {tuple(shape)} must be (C, D, H, W) or (B, C, D, H, W)")
     if 0 in shape:
         raise ValueError(f"volume {tuple(shape)} is empty: no axis may be 0")
-    if min(window) < 1:
-        raise ValueError(f"window {window} must be at least 1 along each axis")
-    if not 0 <= overlap < 1:
-        raise ValueError(f"overlap {overlap} must be at least 0 and below 1")
+    size = triple(shape[-3:])
+    whole = triple([n if side in (None, -1) else side for n, side in zip(size, window, strict=True)])
+    if min(whole) < 1:
+        raise ValueError(f"window {tuple(window)} must be at least 1 along each axis, or -1 for all of it")
+    if wrong := [overlap for overlap in overlaps if not 0 <= overlap < 1]:
+        raise ValueError(f"overlap {wrong[0]} must be at least 0 and below 1")
     if blend not in ("gaussian", "constant"):
         raise ValueError(f"blend {blend!r}; there is gaussian, constant")
     if not sigma_scale > 0:
@@ -177,7 +188,7 @@ def _checked(
         raise ValueError(f"batch_size {batch_size} must be at least 1")
     if not set(mirrored) <= {2, 3, 4} or len(set(mirrored)) < len(mirrored):
         raise ValueError(f"mirrored {tuple(mirrored)} must be axes out of 2 (D), 3 (H), 4 (W), each once")
-    return triple(shape[-3:])
+    return whole, size
 
 
 def _spans(corner: Triple, window: Triple, size: Triple) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

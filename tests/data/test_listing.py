@@ -61,6 +61,27 @@ def test_classes_come_along_where_names_do_not_tell(folder, tmp_path):
     assert (found.classes, found.mirrored, found.reversed) == (("walk", "jump"), {0: None}, {1: 0})
 
 
+def test_lists_of_one_folder_keep_their_classes(folder, tmp_path):
+    """Whatever class file is there already."""
+    (tmp_path / "classes.csv").write_text("name\nrun\n")
+    wanted = [data(folder, "classify", [0, 1, 1, 0, 1]) for _ in range(2)]
+    wanted[1] = replace(wanted[1], classes=("walk", "jump"))
+    paths = [write_list(tmp_path / f"{name}.csv", each) for name, each in zip("ab", wanted, strict=True)]
+    assert [open_data(path).classes for path in paths] == [("jump", "walk"), ("walk", "jump")]
+    write_list(paths[0], wanted[1])
+    assert open_data(paths[0]).classes == ("walk", "jump")
+
+
+@pytest.mark.parametrize("task", ["multilabel", "classify"])
+def test_a_class_without_a_sample_stays(folder, tmp_path, task):
+    """Of whole videos it does not matter what a part of them would be counted in."""
+    targets = [0, 2, 2, 0, 2] if task == "classify" else [(0,), (0, 2), (2,), (2,), ()]
+    wanted = replace(data(folder, task, targets, unit="s"), classes=("jump", "run", "walk"))
+    found = open_data(write_list(tmp_path / "all.csv", wanted), task=task)
+    assert found.classes == ("jump", "run", "walk")
+    assert {sample.target for sample in found.splits["train"]} == set(targets[:3])
+
+
 def test_a_difference_is_told(folder, tmp_path):
     wanted = data(folder, "classify", [0, 1, 1, 0, 1])
     path = write_list(tmp_path / "all.csv", wanted)

@@ -298,7 +298,8 @@ def test_which_folders_are_frames(tmp_path):
     frames = [f"img_{i:05d}.jpg" for i in range(1, 9)]
     assert is_frames(made("frames", *frames, "n_frames", "Thumbs.db"))
     assert is_frames(made("flow", *(f"{way}/{i}.png" for way in "uv" for i in range(3))))
-    assert not is_frames(made("videos", "a.mp4", "b.mp4"))
+    (made("videos", "a.mp4", "b.mp4") / "self.mp4").symlink_to("self.mp4")
+    assert not is_frames(tmp_path / "videos")
     assert not is_frames(made("videos and their thumbnails", "v_1.mp4", "v_1.jpg", "v_2.mp4", "v_2.jpg"))
     assert not is_frames(made("folders", *(f"{name}/{frame}" for name in ("a", "b") for frame in frames)))
     assert not is_frames(made("classes called u and v", "u/a.mp4", "v/b.mp4"))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 
@@ -113,6 +114,20 @@ def test_places_are_voxels_of_their_class_and_not_too_many(data, monkeypatch):
     places = np.load(folders[sample.name] / "places.npy")
     assert np.bincount(places[:, 0]).tolist() == [0, 1, 20]
     assert np.array_equal(np.load(sample.target).ravel()[places[:, 1]], places[:, 0])
+
+
+def test_voxels_that_do_not_count(data):
+    """The last class becomes the label after the classes: none of its voxels is sought, all have no label."""
+    some = dataclasses.replace(data, classes=("background", "left"), ignored=2)
+    found = [windows(some, foreground=1.0)[0, 0, draw][1] for draw in range(20)]
+    assert all((mask == 1).any() for mask in found)
+    found = [windows(some, foreground=0.0)[0, 0, draw][1] for draw in range(20)]
+    assert set(torch.stack(found).unique().tolist()) == {-1, 0, 1}
+    whole, counted = (WholeScans(each, "val", SPEC)[0][1] for each in (data, some))
+    assert torch.equal(whole == 2, counted == -1) and torch.equal(whole == 1, counted == 1)
+    mirrored = dataclasses.replace(some, mirrored={1: 1})
+    of_mirror = [windows(mirrored, Distort(flip=(0,)), spec=spec_of(orientation="RAS"))[0, 0, i][1] for i in range(20)]
+    assert set(torch.stack(of_mirror).unique().tolist()) == {-1, 0, 1}
 
 
 def test_a_mask_without_foreground_gives_windows_anywhere(data, tmp_path):

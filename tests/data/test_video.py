@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import re
 import subprocess
 import sys
 import weakref
@@ -431,6 +432,25 @@ def test_an_index_outside_the_video(long, indices, number):
             clip.frames([])
 
 
+def test_one_number_is_a_square_crop(long):
+    with Video(os.fsencode(long)) as clip:
+        for read, where in ((clip.frames, [0]), (clip.frames_at, [0.0])):
+            assert torch.equal(read(where, crop=32), read(where, crop=(32, 32)))
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_what_is_no_source():
+    for source in (0, None, ["a.mp4"]):
+        with pytest.raises(TypeError, match=f"^video {re.escape(repr(source))}; give a path, or an array"):
+            Video(source)
+    gc.collect()
+
+
+def test_a_path_with_a_null_byte():
+    with pytest.raises(VideoError, match=r"^'a\\x00b': no path has a null byte"):
+        Video("a\0b")
+
+
 OTHER_FORMS = {
     r"frames 3; give a list of whole numbers, such as \[3\]": lambda clip: clip.frames(3),
     r"frames \[1.5\]; give a list of whole": lambda clip: clip.frames([1.5]),
@@ -438,7 +458,7 @@ OTHER_FORMS = {
     r"times 1.0; give a list of seconds, such as \[1.0\]": lambda clip: clip.frames_at(1.0),
     r"times None; give a list of seconds": lambda clip: clip.frames_at(None),
     r"times \['a'\]; give a list of seconds": lambda clip: clip.frames_at(["a"]),
-    r"crop 50; give \(height, width\) in pixels": lambda clip: clip.frames([0], crop=50),
+    r"crop 0.5; give \(height, width\) in pixels, or the side": lambda clip: clip.frames([0], crop=0.5),
     r"crop \(1, 2, 3\); give \(height, width\)": lambda clip: clip.frames([0], crop=(1, 2, 3)),
     r"resize 'a'; give the short side in pixels, or": lambda clip: clip.frames([0], resize="a"),
     r"resize 0.5; give the short side": lambda clip: clip.frames_at([0.0], resize=0.5),

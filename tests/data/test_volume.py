@@ -326,6 +326,11 @@ def test_other_bad_input(tmp_path):
         read_volume(tmp_path / "gone.nii")
     with pytest.raises(VolumeError, match=": empty; give"):
         read_volume(tmp_path)
+    with pytest.raises(TypeError, match="scan None; give a path, or several"):
+        read_volume(None)
+    write_volume(tmp_path / "a.npy", ARRAY, GRID)
+    assert (read_volume(os.fsencode(tmp_path / "a.npy")).array[0] == ARRAY).all()
+    (tmp_path / "a.npy").unlink()
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(VolumeError, match="no DICOM file in it"):
         read_volume(tmp_path)

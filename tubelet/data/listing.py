@@ -13,9 +13,9 @@ from typing import Any, cast
 
 from ..machine import aside
 from .layouts import open_data
+from .layouts.classes import own_classes
 from .sample import Actor, Sample, Span, VideoData
 
-CLASSES = "classes.csv"
 _BOX = ("x1", "y1", "x2", "y2")
 
 
@@ -23,7 +23,7 @@ def write_list(path: str | os.PathLike, data: VideoData) -> Path:
     """Write the samples of a data set as a csv: path, label, split, and what else its task needs.
 
     Paths below the list's folder are written relative to it. Where a reader cannot find the order of the classes, or
-    what they become in a mirror, `classes.csv` is written beside the list.
+    what they become in a mirror, a class file of the list's own is written beside it: `x.classes.csv` of `x.csv`.
 
     Args:
         path: the list, ending in .csv; an existing one is replaced.
@@ -36,16 +36,14 @@ def write_list(path: str | os.PathLike, data: VideoData) -> Path:
     rows = [row for split, samples in data.splits.items() for sample in samples for row in _rows(data, split, sample)]
     columns = [name for name in _COLUMNS if any(row.get(name, "") != "" for row in rows)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, columns, ({**row, "path": _beside(row["path"], path.parent)} for row in rows))
+    _write(path, columns, ({name: _told(value, path.parent) for name, value in row.items()} for row in rows))
     reason = difference(path, data)
-    classes = path.with_name(CLASSES)
-    if reason and not classes.exists():
-        _write(classes, ["name", "mirrored", "reversed"], _class_rows(data))
-        if difference(path, data):
-            classes.unlink()
-        else:
-            reason = ""
     if reason:
+        classes = own_classes(path)
+        _write(classes, ["name", "mirrored", "reversed"], _class_rows(data))
+        reason = difference(path, data)
+    if reason:
+        classes.unlink()
         path.unlink()
         raise ValueError(f"{path}: no list holds this data set ({reason})")
     return path
@@ -58,7 +56,7 @@ def difference(path: Path, data: VideoData) -> str:
             found = open_data(path, task=data.task)
     except ValueError as error:
         return str(error)
-    for name in ("classes", "task", "mirrored", "reversed"):
+    for name in ("classes", "task", "mirrored", "reversed", "is_volume", "ignored"):
         if getattr(found, name) != getattr(data, name):
             return f"{name}: {getattr(found, name)} for {getattr(data, name)}"[:200]
     for split in {**found.splits, **data.splits}:
@@ -80,22 +78,30 @@ def _silence() -> Iterator[None]:
 
 
 def _key(sample: Sample) -> tuple:
-    target = sample.target if isinstance(sample.target, int) else tuple(sorted(cast(Any, sample.target)))
-    part = sample.start, sample.end, sample.moment, sample.unit, sample.group
-    return os.path.realpath(sample.path), target, *part
+    own: Any = sample.target
+    is_one = isinstance(own, int | Path)
+    target = (os.path.realpath(own) if isinstance(own, Path) else own,) if is_one else tuple(sorted(own))
+    extent = sample.start, sample.end, sample.moment
+    # of a whole video nothing is counted in the unit
+    is_counted = extent != (0, None, None) or any(isinstance(each, Span) for each in target)
+    return os.path.realpath(sample.path), target, *extent, sample.unit if is_counted else "", sample.group, sample.more
 
 
 _COLUMNS = (
-    "path", "label", "labels", "split", "group", "start_frame", "end_frame", "start_s", "end_s", "frame", "time_s",
-    *_BOX,
+    "path", "image", "label", "labels", "split", "group", "start_frame", "end_frame", "start_s", "end_s", "frame",
+    "time_s", *_BOX,
 )  # fmt: skip
 
 
 def _rows(data: VideoData, split: str, sample: Sample) -> Iterator[dict[str, Any]]:
     """The rows of one sample: one, or one a span or an actor's class."""
     unit = "frame" if sample.unit == "frames" else "s"
-    row: dict[str, Any] = {"path": sample.path, "split": split, "group": sample.group}
+    kind = "image" if data.is_volume else "path"
+    row: dict[str, Any] = {kind: sample.path, "split": split, "group": sample.group}
     target = cast(Any, sample.target)
+    if data.task == "segment":
+        yield {**row, "label": target}
+        return
     if data.task != "frames":
         row[f"start_{unit}"] = sample.start or ""
         row[f"end_{unit}"] = "" if sample.end is None else sample.end
@@ -126,9 +132,11 @@ def _class_rows(data: VideoData) -> Iterator[dict[str, str]]:
         yield {"name": own, "mirrored": name(data.mirrored, index), "reversed": name({**data.reversed}, index)}
 
 
-def _beside(path: Path, folder: Path) -> str:
-    """A path relative to a folder that holds it, else absolute."""
-    full, home = whole(path), whole(folder)
+def _told(value: Any, folder: Path) -> Any:
+    """A path relative to a folder that holds it, else absolute; what is none as it is."""
+    if not isinstance(value, Path):
+        return value
+    full, home = whole(value), whole(folder)
     return str(full.relative_to(home) if full.is_relative_to(home) else full)
 
 

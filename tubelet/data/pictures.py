@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .container import VideoError, decode_pictures
 
-__all__ = ["FPS", "Array", "Folder", "is_animated", "is_frames", "open_array"]
+__all__ = ["FPS", "Array", "Folder", "is_animated", "is_folder", "is_frames", "open_array"]
 
 FPS = 30.0  # of what has no times; frame lists of the field count in frames of 30 a second
 
@@ -195,6 +195,14 @@ def open_array(path: str | os.PathLike[str], fps: float | None = None) -> Array:
     return Array(array, fps, path)
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link to itself, which the system refuses to follow, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 class _Listing(NamedTuple):
     """What lies in a folder."""
 
@@ -221,7 +229,7 @@ def _list(folder: Path) -> _Listing:
             elif suffix.lower() in _SUFFIXES:
                 unnumbered.append(entry.name)
                 num_others += 1
-            elif entry.is_dir():
+            elif is_folder(entry):
                 folders.append(entry.name)
             else:
                 num_others += 1

@@ -105,6 +105,7 @@ class VideoData:
         evaluated: classes that the data set's own measure counts (60 of AVA's 80); empty means all.
         is_volume: the samples are scans, whose third axis is a depth.
         is_parted_here: nothing told the parts of scans with masks: `val` is a share of all that was set aside.
+        ignored: label, the next after those of the classes, of voxels of the masks that do not count; None without.
     """
 
     classes: tuple[str, ...]
@@ -117,6 +118,7 @@ class VideoData:
     evaluated: tuple[int, ...] = ()
     is_volume: bool = False
     is_parted_here: bool = False
+    ignored: int | None = None
 
 
 def shared_groups(data: VideoData) -> dict[str, tuple[str, ...]]:

@@ -6,7 +6,8 @@ them lie the places of some thousand voxels of each class: to find one of a smal
 
 Items, by the task of the data set:
 
-- segment: a window and its mask; windows lie in the scan, and reach over its edge only where the scan is smaller.
+- segment: a window and its mask, `IGNORED` where voxels do not count; windows lie in the scan, and reach over its edge
+  only where the scan is smaller.
 - classify: the window in the middle of the scan, and the index of the class.
 
 Outside of a scan is 0: the mean after z-score, the lowest value of a window or of percentiles; and in the mask class 0,
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..losses import IGNORED
 from ..machine import cache_dir, kept
 from ..processes import Failed, each
 from ..spec import ClipSpec
@@ -87,6 +89,7 @@ class ScanWindows(Dataset):
         self.scans = _Scans.of(data, split, spec)
         self.window = window_of(spec)
         self.spec, self.seed, self.foreground = spec, seed, foreground
+        self.num_classes, self.has_ignored = len(data.classes), data.ignored is not None
         self.augment, self.swapped = _mirrored(augment, data, spec)
         if self.augment != Distort():
             distort.transforms()  # before worker processes are forked, each of which would import it anew
@@ -103,6 +106,7 @@ class ScanWindows(Dataset):
         generator = torch.Generator().manual_seed(hash((self.seed, epoch, index, draw)) & (2**63 - 1))
         sample = self.scans.samples[index]
         image, mask, places = self.scans.open(sample)
+        places = places[: np.searchsorted(places[:, 0], self.num_classes)]  # not of voxels that do not count
         change = self.augment.draw(self.window, self.spec.spacing_mm, generator)
         size = cast(Size, image.shape[1:])
         start = middle(size, self.window) if mask is None else self._start(size, places, generator)
@@ -114,7 +118,9 @@ class ScanWindows(Dataset):
             target = cast(int, sample.target)
             return window, swapped.classes[target] if swapped else target
         truth = truth.long()
-        return window, torch.tensor(swapped.classes)[truth] if swapped else truth
+        if swapped is None and not self.has_ignored:
+            return window, truth
+        return window, torch.tensor([*(swapped.classes if swapped else range(self.num_classes)), IGNORED])[truth]
 
     def _start(self, size: Size, places: np.ndarray, generator: torch.Generator) -> list[int]:
         """First voxel of a window, around a voxel of a class or anywhere."""
@@ -146,7 +152,7 @@ class WholeScans(Dataset):
     """
 
     def __init__(self, data: VideoData, split: str, spec: ClipSpec) -> None:
-        self.scans, self.spec = _Scans.of(data, split, spec), spec
+        self.scans, self.spec, self.num_classes = _Scans.of(data, split, spec), spec, len(data.classes)
 
     def __len__(self) -> int:
         return len(self.scans.samples)
@@ -167,7 +173,8 @@ class WholeScans(Dataset):
             window = window_of(self.spec)
             image = cut(image, middle(cast(Size, image.shape[1:]), window), window)
             return torch.from_numpy(image)[None], cast(int, sample.target), index
-        return torch.from_numpy(np.array(image))[None], torch.from_numpy(mask.astype(np.int64))[None], index
+        truth = torch.from_numpy(mask.astype(np.int64))[None]
+        return torch.from_numpy(np.array(image))[None], truth.where(truth < self.num_classes, IGNORED), index
 
 
 def window_of(spec: ClipSpec) -> Size:
@@ -304,7 +311,7 @@ class _Scans:
     @staticmethod
     def of(data: VideoData, split: str, spec: ClipSpec) -> _Scans:
         samples = data.splits[split]
-        return _Scans(samples, *prepare(samples, spec, len(data.classes)))
+        return _Scans(samples, *prepare(samples, spec, len(data.classes) + (data.ignored is not None)))
 
     def folder(self, sample: Sample) -> Path:
         if reason := self.failed.get(sample.name):

@@ -93,13 +93,16 @@ class Video:
         VideoError: there is no such file, it is not a video with frames, the folder is no sequence of pictures, the
             array has another dtype or shape, or the source is an address.
         ValueError: `fps` is given for a file, which has times of its own, or is not above 0.
+        TypeError: the source is none of these.
         ImportError: PyAV is not installed.
 
     A file that is cut short, or has lost something within, warns once. It offers what is whole; a frame that is not, or
     that refers to what is not, is an error.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | np.ndarray | Tensor | Source, fps: float | None = None) -> None:
+    def __init__(
+        self, source: str | bytes | os.PathLike | np.ndarray | Tensor | Source, fps: float | None = None
+    ) -> None:
         self._source: Source | None = None
         self._source = _source(source, fps)
         self.path = self._source.path
@@ -152,7 +155,7 @@ class Video:
         *,
         box: Box | None = None,
         resize: int | Size | None = None,
-        crop: Size | None = None,
+        crop: int | Size | None = None,
     ) -> Tensor:
         """Exactly these frames, in this order.
 
@@ -160,7 +163,7 @@ class Video:
             indices: T frame indices from 0, in any order, repeats allowed.
             box: (top, left, height, width) cut out of each picture before the resize, in pixels.
             resize: the short side in pixels, or (height, width), or None for the file's own size.
-            crop: (height, width) cut from the centre after the resize.
+            crop: (height, width) cut from the centre after the resize; one number is a square.
 
         Returns:
             (3, T, H, W) uint8, RGB; of flow and arrays (C, T, H, W).
@@ -178,7 +181,7 @@ class Video:
         *,
         box: Box | None = None,
         resize: int | Size | None = None,
-        crop: Size | None = None,
+        crop: int | Size | None = None,
     ) -> Tensor:
         """The frames that are on screen at these times: the last that starts at or before each.
 
@@ -210,7 +213,7 @@ class Video:
         *,
         box: Box | None = None,
         resize: int | Size | None = None,
-        crop: Size | None = None,
+        crop: int | Size | None = None,
     ) -> Iterator[Tensor]:
         """One tensor for each list of frame indices, in the order given.
 
@@ -234,7 +237,8 @@ class Video:
         """
         source = self._opened()
         _check_form("box", box, 4, "(top, left, height, width) in pixels")
-        _check_form("crop", crop, 2, "(height, width) in pixels")
+        crop = (crop, crop) if isinstance(crop, int) else crop
+        _check_form("crop", crop, 2, "(height, width) in pixels, or the side of a square in pixels")
         if not isinstance(resize, int):
             _check_form("resize", resize, 2, "the short side in pixels, or (height, width)")
         if box is not None:
@@ -262,12 +266,17 @@ class Video:
         return self._source
 
 
-def _source(source: str | os.PathLike[str] | np.ndarray | Tensor | Source, fps: float | None) -> Source:
+def _source(source: str | bytes | os.PathLike | np.ndarray | Tensor | Source, fps: float | None) -> Source:
     if isinstance(source, np.ndarray | Tensor):
         return Array(source, fps)
-    if not isinstance(source, str | os.PathLike):
+    if not isinstance(source, str | bytes | os.PathLike):
+        if not hasattr(source, "pictures"):
+            raise TypeError(f"video {reprlib.repr(source)}; give a path, or an array (C, T, H, W) or (T, H, W, C)")
         return source
-    if isinstance(source, str) and _ADDRESS.match(source):
+    source = os.fsdecode(source)
+    if "\0" in source:
+        raise VideoError(f"{source!r}: no path has a null byte; give another")
+    if _ADDRESS.match(source):
         raise VideoError(
             f"{source}: an address; download the file and give its path, or, if it is live, give the address to "
             "`tubelet predict` or `tubelet.data.camera.Camera`"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,9 +74,12 @@ def read_volume(path: Path_ | Sequence[Path_], *, series: str | None = None) -> 
     Raises:
         VolumeError: no such file, no scan, cut short or damaged, values that are not finite, a spacing of 0; files that
             do not lie on one grid; slices that are missing, double or of another kind, or several series.
+        TypeError: no path and no sequence of paths.
         ImportError: SimpleITK is not installed.
     """
-    if not isinstance(path, (str, os.PathLike)):
+    if not isinstance(path, str | bytes | os.PathLike):
+        if not isinstance(path, Sequence):
+            raise TypeError(f"scan {reprlib.repr(path)}; give a path, or several, of which each gives its channels")
         volumes = [read_volume(one, series=series) for one in path]
         if not volumes:
             raise VolumeError("no file for a scan; give one for each channel")
@@ -83,7 +87,7 @@ def read_volume(path: Path_ | Sequence[Path_], *, series: str | None = None) -> 
             _check_same(other, volumes[0].grid, str(volumes[0].path))
         array = np.concatenate([volume.array for volume in volumes]) if len(volumes) > 1 else volumes[0].array
         return dataclasses.replace(volumes[0], array=array)
-    path = Path(path)
+    path = Path(os.fsdecode(path))
     if path.is_dir():
         volume = _read_series(path, series)
     elif not path.is_file():

@@ -100,12 +100,13 @@ def _for_name(name: str, told: Found | None, path: Path) -> dict[str, Any]:
     return {key: value for key, value in wanted.differing(whole).items() if key not in wanted.arguments}
 
 
-def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
+def load(path: str | os.PathLike, *, model: nn.Module | None = None, **hints: Any) -> nn.Module:
     """The network of a file, built and ready (in evaluation mode).
 
     Args:
         path: a file that `tubelet.save` wrote, the folder of a run, or a checkpoint of a known code base, whose network
             is recognised from its keys and shapes. A file that has the name of a published one has its clip, too.
+        model: a network of any make that takes the weights, and the `spec` that the file has: the one that was trained.
         **hints: what keys cannot tell, by the names of the network's own arguments; they go before what was recognised.
 
     Raises:
@@ -115,6 +116,8 @@ def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
     if not Path(path).exists() and (advice := _instead(str(path))):
         raise ValueError(f"{path}: no such file of weights; {advice}")
     checkpoint = files.read(path)
+    if model is not None:
+        return _into(model, checkpoint, hints)
     told = _told(checkpoint)
     if told is None:
         raise ValueError(f"{path}: {_why_unknown(checkpoint)}")
@@ -124,6 +127,19 @@ def load(path: str | os.PathLike, **hints: Any) -> nn.Module:
     if checkpoint.header is None and _row(checkpoint, told) is None and _likeness(checkpoint.state) != 1:
         _say_assumed(name, known, hints, checkpoint.path)
     return model
+
+
+def _into(model: Any, checkpoint: files.Checkpoint, hints: Mapping[str, Any]) -> nn.Module:
+    """A network with the weights and the spec of a checkpoint."""
+    if hints:
+        raise ValueError(f"{', '.join(hints)} with a network in memory: leave them out")
+    try:
+        model.load_state_dict(convert(checkpoint.state, model))
+    except ValueError as error:
+        raise ValueError(f"{checkpoint.path}: {error}") from None
+    if checkpoint.header is not None and checkpoint.header["spec"] is not None:
+        model.spec = ClipSpec.from_dict(checkpoint.header["spec"])
+    return model.eval()
 
 
 def _instead(name: str) -> str:
@@ -422,8 +438,8 @@ def _why_unknown(checkpoint: files.Checkpoint) -> str:
     state = checkpoint.state
     if checkpoint.header is not None:
         return (
-            "holds the weights of a network that tubelet did not make; build it and use "
-            "`model.load_state_dict(tubelet.weights.read(path).state)`"
+            "holds the weights of a network that tubelet did not make; build it in Python as `net`, and give "
+            f"`tubelet.load({str(checkpoint.path)!r}, model=net)` instead of the path"
         )
     if inflate.is_image_resnet(state):
         return "holds a 2D ResNet; `tubelet.create(NAME, weights=...)` spreads its kernels over time for a 3D one"

@@ -120,6 +120,21 @@ def test_frame_lists_of_others(tmp_path, frames, write):
     assert found == {tmp_path / "imgs/YSKX3": (76, 79), tmp_path / "far/away/x": (0,)}
 
 
+def test_frame_lists_with_one_label_a_video(frames, write):
+    """Those of data sets of classes: the labels are no lists, and stand without quotes."""
+    frames(*"abcdef")
+    rows = [row for video, label in zip("abcdef", "170170", strict=True) for row in frame_rows(video, label, label)]
+    plain = [row.replace('"', "") for row in rows]
+    data = open_data(write("plain.csv", FRAME_LIST, *plain))
+    assert (data.task, data.classes) == ("classify", ("0", "1", "7"))
+    found = {sample.path.name: sample.target for part in data.splits.values() for sample in part}
+    assert found == dict(zip("abcdef", [1, 2, 0, 1, 2, 0], strict=True))
+    quoted = write("quoted.csv", FRAME_LIST, *rows)
+    assert open_data(quoted).task == "multilabel" and open_data(quoted, task="classify").classes == data.classes
+    with pytest.raises(ValueError, match="read as multilabel, not as classify"):
+        open_data(write("several.csv", FRAME_LIST, *rows, *frame_rows("a", "2")), task="classify")
+
+
 ERRORS = {
     "no labels at all": (frame_rows("001YG", "", ""), r"train\.csv: a frame list without labels; give the annotation"),
     "too few cells": (["001YG 0 0"], r"train\.csv, row 2 \(001YG 0 0\): not `id number frame path labels`"),

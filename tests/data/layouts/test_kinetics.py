@@ -32,6 +32,14 @@ def test_the_kinetics_csv(touch, write, named, caplog):
     assert "test.csv: no labels; left out" in caplog.text
 
 
+def test_one_list_beside_the_folders_of_its_videos(touch, write):
+    touch(*(f"{part}/{name * 11}_000000_000010.mp4" for part in ("train", "val") for name in "ab"))
+    for part in ("train", "val"):
+        rows = [f"{name},{name * 11},0,10,{part}" for name in "ab"]
+        file = write(f"{part}.csv", KINETICS[:-6], *rows)
+    assert {split: len(samples) for split, samples in open_data(file).splits.items()} == {"train": 2, "val": 2}
+
+
 def test_youtube_ids_keep_their_case(touch, write, named):
     touch("abcdefghijk_000000_000010.mp4", "bbbbbbbbbbb_000000_000010.mp4")
     rows = [

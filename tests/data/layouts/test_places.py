@@ -103,5 +103,7 @@ def test_links_are_followed(tmp_path, touch):
     (tmp_path / "home").mkdir()
     (tmp_path / "home/data").symlink_to(tmp_path / "far")
     (tmp_path / "home/b.mp4").symlink_to(tmp_path / "far/videos/a.mp4")
+    for name in ("home/self", "videos"):
+        (tmp_path / name).symlink_to((tmp_path / name).name)
     found = Places([Row(("a",), "x"), Row(("b",), "x")], tmp_path / "home")
     assert found.paths == [tmp_path / "home/data/videos/a.mp4", tmp_path / "home/b.mp4"]

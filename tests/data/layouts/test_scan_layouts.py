@@ -73,8 +73,17 @@ def test_nnunet(touch, write, refused):
     assert "1 channel of c3, and dataset.json names 2" in refused(root)
     touch("labelsTr/c9.nii.gz")
     assert "1 mask without an image, first c9" in refused(root)
-    write("dataset.json", json.dumps(told | {"labels": {"background": 0, "ignore": 1}}))
-    assert "ignore" in refused(root)
+    (root / "labelsTr/c9.nii.gz").unlink()
+    (root / "labelsTr/c3.nii.gz").unlink()
+    (root / "splits_final.json").unlink()
+    write("dataset.json", json.dumps(told | {"labels": {"background": 0, "organ": 1, "ignore": 2}}))
+    data = open_data(root)
+    assert data.classes == ("background", "organ") and data.ignored == 2
+    for labels in ({"background": 0, "ignore": 1}, {"background": 0, "organ": 1, "ignore": 3}):
+        write("dataset.json", json.dumps(told | {"labels": labels}))
+        assert "ignore has the number after that of the last class" in refused(root)
+    write("dataset.json", json.dumps(told | {"labels": {"background": 0, "all": [1, 2], "organ": 1}}))
+    assert "without regions" in refused(root)
 
 
 def test_tables_of_masks(touch, save, write):

@@ -1,4 +1,4 @@
-"""Charades, as several labels of a video or as spans: the official csv, and PySlowFast's frame lists.
+"""Charades, as several labels of a video or as spans: the official csv, and PySlowFast's frame lists of any data set.
 
 Sigurdsson et al. 2016 (arXiv 1604.01753).
 """
@@ -74,11 +74,15 @@ def read_csv(parts: Sequence[Part], task: Task | None) -> Found:
 def read_frame_lists(parts: Sequence[Part], task: Task | None) -> Found:
     """PySlowFast's lists: a row a frame, `original_vido_id video_id frame_id path labels`, labels as `"1,5"`.
 
+    Where each video has one label, the same in all of its frames and without quotes, they are of a data set of classes,
+    and not of Charades; with quotes only if that is asked for.
+
     Raises:
         ValueError: a row cannot be read, frames of a video lie in several folders, or no frame has a label.
     """
-    classes = _classes(parts[0].file.parent)
-    rows = []
+    home, layout = parts[0].file.parent, f"frame list ({names_of(parts)})"
+    found: list[tuple[Row, str, list[str]]] = []
+    is_quoted = False
     for part in parts:
         folders: dict[str, str] = {}
         frames: dict[str, list[str]] = defaultdict(list)
@@ -94,17 +98,22 @@ def read_frame_lists(parts: Sequence[Part], task: Task | None) -> Found:
                     raise ValueError(
                         f"{part.file}, row {line} ({path}): the frames of a video lie in a folder of their own"
                     )
+                is_quoted = is_quoted or not labels.isdecimal()
                 frames[video].append(labels.strip("\"'"))
         for video, told in frames.items():
             place = folders[video] if Path(folders[video]).is_absolute() else (folders[video], video)
-            spans = _spans(told, classes, part.file, video)
-            rows.append(Row(place, spans, part.split, fps=FRAMES_FPS, file=part.file))
+            found.append((Row(place, None, part.split, file=part.file), video, told))
+    is_single = all(len(set(told)) == 1 and told[0].isdecimal() for *_, told in found)
+    if is_single and (task == "classify" or (task is None and not is_quoted)):
+        return Found(layout, home, [row._replace(label=told[0]) for row, _, told in found], is_official=True)
+    classes = _classes(home)
+    rows = [row._replace(label=_spans(told, classes, row.file, video), fps=FRAMES_FPS) for row, video, told in found]
     if not any(row.label for row in rows):
         raise ValueError(
             f"{parts[0].file}: a frame list without labels; give the annotation that it belongs to "
             "(json of Something-Something, csv of AVA), which finds these folders by their names"
         )
-    return _found(f"frame list ({names_of(parts)})", parts[0].file.parent, rows, task, classes)
+    return _found(layout, home, rows, task, classes)
 
 
 def _spans(told: Sequence[str], classes: Sequence[str], file: Path, video: str) -> tuple[tuple[int, int, str], ...]:

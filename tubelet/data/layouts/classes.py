@@ -38,10 +38,15 @@ class ClassFile(NamedTuple):
         return tuple(name for _, name in sorted(self.names.items()))
 
 
+def own_classes(file: Path) -> Path:
+    """The class file of one list alone, `clean.classes.csv` of `clean.csv`."""
+    return file.with_suffix(".classes.csv")
+
+
 def find_classes(
     folders: Iterable[Path], annotation: Iterable[Path] = (), *, has_own: bool = False
 ) -> ClassFile | None:
-    """The class file in the first of these folders that has one; `classes.*` goes before other names.
+    """The class file of a list's own; else that in the first of these folders that has one, `classes.*` first.
 
     Args:
         folders: where to look.
@@ -51,7 +56,10 @@ def find_classes(
     Raises:
         ValueError: a file cannot be read, or two of them give different classes.
     """
-    lists = set(annotation)
+    lists = dict.fromkeys(annotation)
+    for file in map(own_classes, lists):
+        if file.is_file():
+            return read_classes(file)
     for folder in folders:
         files = sorted(file for file in folder.iterdir() if NAMES.fullmatch(file.name) and file not in lists)
         files = [file for file in files if not _is_table(file) and (not has_own or file.name == "classes.csv")]

@@ -86,7 +86,8 @@ def _classes(path: Path, found: Found) -> tuple[tuple[str, ...], dict[str, int],
     """All class names, the number of each label, and the class file that tells more of them."""
     labels = {name for row in found.rows for name in _names(row.label, found.task)}
     beside = dict.fromkeys([path, found.home] if path.is_dir() else [found.home])
-    told = find_classes(beside, [path], has_own=found.classes is not None)
+    lists = dict.fromkeys(row.file for row in found.rows if row.file.name)
+    told = find_classes(beside, lists, has_own=found.classes is not None)
     if found.classes is not None:
         classes, names = found.classes, {name: index for index, name in enumerate(found.classes)}
     elif told:

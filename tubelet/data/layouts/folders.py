@@ -44,7 +44,10 @@ def _parts(folders: Sequence[Path]) -> list[Part]:
 def _class(folder: Path, split: str | None) -> Iterator[Row]:
     videos = [Path(video) for video in sorted(_videos(folder))]
     if not videos:
-        raise ValueError(f"{folder}: no videos ({' '.join(sorted(SUFFIXES))}); fill or remove the folder")
+        raise ValueError(
+            f"{folder}: no videos ({' '.join(sorted(SUFFIXES))}) and no scans (NIfTI, NRRD, MHA, DICOM series); "
+            "fill or remove the folder"
+        )
     inner = [video.parts[len(folder.parts)] for video in videos]
     parts = [SPLITS.get(name.lower()) if split is None else None for name in inner]
     if any(parts) and not all(parts):

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ..pictures import is_animated, is_frames
+from ..pictures import is_animated, is_folder, is_frames
 from .rows import Row
 from .text import has_video_suffix, without_suffix
 
@@ -108,7 +108,7 @@ class Places:
                         stem = without_suffix(entry.name)
                         if stem in stems and is_video(folder / entry.name):
                             found[stem].append(folder / entry.name)
-                    elif not entry.name.startswith(".") and entry.is_dir():
+                    elif not entry.name.startswith(".") and is_folder(entry):
                         (named if entry.name in stems else others).append(folder / entry.name)
                 # one folder tells what its neighbours hold
                 if named and is_frames(named[0]):
@@ -154,7 +154,7 @@ def _video_folders(root: Path, exclude: Path) -> list[Path]:
     return [
         root / entry.name
         for entry in _entries(root)
-        if VIDEOS.fullmatch(entry.name) and entry.is_dir() and os.path.realpath(entry.path) != same
+        if VIDEOS.fullmatch(entry.name) and is_folder(entry) and os.path.realpath(entry.path) != same
     ]
 
 

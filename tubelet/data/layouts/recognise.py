@@ -61,7 +61,12 @@ def _of_file(file: Path, task: Task | None) -> Found:
     name, split = kin(file.name)
     parts = [Part(file, None)]
     if split and layout not in medmnist.LAYOUTS:  # those hold all their parts in one file
-        beside = [other for other in file.parent.iterdir() if kin(other.name)[0] == name]
+        beside = [
+            other
+            for other in file.parent.iterdir()
+            # a folder train/ of videos is none
+            if other.suffix.lower() in ANNOTATIONS and kin(other.name)[0] == name and other.is_file()
+        ]
         parts = families(beside)[file.parent, name]
     return layout.read(parts, task)
 

@@ -14,7 +14,8 @@ Box = tuple[float, float, float, float]  # x1, y1, x2, y2, fractions of the fram
 
 ACCEPTED = (
     f"give a folder with a folder of videos for each class, or a list ({', '.join(sorted(LISTS))}) of `path label`, "
-    "or a .npz of volumes as MedMNIST has them"
+    "or a .npz of volumes as MedMNIST has them; scans (NIfTI, NRRD, MHA, DICOM series) in `images/` with masks of the "
+    "same names in `labels/`, or in a folder for each class"
 )
 
 

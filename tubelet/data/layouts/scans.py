@@ -18,7 +18,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ from .text import LISTS, SPLITS, head, read_json, read_lines
 log = logging.getLogger("tubelet")
 
 BACKGROUND = "background"
+IGNORE = "ignore"  # nnU-Net's name for voxels that do not count
 IMAGES = ("images", "image", "imagestr")
 LABELS = ("labels", "label", "masks", "mask", "labelstr")
 COLUMNS = {
@@ -92,6 +93,7 @@ class Cases:
         file: the annotation, None where folders say all.
         classes: names by their number in the masks; None: a class file or the masks tell.
         folds: which cases, by the name of the image, are in train and val of each fold, where a file lists them.
+        ignored: as in `VideoData`.
     """
 
     layout: str
@@ -100,6 +102,7 @@ class Cases:
     file: Path | None = None
     classes: tuple[str, ...] | None = None
     folds: Sequence[Mapping[str, Sequence[str]]] = ()
+    ignored: int | None = None
 
 
 def open_scans(path: Path, task: Task | None, fold: int | None, skip_missing: bool) -> VideoData | None:
@@ -157,6 +160,22 @@ def labels_in(masks: Iterable[Path]) -> dict[Path, dict[int, int]]:
     return found
 
 
+def is_beside_images(folder: str, folders: Iterable[str]) -> bool:
+    """Whether a folder is named as one of labels, among folders of which one is named as theirs of images."""
+    names = {name.lower() for name in folders}
+    return folder.lower() in (*LABELS, "labelsts") and not names.isdisjoint((*IMAGES, "imagests"))
+
+
+def labels_named(root: Path) -> set[Path]:
+    """The masks, links resolved, that annotations in a folder name as labels, of those that can be read."""
+    files = [file for file in root.iterdir() if file.suffix.lower() in {*LISTS, ".json"} and file.is_file()]
+    cases: list[Case] = []
+    for file in files:
+        with suppress(ValueError, OSError, csv.Error):
+            cases += getattr(_of_file(file), "cases", ())
+    return {case.label.resolve() for case in cases if isinstance(case.label, Path)}
+
+
 def _labels(path: Path) -> dict[int, int]:
     labels, counts = np.unique(read_mask(path, None).array, return_counts=True)
     if labels[0] < 0:
@@ -191,9 +210,14 @@ def _of_json(file: Path) -> Cases | None:
     held = read_json(file)
     if not isinstance(held, dict):
         return None
-    classes = _named(file, held["labels"]) if isinstance(held.get("labels"), dict) else None
-    if "channel_names" in held or "file_ending" in held:
-        return _of_nnunet(file, held, classes)
+    labels = dict(held["labels"]) if isinstance(held.get("labels"), dict) else {}
+    is_nnunet = "channel_names" in held or "file_ending" in held
+    ignored = labels.pop(IGNORE, None) if is_nnunet else None
+    classes = _named(file, labels) if isinstance(held.get("labels"), dict) else None
+    if ignored is not None and (classes is None or ignored != len(classes) or len(classes) < 2):
+        raise ValueError(f"{file}: labels {held['labels']}; {IGNORE} has the number after that of the last class")
+    if is_nnunet:
+        return replace(_of_nnunet(file, held, classes), ignored=ignored)
     parts = {key: held[key] for key in held if key.lower() in SPLITS and isinstance(held[key], list)}
     cases = [
         case
@@ -407,10 +431,10 @@ def _named(file: Path, labels: Mapping[str, Any]) -> tuple[str, ...]:
     """
     if all(number.isdecimal() and isinstance(name, str) for number, name in labels.items()):
         names = {int(number): name for number, name in labels.items()}
-    elif all(isinstance(number, int) for number in labels.values()) and "ignore" not in labels:
+    elif all(isinstance(number, int) for number in labels.values()):
         names = {number: name for name, number in labels.items()}
     else:
-        raise ValueError(f"{file}: labels {dict(labels)}; give {{name: number}} without regions and `ignore`")
+        raise ValueError(f"{file}: labels {dict(labels)}; give {{name: number}} without regions")
     if not names or min(names) < 0 or len(names) < len(labels) or max(names) >= SPARSE * (len(names) + 1):
         raise ValueError(f"{file}: labels {dict(labels)}; classes count from 0, each once and with few gaps")
     return _complete(names)
@@ -518,7 +542,10 @@ def _segmented(path: Path, found: Cases, cases: Sequence[Case]) -> VideoData:
     is_parted_here = "train" in splits and "val" not in splits
     if is_parted_here:
         splits["train"], splits["val"] = set_aside(splits["train"], classes, "segment", path)
-    data = VideoData(classes, splits, "segment", found.layout, mirrors(classes, told), is_parted_here=is_parted_here)
+    data = VideoData(
+        classes, splits, "segment", found.layout, mirrors(classes, told),
+        is_parted_here=is_parted_here, ignored=found.ignored,
+    )  # fmt: skip
     if shared := shared_groups(data):
         group, parts = next(iter(shared.items()))
         log.warning("%s: %s in several parts, first %s in %s; scores will be too good",
