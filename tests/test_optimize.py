@@ -5,6 +5,7 @@ import logging
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -458,8 +459,9 @@ def test_a_head_is_exchanged_and_the_network_saved(tmp_path):
     tiny.head = fast.head
     assert fast(x).shape == tiny.eval()(x).shape == (1, 2, 2)
     torch.testing.assert_close(fast(x), tiny(x), atol=1e-4, rtol=1e-4)
+    fast.spec = replace(fast.spec, classes=("to", "fro"))
     again = tubelet.load(tubelet.save(fast, tmp_path / "fast.safetensors")).eval()
-    assert torch.equal(again(x), tiny(x))
+    assert torch.equal(again(x), tiny(x)) and again.spec.classes == ("to", "fro") != tiny.spec.classes
     with pytest.raises(ValueError, match=r"must be a network: `tubelet\.load"):
         optimize("runs/a", x)
 

@@ -279,6 +279,22 @@ def test_kernels_as_long_as_their_input_have_the_gradient_of_float64(size, kerne
         )
 
 
+@pytest.mark.parametrize(("kernel", "padding"), [((3, 1, 1), "same"), ((2, 2, 4), "same"), ((3, 3, 1), "valid")])
+def test_padding_by_name_is_torchs_and_its_gradient_right(kernel, padding):
+    layer, x = nn.Conv3d(16, 16, kernel, padding=padding), torch.randn(2, 16, 3, 7, 7)
+    layer = layer.requires_grad_()
+    x = x[:, :, :2] if padding == "same" else x
+    plain = copy.deepcopy(layer).double()
+    right = plain(x.double())
+    with speed.applied(speed.Choices({})), torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+        found.float().square().mean().backward()
+    right.square().mean().backward()
+    torch.testing.assert_close(found.double(), right, atol=3e-2, rtol=3e-2)
+    unit = plain.weight.grad.abs().max()
+    torch.testing.assert_close(layer.weight.grad.double() / unit, plain.weight.grad / unit, atol=3e-2, rtol=0)
+
+
 def test_what_has_no_route_is_left_to_torch():
     model = Every()
     choices = usual(model, torch.randn(2, 3, 4, 16, 16))

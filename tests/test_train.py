@@ -374,16 +374,16 @@ def test_ctrl_c_counts_what_is_done(clips, tmp_path):
 
 
 def test_the_command_that_goes_on_does(whole, clips, tmp_path):
-    """Of an older run, which has no fold and no strategy, too, and with fewer processes."""
+    """Of an older run, which has no fold and no strategy, too."""
     shutil.copytree(whole[0], tmp_path / "run")
     path = tmp_path / "run" / "run.json"
     arguments = json.loads(path.read_text())
     assert arguments.pop("fold") is None and arguments.pop("strategy") == "ddp"
-    path.write_text(json.dumps({**arguments, "devices": 2, "out": str(path.parent)}))
+    path.write_text(json.dumps({**arguments, "out": str(path.parent)}))
     with pytest.raises(ValueError, match="holds a run; go on with it") as caught:
         tubelet.train(clips, model="tiny_3d", out=path.parent)
     (told,) = re.findall(r"\(tubelet (.*)\)", str(caught.value))
-    status, _, err = finished(*told.split(), "--devices", "1", cwd=tmp_path)
+    status, _, err = finished(*told.split(), cwd=tmp_path)
     assert status == 0 and "all 8 epochs are done already" in err
 
 

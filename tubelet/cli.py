@@ -316,11 +316,11 @@ def _predict(values: dict[str, Any]) -> None:
             made.enter_context(folder_for(out.parent if out.suffix else out))
         with terminal.told():
             prediction = predict(network if is_of_scans else model, source, out=out if is_of_masks else None, **values)
-    print(prediction.top())
-    if isinstance(prediction, Masks):
-        written = [case.file for case in prediction.cases if case.file is not None]
-    else:
-        written = write(prediction, out, is_drawn=not is_of_scans) if out is not None else []
+        print(prediction.top())
+        if isinstance(prediction, Masks):
+            written = [case.file for case in prediction.cases if case.file is not None]
+        else:
+            written = write(prediction, out, is_drawn=not is_of_scans) if out is not None else []
     for path in written:
         terminal.say(f"wrote {path}")
     if prediction.failed:

@@ -436,6 +436,8 @@ def _of_copies(splits: Splits, videos: Mapping[Path, Any], workers: int | None) 
     whole: dict[Path, set] = defaultdict(set)
     for split in order:
         for sample in splits[split]:
+            if sample.more:  # one channel of a scan, the same as another's, makes no copy
+                continue
             where.setdefault(sample.path, split)
             is_part = sample.start != 0 or sample.end is not None
             whole[sample.path].add(None if is_part or isinstance(sample.target, Path) else sample.target)

@@ -63,10 +63,10 @@ def folder_for(path: Path) -> Iterator[Path]:
         OSError: it cannot be made, or written to.
     """
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    if not os.access(path, os.W_OK):
-        raise PermissionError(errno.EACCES, "", str(path))
     try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "", str(path))
         yield path
     except BaseException:
         with suppress(OSError):  # what holds something stays, as do those around it

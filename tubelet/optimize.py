@@ -187,15 +187,17 @@ class Optimized(nn.Module):
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """A module takes the place of the network's own of that name: `fast.head = ...` changes the task."""
-        if isinstance(value, nn.Module) and name != "model":
-            setattr(self.model, name, _evaluating(value))
-            self._stamp = None
-        else:
+        """What the network has is set there: `fast.head = ...` changes the task."""
+        if name in ("model", "backend", "device", "training") or name.startswith("_"):
             super().__setattr__(name, value)
+            return
+        is_module = isinstance(value, nn.Module)
+        setattr(self.model, name, _evaluating(value) if is_module else value)
+        if is_module:
+            self._stamp = None
 
     @property
-    def plain(self) -> nn.Module:
+    def _saved_as(self) -> nn.Module:
         """The network as it is, which `tubelet.save` writes."""
         return self.model
 

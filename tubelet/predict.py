@@ -264,7 +264,7 @@ def predict(
             check_out(place, source, is_drawn=False)
             with folder_for(place.parent if place.suffix else place):
                 found = _classify_scans(network, spec, source, series)
-            write(found, place, is_drawn=False)
+                write(found, place, is_drawn=False)
             return found
         if len(spec.classes or range(number)) != number:
             raise ValueError(f"{len(spec.classes)} names of classes for a network of {number}: give as many")

@@ -218,6 +218,8 @@ def _conv3d(
     groups: int = 1,
 ) -> Tensor:
     """`torch.conv3d`, by the layer's route where it has one."""
+    if isinstance(padding, str):
+        input, padding = _named(input, weight, padding, dilation)
     layer = _layer(input, weight, stride, padding, dilation, groups)
     route = routes.get(layer) if layer and input.numel() else None
     kind = input.device.type
@@ -234,6 +236,17 @@ def _conv3d(
         route = _without_winograd(layer, route)
     output = _Convolution.apply(input, weight, layer, route)
     return output if bias is None else output + bias.to(output.dtype).view(-1, 1, 1, 1)
+
+
+def _named(x: Tensor, w: Tensor, padding: str, dilation: Any) -> tuple[Tensor, Any]:
+    """x and a padding in numbers for one by name; of "same" with an even kernel the zeros are put around x."""
+    if padding != "same":
+        return x, 0 if padding == "valid" else padding
+    totals = [d * (k - 1) for k, d in zip(w.shape[2:], of_three(dilation), strict=True)]
+    if any(total % 2 for total in totals):
+        ends = [(total // 2, total - total // 2) for total in reversed(totals)]
+        return F.pad(x, [n for pair in ends for n in pair]), 0
+    return x, [total // 2 for total in totals]
 
 
 def _around(

@@ -53,7 +53,7 @@ LONG_S = 120  # of processor time for all steps, from which on the timing of con
 _SETTINGS = tuple(each.name for each in fields(Recipe))
 # What a resumed run may ask for otherwise: none of it changes a number.
 _FREE = {"workers", "out", "on_bad", "logger", "checkpoint_s", "convolutions", "plan", "returns_memory"}
-_FREE |= {"devices", "strategy"}  # other processes are another rounding, and other clips beside one another in a norm
+_FREE |= {"strategy"}  # another rounding
 
 
 @dataclass(frozen=True)

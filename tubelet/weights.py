@@ -304,7 +304,7 @@ def save(model: Any, path: str | os.PathLike, *, metrics: Mapping[str, float] | 
     Raises:
         ValueError: as in `header`.
     """
-    path, model = Path(path), getattr(model, "plain", model)
+    path, model = Path(path), getattr(model, "_saved_as", model)
     _write(model.state_dict(), path, {"tubelet": json.dumps(header(model, metrics))})
     return path
 

@@ -73,6 +73,14 @@ def test_turning_keeps_every_voxel_in_its_place(grid, first, second):
     assert np.allclose(back.affine, grid.affine, atol=1e-9)
 
 
+def test_cosines_that_are_almost_nothing():
+    cos, sin = 0.5403023058681398, 0.8414709848078965
+    first = (1.0, -1.2022125364783e-311, 1.8723350909884e-311)
+    grid = Grid((1, 1, 1), (1.015625, 5.0, 1.0), direction=(*first, 2.225073858507e-311, cos, -sin, 0.0, sin, cos))
+    turned = oriented(smooth(grid), "RAS")
+    assert restored(np.full((1, 1, 1), 5, np.uint8), turned.grid, grid).item() == 5
+
+
 def test_an_orientation_that_is_none():
     with pytest.raises(ValueError, match="orientation 'SSR'; give one letter each"):
         oriented(smooth(Grid((2, 2, 2), (1.0, 1.0, 1.0))), "SSR")

@@ -95,6 +95,13 @@ def test_several_threads_at_once():
     assert not wrong
 
 
+def test_it_stands_before_torchs_allocator_once():
+    library = arena._library()[0]
+    library.arena_install()
+    arena._library.__wrapped__()
+    assert torch.ones(LARGE).sum() == 256 * 1024
+
+
 def test_what_torch_does_with_storage_works_on_a_block():
     with arena.kept():
         x = torch.ones(LARGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import locale
 import os
@@ -164,11 +165,17 @@ def resample(array: np.ndarray, grid: Grid, wanted: Grid, *, order: int, outside
     sitk = _sitk()
     kind = {0: sitk.sitkNearestNeighbor, 1: sitk.sitkLinear, 3: sitk.sitkBSpline3}[order]
     x, y, z = wanted.spacing_mm[::-1]
+    grid, wanted = _whole(grid), _whole(wanted)
     made = sitk.Resample(
         _image(array, grid), wanted.size[::-1], sitk.Transform(), kind, wanted.origin_mm, (x, y, z), wanted.direction,
         outside,
     )  # fmt: skip
     return sitk.GetArrayFromImage(made)
+
+
+def _whole(grid: Grid) -> Grid:
+    """A grid with 0 for what is left of a rounding: of a cosine of 1e-311 ITK's inverse is no number."""
+    return dataclasses.replace(grid, direction=tuple(0.0 if abs(c) < 1e-12 else c for c in grid.direction))
 
 
 @functools.lru_cache(maxsize=64)

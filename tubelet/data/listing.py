@@ -38,13 +38,17 @@ def write_list(path: str | os.PathLike, data: VideoData) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, columns, ({name: _told(value, path.parent) for name, value in row.items()} for row in rows))
     reason = difference(path, data)
+    classes = own_classes(path)
+    before = classes.read_bytes() if classes.is_file() else None
     if reason:
-        classes = own_classes(path)
         _write(classes, ["name", "mirrored", "reversed"], _class_rows(data))
         reason = difference(path, data)
     if reason:
-        classes.unlink()
         path.unlink()
+        if before is None:
+            classes.unlink()
+        else:
+            classes.write_bytes(before)
         raise ValueError(f"{path}: no list holds this data set ({reason})")
     return path
 

@@ -5,6 +5,7 @@
 // come from blocks that earlier ones have left; what is freed there is kept, what is freed elsewhere goes back.
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <cstdlib>
@@ -83,7 +84,11 @@ Door door;
 extern "C" {
 
 void arena_install() {
+    std::lock_guard<std::mutex> guard(mutex);
+    if (usual) return;  // by another thread
     usual = c10::GetCPUAllocator();
+    // a process that is forked while another thread holds the lock would wait for it for ever
+    pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock(); }, [] { mutex.unlock(); });
     c10::SetCPUAllocator(&door);
 }
 

@@ -57,22 +57,27 @@ def find_classes(
         ValueError: a file cannot be read, or two of them give different classes.
     """
     lists = dict.fromkeys(annotation)
-    for file in map(own_classes, lists):
-        if file.is_file():
-            return read_classes(file)
+    own = [read_classes(file) for file in map(own_classes, lists) if file.is_file()]
+    if own:
+        return _agreed(own)
     for folder in folders:
         files = sorted(file for file in folder.iterdir() if NAMES.fullmatch(file.name) and file not in lists)
         files = [file for file in files if not _is_table(file) and (not has_own or file.name == "classes.csv")]
         plain = [file for file in files if file.stem.lower() == "classes"]
         found = [read_classes(file) for file in plain or files]
-        for one in found[1:]:
-            if one.names != found[0].names:
-                raise ValueError(
-                    f"{found[0].file} and {one.file.name} give different classes; remove one, or write classes.csv"
-                )
         if found:
-            return found[0]
+            return _agreed(found)
     return None
+
+
+def _agreed(found: list[ClassFile]) -> ClassFile:
+    """The first of class files that give the same classes."""
+    for one in found[1:]:
+        if one.names != found[0].names:
+            raise ValueError(
+                f"{found[0].file} and {one.file.name} give different classes; remove one, or write classes.csv"
+            )
+    return found[0]
 
 
 def read_classes(file: Path) -> ClassFile:
