@@ -175,7 +175,10 @@ def test_means_of_a_network(pool):
     net, x = nn.Sequential(nn.Conv3d(3, 8, 1), pool, nn.ReLU()).eval(), torch.randn(2, 3, 8, 9, 9)
     fast = optimize(net, x, seconds=0.0)
     torch.testing.assert_close(fast(x), net(x))
+    half = optimize(net, x, dtype=torch.bfloat16)  # its ways are timed
+    torch.testing.assert_close(half(x), net(x), atol=3e-2, rtol=3e-2)
     by_slices = "mean" in str(fast)
+    assert ("mean" in str(half)) == by_slices and "as it is" not in str(half)
     assert by_slices == (pool.divisor_override is None and not pool.ceil_mode and pool.count_include_pad)
 
 

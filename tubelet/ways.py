@@ -142,7 +142,8 @@ def _winograd(work: Convolution) -> Way:
 def _torch_pool(work: Pool) -> Way:
     sizes = (work.kernel_size, work.stride, work.padding)
     if work.is_mean:
-        return lambda x, other, is_free: F.avg_pool3d(x, *sizes)
+        # torch has none for bfloat16
+        return lambda x, other, is_free: F.avg_pool3d(x.float(), *sizes).to(x.dtype)
     return lambda x, other, is_free: F.max_pool3d(x, *sizes, work.dilation, work.is_ceil)
 
 
