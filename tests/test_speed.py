@@ -293,6 +293,8 @@ def test_padding_by_name_is_torchs_and_its_gradient_right(kernel, padding):
     torch.testing.assert_close(found.double(), right, atol=3e-2, rtol=3e-2)
     unit = plain.weight.grad.abs().max()
     torch.testing.assert_close(layer.weight.grad.double() / unit, plain.weight.grad / unit, atol=3e-2, rtol=0)
+    with speed.applied(speed.Choices({})), pytest.raises(RuntimeError, match="strided"):
+        F.conv3d(x, layer.weight, None, 2, "same")
 
 
 def test_what_has_no_route_is_left_to_torch():

@@ -218,7 +218,7 @@ def _conv3d(
     groups: int = 1,
 ) -> Tensor:
     """`torch.conv3d`, by the layer's route where it has one."""
-    if isinstance(padding, str):
+    if isinstance(padding, str) and of_three(stride) == (1, 1, 1):  # "same" with others is torch's error
         input, padding = _named(input, weight, padding, dilation)
     layer = _layer(input, weight, stride, padding, dilation, groups)
     route = routes.get(layer) if layer and input.numel() else None
