@@ -57,4 +57,4 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except (ValueError, KeyboardInterrupt) as stop:
-        sys.exit(f"demo: {stop}")
+        sys.exit(f"demo: {str(stop) or 'interrupted'}")

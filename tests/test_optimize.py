@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,6 +128,17 @@ def test_every_way_gives_the_sums_of_float64(work, seed, is_free):
         answer = make()(x, given_, is_free)
         torch.testing.assert_close(answer.double(), right, atol=1e-4, rtol=1e-4)
         assert is_free or other is None or torch.equal(given_, other)
+
+
+def test_convolutions_of_a_single_place_are_products():
+    layer = Layer(24, (1, 1, 1), 5, (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), 1)
+    weight, bias = torch.randn(5, 24, 1, 1, 1), torch.randn(5)
+    x = torch.randn(3, 24, 1, 1, 1).contiguous(memory_format=LAST)
+    other = torch.randn(3, 5, 1, 1, 1)
+    work = Convolution(layer, 3, weight, bias, Activation("relu", torch.relu), True)
+    answer = ways.known(work, torch.float32)["product"]()(x, other, False)
+    torch.testing.assert_close(answer, torch.relu(F.conv3d(x, weight, bias) + other))
+    assert "product" not in ways.known(replace(work, layer=replace(layer, size=(1, 1, 2))), torch.float32)
 
 
 @settings(max_examples=80, deadline=None)
@@ -452,6 +464,10 @@ def test_what_was_timed_is_kept(tiny, tmp_path, monkeypatch):
     file.write_text("{")
     optimize(tiny, x, seconds=0.0)
     assert file.read_text() == "{"  # nothing was timed
+    changed = tmp_path / "ways.py"
+    changed.write_bytes(Path(ways.__file__).read_bytes() + b"#")
+    monkeypatch.setattr(ways, "__file__", str(changed))
+    assert ways._file() != file  # another version of the library
 
 
 def test_a_head_is_exchanged_and_the_network_saved(tmp_path):

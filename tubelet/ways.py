@@ -67,6 +67,8 @@ def known(work: Convolution | Pool, dtype: torch.dtype) -> dict[str, Callable[[]
     fused = partial(_onednn, work, dtype)
     found: dict[str, Callable[[], Way]] = {"oneDNN": fused if _has_fused() else partial(_public, work, dtype)}
     is_relu = activation is None or activation.name == "relu"
+    if layer.groups == 1 and layer.kernel_size == layer.size == layer.output_size == (1, 1, 1):
+        found["product"] = partial(_product, work, dtype)
     sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
     supported = kernels.supports(*sizes, layer.in_channels, layer.out_channels)
     if supported and is_relu and kernels.available():
@@ -116,11 +118,25 @@ def _public(work: Convolution, dtype: torch.dtype) -> Way:
     rest = (layer.padding, layer.stride, layer.dilation, layer.groups)
 
     def run(x: Tensor, other: Tensor | None, is_free: bool) -> Tensor:
-        y = torch.mkldnn_convolution(speed.channels_last(x), weight, bias, *rest)
-        y = y if other is None else y.add_(other)
-        return y if work.activation is None else work.activation.plain(y)
+        return _ended(work, torch.mkldnn_convolution(speed.channels_last(x), weight, bias, *rest), other)
 
     return run
+
+
+def _product(work: Convolution, dtype: torch.dtype) -> Way:
+    """Of a single place, such as the means of squeeze-excite, for which oneDNN takes longer to begin than to end."""
+    weight, bias = _folded(work, dtype)
+    weight = weight.flatten(1)
+
+    def run(x: Tensor, other: Tensor | None, is_free: bool) -> Tensor:
+        return _ended(work, F.linear(x.flatten(1), weight, bias)[..., None, None, None], other)
+
+    return run
+
+
+def _ended(work: Convolution, y: Tensor, other: Tensor | None) -> Tensor:
+    y = y if other is None else y.add_(other)
+    return y if work.activation is None else work.activation.plain(y)
 
 
 def _winograd(work: Convolution) -> Way:
@@ -287,7 +303,7 @@ def _price(work: Convolution | Pool, way: str, usual_ms: float) -> float:
 
 
 def _file() -> Path:
-    """Where what was timed on this machine is kept."""
+    """Where what was timed on this machine, by these ways, is kept."""
     names: list[str] = []
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -297,6 +313,7 @@ def _file() -> Path:
         platform.processor(),
         platform.machine(),
         torch.__version__,
+        hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),  # another version may lack a way, or have one more
         kernels.available() and kernels.version(),
         arena.available(),  # new memory costs some ways more than others
         MEGABYTES,

@@ -52,7 +52,8 @@ void give(void* block) {
     std::lock_guard<std::mutex> guard(mutex);
     const auto found = lent.find(block);
     if (depth)
-        kept.emplace(found->second, block);
+        // before others of its size: what was used last is still in the processor's cache
+        kept.emplace_hint(kept.lower_bound(found->second), found->second, block);
     else
         std::free(block);
     lent.erase(found);
