@@ -130,15 +130,26 @@ def test_every_way_gives_the_sums_of_float64(work, seed, is_free):
         assert is_free or other is None or torch.equal(given_, other)
 
 
-def test_convolutions_of_a_single_place_are_products():
-    layer = Layer(24, (1, 1, 1), 5, (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), 1)
+@pytest.mark.parametrize("size", [(1, 1, 1), (3, 5, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["none", "relu", "swish", "sum", "sum and relu"])
+def test_pointwise_convolutions_are_products(size, dtype, name):
+    layer = Layer(24, size, 5, (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), 1)
     weight, bias = torch.randn(5, 24, 1, 1, 1), torch.randn(5)
-    x = torch.randn(3, 24, 1, 1, 1).contiguous(memory_format=LAST)
-    other = torch.randn(3, 5, 1, 1, 1)
-    work = Convolution(layer, 3, weight, bias, Activation("relu", torch.relu), True)
-    answer = ways.known(work, torch.float32)["product"]()(x, other, False)
-    torch.testing.assert_close(answer, torch.relu(F.conv3d(x, weight, bias) + other))
-    assert "product" not in ways.known(replace(work, layer=replace(layer, size=(1, 1, 2))), torch.float32)
+    x, other = torch.randn(2, 24, *size), torch.randn(2, 5, *size) if "sum" in name else None
+    act = {"relu": Activation("relu", torch.relu), "swish": Activation("swish", F.silu)}.get(name.split()[-1])
+    work = Convolution(layer, 2, weight, bias, act, other is not None)
+    made = ways.known(work, dtype)["product"]()
+    right = F.conv3d(x, weight, bias) + (0 if other is None else other)
+    right = right if act is None else act.plain(right)
+    for frame in (x, x.contiguous(memory_format=LAST)):
+        given_ = None if other is None else other.to(dtype)
+        answer = made(frame.to(dtype), given_, True)
+        assert answer.dtype == dtype and answer.is_contiguous(memory_format=LAST)
+        tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+        torch.testing.assert_close(answer.float(), right, atol=tolerance, rtol=tolerance)
+    shrinking = replace(layer, stride=(1, 2, 2))
+    assert ("product" in ways.known(replace(work, layer=shrinking), dtype)) == (size == (1, 1, 1))
 
 
 @settings(max_examples=80, deadline=None)
@@ -205,12 +216,18 @@ def test_private_operators_are_what_they_were():
         ops._convolution_pointwise.binary,
         ops._convolution_pointwise_.binary,
         ops._reorder_convolution_weight.default,
+        ops._linear_pointwise.default,
+        ops._linear_pointwise.binary,
+        ops._reorder_linear_weight.default,
     )} == {
         f"mkldnn::_convolution_pointwise(Tensor X, Tensor W, Tensor? B, {end} attr, {unary}",
         f"mkldnn::_convolution_pointwise.binary(Tensor X, Tensor other, Tensor W, Tensor? B, {end} {binary} Y",
         f"mkldnn::_convolution_pointwise_.binary(Tensor(a!) other, Tensor X, Tensor W, Tensor? B, {end} {binary}(a!) Y",
         "mkldnn::_reorder_convolution_weight(Tensor self, int[2] padding=0, int[2] stride=1, int[2] dilation=1, "
         "int groups=1, int[]? input_size=None) -> Tensor Y",
+        f"mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, {unary}",
+        "mkldnn::_linear_pointwise.binary(Tensor X, Tensor other, Tensor W, Tensor? B, str attr) -> Tensor Y",
+        "mkldnn::_reorder_linear_weight(Tensor self, int? batch_size=None) -> Tensor Y",
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import kernels, machine, speed
-from .graph import Convolution, Pool
+from .graph import Activation, Convolution, Pool
 from .kernels import arena
 from .speed import LAST
 from .terminal import counted
@@ -67,7 +67,8 @@ def known(work: Convolution | Pool, dtype: torch.dtype) -> dict[str, Callable[[]
     fused = partial(_onednn, work, dtype)
     found: dict[str, Callable[[], Way]] = {"oneDNN": fused if _has_fused() else partial(_public, work, dtype)}
     is_relu = activation is None or activation.name == "relu"
-    if layer.groups == 1 and layer.kernel_size == layer.size == layer.output_size == (1, 1, 1):
+    is_pointwise = layer.groups == 1 and layer.kernel_size == (1, 1, 1) and layer.padding == (0, 0, 0)
+    if is_pointwise and layer.size == layer.output_size and (layer.size == (1, 1, 1) or _has_fused()):
         found["product"] = partial(_product, work, dtype)
     sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
     supported = kernels.supports(*sizes, layer.in_channels, layer.out_channels)
@@ -78,8 +79,9 @@ def known(work: Convolution | Pool, dtype: torch.dtype) -> dict[str, Callable[[]
 
 @cache
 def _has_fused() -> bool:
-    """Whether torch has its private operators for a convolution with all that follows it."""
-    names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
+    """Whether torch has its private operators for a convolution or a product with all that follows it."""
+    names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight",
+             "_linear_pointwise", "_reorder_linear_weight")  # fmt: skip
     return all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
@@ -95,9 +97,7 @@ def _onednn(work: Convolution, dtype: torch.dtype) -> Way:
     size = [work.batch, layer.in_channels, *layer.size]
     weight = ops._reorder_convolution_weight(weight, *rest, size)
     activation = work.activation
-    after: tuple[Any, ...] = ("none", [], None)
-    if activation is not None:
-        after = (activation.name, list(activation.scalars), activation.variant)
+    after = _after(activation)
     added: tuple[Any, ...] = ("add", 1.0, None if activation is None else activation.name, [], None)
 
     def run(x: Tensor, other: Tensor | None, is_free: bool) -> Tensor:
@@ -109,6 +109,11 @@ def _onednn(work: Convolution, dtype: torch.dtype) -> Way:
         return ops._convolution_pointwise.binary(x, speed.channels_last(other), weight, bias, *rest, *added)
 
     return run
+
+
+def _after(activation: Activation | None) -> tuple[str, list[float], str | None]:
+    """An activation as oneDNN's operators take it."""
+    return ("none", [], None) if activation is None else (activation.name, list(activation.scalars), activation.variant)
 
 
 def _public(work: Convolution, dtype: torch.dtype) -> Way:
@@ -124,14 +129,40 @@ def _public(work: Convolution, dtype: torch.dtype) -> Way:
 
 
 def _product(work: Convolution, dtype: torch.dtype) -> Way:
-    """Of a single place, such as the means of squeeze-excite, for which oneDNN takes longer to begin than to end."""
+    """Of each place by itself, as a product of matrices.
+
+    A single place, such as the means of squeeze-excite, is multiplied by torch's own, since oneDNN takes longer to
+    begin than to end.
+    """
     weight, bias = _folded(work, dtype)
-    weight = weight.flatten(1)
+    weight, activation = weight.flatten(1), work.activation
+    places = math.prod(work.layer.size)
+    if places == 1:
+
+        def multiplied(rows: Tensor, other: Tensor | None) -> Tensor:
+            return _ended(work, F.linear(rows, weight, bias), other)
+
+    else:
+        ops = torch.ops.mkldnn
+        packed = ops._reorder_linear_weight(weight, work.batch * places)
+        after = _after(activation)
+
+        def multiplied(rows: Tensor, other: Tensor | None) -> Tensor:
+            if other is None:
+                return ops._linear_pointwise.default(rows, packed, bias, *after)
+            y = ops._linear_pointwise.binary(rows, other, packed, bias, "add")
+            return y if activation is None else y.relu_()  # no other follows a sum
 
     def run(x: Tensor, other: Tensor | None, is_free: bool) -> Tensor:
-        return _ended(work, F.linear(x.flatten(1), weight, bias)[..., None, None, None], other)
+        y = multiplied(_rows(x), None if other is None else _rows(other))
+        return y.view(x.shape[0], *x.shape[2:], -1).movedim(-1, 1)
 
     return run
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B, C, T, H, W) -> a row of C for each place, (B T H W, C)."""
+    return speed.channels_last(x).movedim(1, -1).flatten(0, -2)
 
 
 def _ended(work: Convolution, y: Tensor, other: Tensor | None) -> Tensor:
