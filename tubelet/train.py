@@ -248,18 +248,14 @@ def train(
     scans = None
     if found.is_volume:
         _check_unused("videos", input=input, frame_stride=frame_stride, fps=fps, resize=resize, augment=augment)
-        asked_of_scans = _Asked(_window_of(num_frames, crop), spacing_mm, intensity, batch_size)
+        wanted = _Asked(_window_of(num_frames, crop), spacing_mm, intensity, batch_size)
         if plan is None and resume:
             plan = _plan_of_run(_folder(out, f"{Path(data).stem}-{name}", resume))
         fits = _fits(len(found.classes), optimizer, precision) if is_planned else _any
-        scans = _planned(found, asked_of_scans, plan, fits, on_bad)
-        batch_size, channels = scans.batch_size, scans.spec.in_channels
-        axes = scans.spec.mirror_axes
-        if distort is None:
-            distort = distortions.RECIPES["varied" if task == "segment" else "light"]
-            distort = replace(distort, flip=tuple(axis for axis in distort.flip if axes is None or axis in axes))
+        scans = _planned(found, wanted, plan, fits, on_bad)
+        arguments["distort"] = distort = distort or _distortion(task, scans.spec.mirror_axes)
         scans = replace(scans, spec=replace(scans.spec, mirror_axes=distort.flip))
-        arguments["distort"] = distort
+        batch_size, channels = scans.batch_size, scans.spec.in_channels
     else:
         _check_unused("scans", spacing_mm=spacing_mm, intensity=intensity, distort=distort, plan=plan)
         channels = feed.channels_of(found, "train")
@@ -272,21 +268,12 @@ def train(
         model = create(model, num_classes=len(found.classes), in_channels=channels, weights=weights, **shape)
     elif scans is not None:
         cast(Any, model).spec = scans.spec
-    network: Any
-    network, spec = ready(model)
-    if spec.in_channels != channels:
-        raise ValueError(
-            f"{name} takes clips of {spec.in_channels} channels, and the videos of {data} have {channels}: make it "
-            f"with in_channels={channels}"
-        )
-    network = tasks.with_head(network, task)
+    network, spec = _ready(model, task, name, data, channels)
     if scans is not None:
         network.spec = spec = replace(scans.spec, classes=found.classes)
     else:
         network.spec = spec = _spec(spec, found.classes, num_frames, frame_stride, fps, resize, crop)
-    if task == "segment" and (number := dense_classes(network, spec)) != len(spec.classes):
-        told = "does not answer for each voxel" if number is None else f"tells {number} classes apart"
-        raise ValueError(f"{name} {told}, and {data} has {len(spec.classes)} classes: make it with as many")
+    _check_classes(network, task, name, data)
     files.header(network)  # what could not be saved is said before the training, not after its first epoch
     if channels == flow.CHANNELS and scans is None:
         feed.compute_flow(found, ("train", "val"), on_bad, workers)
@@ -364,14 +351,9 @@ def train(
         **measured,
     )
     still = loader(train_clips, part, order=cast(Any, order.keys(0)[: chosen.precise_norms * part]), **measured)
-    if scans is None:
-        size = "x".join(map(str, spec.crop)) if spec.crop else "full size"
-        clip = f"{terminal.counted(spec.num_frames, 'frame')}, stride {spec.frame_stride}, {size}"
-    else:
-        clip = "windows " + "x".join(map(str, (spec.num_frames, *cast(Any, spec.crop))))
     say(
         f"{name} on {terminal.counted(len(train_clips), 'clip' if scans is None else 'scan')} of {len(found.classes)} "
-        f"classes, {len(val_clips)} to validate; {clip}; {chosen.optimizer}, batch {batch_size}"
+        f"classes, {len(val_clips)} to validate; {_clip(spec, found.is_volume)}; {chosen.optimizer}, batch {batch_size}"
     )
     if strategy == "fsdp":
         say(f"  fsdp: weights, gradients and optimizer states shared among {fabric.world_size} processes")
@@ -442,6 +424,28 @@ def train(
     return Run(folder, progress.history, progress.best, objective.best, bad)
 
 
+def _ready(model: nn.Module, task: TaskName, name: str, data: str | os.PathLike, channels: int) -> tuple[Any, ClipSpec]:
+    """A network with a head for a task, and the clip that it takes.
+
+    Raises:
+        ValueError: it takes clips of other channels than the data has.
+    """
+    network, spec = ready(model)
+    if spec.in_channels != channels:
+        raise ValueError(
+            f"{name} takes clips of {spec.in_channels} channels, and the videos of {data} have {channels}: make it "
+            f"with in_channels={channels}"
+        )
+    return tasks.with_head(network, task), spec
+
+
+def _check_classes(network: Any, task: TaskName, name: str, data: str | os.PathLike) -> None:
+    classes = len(network.spec.classes)
+    if task == "segment" and (number := dense_classes(network, network.spec)) != classes:
+        told = "does not answer for each voxel" if number is None else f"tells {number} classes apart"
+        raise ValueError(f"{name} {told}, and {data} has {classes} classes: make it with as many")
+
+
 def _takes_flow(model: str | nn.Module, weights: str | os.PathLike | None) -> bool:
     """Whether a network is for optical flow, by its weights' own clip or the one that it was published for."""
     if isinstance(model, str):
@@ -504,6 +508,12 @@ def _planned(
         if wanted is not None and wanted != value:
             raise ValueError(f"{name} {wanted}, and {file} has {value}: leave one of the two out")
     return kept
+
+
+def _distortion(task: str, axes: tuple[int, ...] | None) -> Distort:
+    """How windows are changed where nothing was asked for, mirrored along the axes that the plan allows."""
+    distort = distortions.RECIPES["varied" if task == "segment" else "light"]
+    return replace(distort, flip=tuple(axis for axis in distort.flip if axes is None or axis in axes))
 
 
 def _fits(
@@ -572,6 +582,14 @@ def _clips(
     if failed and on_bad == "raise":
         raise VideoError(f"{failed[0]} {SKIP}")
     return feed.Noted(windows), feed.Noted(scans)
+
+
+def _clip(spec: ClipSpec, is_volume: bool) -> str:
+    """What a network sees, in some words."""
+    size = "x".join(map(str, spec.crop)) if spec.crop else "full size"
+    if is_volume:
+        return f"windows {spec.num_frames}x{size}"
+    return f"{terminal.counted(spec.num_frames, 'frame')}, stride {spec.frame_stride}, {size}"
 
 
 def _class_counts(data: VideoData) -> torch.Tensor:
