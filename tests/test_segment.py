@@ -14,6 +14,7 @@ from painted_scans import SIZE, Thresholds, expected, painted, write_scans
 
 import tubelet
 from tubelet import segment as segments
+from tubelet.data import space
 from tubelet.data.volume import Grid, VolumeError, read_volume, write_volume
 from tubelet.spec import Intensity
 
@@ -267,10 +268,33 @@ def test_a_large_scan_is_seen_from_the_disk(tmp_path, monkeypatch, intensity, or
     assert np.array_equal(mapped, plain) and len(np.unique(plain)) == 3
 
 
+@pytest.mark.parametrize("most", [10, 2**29])  # bytes of scores: labels alone, or scores
+@pytest.mark.parametrize("spacing", [(1.1, 2.1, 1.5), (2.0, 1.0, 0.7)])
+@pytest.mark.parametrize("kind", INTENSITIES, ids=lambda each: each.kind)
+def test_a_large_scan_is_resampled_part_by_part(tmp_path, monkeypatch, kind, spacing, most):
+    scan, _ = painted(6)
+    write_volume(tmp_path / "scan.nii", scan, Grid(SIZE, (2.0, 1.0, 1.5)))
+    network = Thresholds(value=0.3, intensity=kind, orientation="LAS", spacing_mm=spacing, mean=(0.5,), std=(0.25,))
+    monkeypatch.setattr(segments, "MOST_SCORES", most)
+    plain = tubelet.predict(network, tmp_path / "scan.nii").cases[0].labels
+    monkeypatch.setattr(segments, "LARGE", 1000)
+    monkeypatch.setattr(segments, "read_volume", lambda *_, **__: pytest.fail("read into memory"))
+    if most > 1000:
+        monkeypatch.setattr(segments, "_large", lambda paths, spec: segments.mapped(paths[0]))
+        monkeypatch.setattr(segments, "LARGE", most)
+        monkeypatch.setattr(space, "_SLAB", 3 * SIZE[1] * SIZE[2])
+    mapped = tubelet.predict(network, tmp_path / "scan.nii").cases[0].labels
+    assert (mapped == plain).mean() > 0.9995 and len(np.unique(plain)) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts resident memory as Linux does")
-@pytest.mark.parametrize("intensity", INTENSITIES, ids=lambda each: each.kind)
-def test_a_scan_that_memory_does_not_hold(tmp_path, intensity):
+@pytest.mark.parametrize(
+    ("intensity", "spacing", "most"),
+    [(each, None, 450) for each in INTENSITIES] + [(INTENSITIES[1], (2.0, 2.0, 2.0), 900)],
+    ids=lambda each: getattr(each, "kind", None),
+)
+def test_a_scan_that_memory_does_not_hold(tmp_path, intensity, spacing, most):
     """600 MB of float32 pass through; what stays resident is far less."""
     code = f"""
 import sys
@@ -284,7 +308,7 @@ for i in range(600):
     if i % 50 == 0:
         scan._mmap.madvise(4)
 del scan
-network = Thresholds(num_frames=32, crop=(256, 256), intensity=Intensity(*{tuple(intensity)!r}))
+network = Thresholds(num_frames=32, crop=(256, 256), intensity=Intensity(*{tuple(intensity)!r}), spacing_mm={spacing})
 tubelet.predict(network, np.zeros((32, 32, 32), np.float32), overlap=0.0)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = tubelet.predict(network, {str(tmp_path / "scan.npy")!r}, overlap=0.0)
@@ -292,7 +316,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 450  # MB: the labels are 150, sums of logits of three classes and 32 planes 96
+    # MB: the labels are 150, sums of logits of three classes and 32 planes 96; resampled, all logits are 236
+    assert int(done.stdout) < most
 
 
 @pytest.mark.parametrize("intensity", INTENSITIES, ids=lambda each: each.kind)

@@ -33,8 +33,10 @@ from .data.volume import (
     mapped,
     oriented,
     prepared,
+    prepared_part,
     read_mask,
     read_volume,
+    resampled_grid,
     restored,
     restored_scores,
     write_volume,
@@ -61,7 +63,7 @@ __all__ = [
 log = logging.getLogger("tubelet")
 
 MOST_SCORES = 2**30  # bytes of scores for all classes, above which only the best class of each voxel is kept
-LARGE = 2**29  # bytes of a scan, above which it is mapped into memory and seen slab by slab
+LARGE = 2**29  # bytes of a scan, above which it is mapped into memory and seen part by part, and of its scores
 MOST_RANKED = 2**23  # voxels of such a scan from which percentiles are taken
 NOTE = "masks.json"  # beside masks, of what made them
 # Endings that a mask takes over from its scan; of two files its one has the same geometry in it.
@@ -189,23 +191,23 @@ def segment(
     how: dict[str, Any] = {"window": window, "overlap": way.overlap, "batch_size": way.batch_size}
     how["mirrored"] = _mirrored(spec) if way.mirrored else ()
     source = None if isinstance(scan, Volume) else _large(scan, spec)
+    volume: Any
     if source is not None:
         _check_channels(source, spec)
-        turned = _turned(source, spec)
-        labels = _seen(
-            network, _Slabs(turned, _fixed(source.array, spec)), source.path, {**how, "labels": True}
-        ).numpy()
-        return _clean(restored(labels, turned.grid, source.grid), way), source
-    source = scan if isinstance(scan, Volume) else read_volume(list(scan), series=series)
-    _check_channels(source, spec)
-    seen = prepared(source, spec)
-    volume = torch.from_numpy(np.ascontiguousarray(seen.array, dtype=np.float32))
-    if len(spec.classes) * volume[0].numel() * volume.element_size() <= MOST_SCORES:
+        volume, most = _Slabs(source, spec), LARGE
+        grid = volume.grid
+    else:
+        source = scan if isinstance(scan, Volume) else read_volume(list(scan), series=series)
+        _check_channels(source, spec)
+        seen = prepared(source, spec)
+        volume, most = torch.from_numpy(np.ascontiguousarray(seen.array, dtype=np.float32)), MOST_SCORES
+        grid = seen.grid
+    if 4 * len(spec.classes) * math.prod(grid.size) <= most:
         scores = _seen(network, volume, source.path, how).float().cpu().numpy()
-        labels = restored_scores(scores, seen.grid, source.grid)
+        labels = restored_scores(scores, grid, source.grid)
     else:
         labels = _seen(network, volume, source.path, {**how, "labels": True}).cpu().numpy()
-        labels = restored(labels, seen.grid, source.grid)
+        labels = restored(labels, grid, source.grid)
     return _clean(labels, way), source
 
 
@@ -220,13 +222,15 @@ def _seen(network: nn.Module, volume: Any, path: Path, how: Mapping[str, Any]) -
 class _Slabs:
     """A scan on the disk whose parts are prepared as they are looked at: what `windows.sliding` takes as a volume."""
 
-    def __init__(self, scan: Volume, spec: ClipSpec) -> None:
-        self.shape = scan.array.shape
-        self._scan = scan
-        self._spec = replace(spec, orientation=None, spacing_mm=None)
+    def __init__(self, source: Volume, spec: ClipSpec) -> None:
+        self._scan = source if spec.orientation is None else oriented(source, spec.orientation)
+        self._spec = _fixed(source.array, spec)
+        own = self._scan.grid
+        self.grid = own if spec.spacing_mm is None else resampled_grid(own, spec.spacing_mm)
+        self.shape = len(source.array), *self.grid.size
 
     def __getitem__(self, part: Any) -> np.ndarray:
-        seen = prepared(replace(self._scan, array=self._scan.array[part]), self._spec).array
+        seen = prepared_part(self._scan, self._spec, self.grid, part)
         windows.give_back(self._scan.array)
         return seen
 
@@ -271,10 +275,6 @@ def _check_channels(source: Volume, spec: ClipSpec) -> None:
         )
 
 
-def _turned(source: Volume, spec: ClipSpec) -> Volume:
-    return source if spec.orientation is None else oriented(source, spec.orientation)
-
-
 def _mirrored(spec: ClipSpec) -> tuple[int, ...]:
     """Axes of (B, C, D, H, W) along which a mirrored scan has the same classes."""
     axes = (0, 1, 2) if spec.mirror_axes is None else spec.mirror_axes
@@ -288,15 +288,10 @@ def _mirrored(spec: ClipSpec) -> tuple[int, ...]:
 
 
 def _large(paths: Sequence[Path], spec: ClipSpec) -> Volume | None:
-    """The scan mapped into memory, where it is large, can be, and need not be resampled."""
+    """The scan mapped into memory, where it is large and can be."""
     if len(paths) > 1 or spec.in_channels > 1 or not paths[0].is_file() or paths[0].stat().st_size < LARGE:
         return None
-    source = mapped(paths[0])
-    if source is None or spec.spacing_mm is None:
-        return source
-    grid = _turned(source, spec).grid
-    each = zip(grid.size, grid.spacing_mm, spec.spacing_mm, strict=True)
-    return source if all(round(n * own / wanted) == n for n, own, wanted in each) else None
+    return mapped(paths[0])
 
 
 def _clean(labels: np.ndarray, way: Way) -> np.ndarray:

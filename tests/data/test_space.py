@@ -21,8 +21,10 @@ from tubelet.data.volume import (
     cleaned,
     oriented,
     prepared,
+    prepared_part,
     read_volume,
     resampled,
+    resampled_grid,
     restored,
     restored_scores,
 )
@@ -71,6 +73,25 @@ def test_turning_keeps_every_voxel_in_its_place(grid, first, second):
     back = oriented(volume, grid.orientation)
     assert np.array_equal(back.array[0].ravel(), np.arange(back.array.size))
     assert np.allclose(back.affine, grid.affine, atol=1e-9)
+
+
+@given(grids(), st.tuples(*[st.floats(0.3, 3)] * 3), st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_part_is_what_the_whole_has_there(grid, ratio, data):
+    size = [data.draw(st.sampled_from((1, 5, 40, 90))) for _ in range(3)]
+    grid = dataclasses.replace(grid, size=tuple(size))
+    array = np.random.default_rng(0).normal(0, 100, (1, *grid.size)).astype(np.float32)
+    volume = Volume(array, grid, Path("a"))
+    spacing = tuple(a * b for a, b in zip(grid.spacing_mm, ratio, strict=True))
+    spec = spec_of(intensity=Intensity("window", -200, 200), spacing_mm=spacing)
+    whole = prepared(volume, spec)
+    wanted = resampled_grid(grid, spacing)
+    assert wanted == whole.grid
+    starts = [data.draw(st.integers(0, n - 1)) for n in wanted.size]
+    part = tuple(slice(a, data.draw(st.integers(a + 1, n))) for a, n in zip(starts, wanted.size, strict=True))
+    here = prepared_part(volume, spec, wanted, (slice(None), *part))
+    assert here.dtype == np.float32
+    np.testing.assert_allclose(here, whole.array[(slice(None), *part)], atol=2e-5)
 
 
 def test_cosines_that_are_almost_nothing():
@@ -134,7 +155,7 @@ def test_real_files_there_and_back(name, letters):
 @pytest.mark.parametrize("spacing", [(1.5, 1.0, 0.7), (3.0, 0.5, 0.8)])
 def test_values_are_those_of_itk(spacing):
     grid = Grid((20, 31, 28), (3.0, 1.5, 0.8), (10.0, -4.0, 7.0))
-    array = np.random.default_rng(0).normal(0, 100, (2, *grid.size)).astype(np.float32)
+    array = np.random.default_rng(0).normal(0, 100, (1, *grid.size)).astype(np.float32)
     seen = resampled(Volume(array, grid, Path("a")), spacing, is_mask=False)
     for ours, channel in zip(seen.array, array, strict=True):
         reference = itk._image(ours, seen.grid)

@@ -12,9 +12,11 @@ from ..spec import ClipSpec, Intensity
 from . import itk
 from .grid import Grid, Volume, VolumeError, oriented
 
-__all__ = ["cleaned", "prepared", "resampled", "restored", "restored_scores"]
+__all__ = ["cleaned", "prepared", "prepared_part", "resampled", "resampled_grid", "restored", "restored_scores"]
 
 _BEYOND = 8  # voxels
+_NEGLIGIBLE = 1e-7  # share of a value in another, far from it
+_SLAB = 2**24  # voxels of a scan whose scores are in memory at once
 
 
 def resampled(volume: Volume, spacing_mm: Sequence[float], *, is_mask: bool) -> Volume:
@@ -41,28 +43,43 @@ def resampled(volume: Volume, spacing_mm: Sequence[float], *, is_mask: bool) -> 
         VolumeError: a spacing that is not above 0.
         ImportError: SimpleITK is not installed.
     """
-    if len(spacing_mm) != 3 or not all(0 < value < float("inf") for value in spacing_mm):
-        raise VolumeError(f"spacing_mm {tuple(spacing_mm)} must be three lengths above 0: depth, height, width")
-    own = volume.grid
-    d, h, w = (max(1, round(n * a / b)) for n, a, b in zip(own.size, own.spacing_mm, spacing_mm, strict=True))
-    ratios = [n / m for n, m in zip(own.size, (d, h, w), strict=True)]
-    s, t, u = (value * ratio for value, ratio in zip(own.spacing_mm, ratios, strict=True))
-    grid = own.moved((d, h, w), (s, t, u), [(ratio - 1) / 2 for ratio in ratios])
+    own, grid = volume.grid, resampled_grid(volume.grid, spacing_mm)
     if is_mask:
         array = volume.array
         for axis, (n, m) in enumerate(zip(own.size, grid.size, strict=True), start=1):
             if n != m:
                 array = array.take((2 * np.arange(m) + 1) * n // (2 * m), axis)
         return dataclasses.replace(volume, array=array, grid=grid)
-    values = torch.from_numpy(np.require(volume.array, np.float32, ["C", "W"]))
-    for axis in sorted(range(3), key=lambda axis: -ratios[axis]):  # what shrinks first leaves less to do
-        n, m = own.size[axis], grid.size[axis]
-        if n != m:
-            shape = values.shape
-            parts = values.reshape(-1, n, shape[axis + 2 :].numel())
-            parts = torch.matmul(itk.weights(n, m), parts) if axis < 2 else parts[..., 0] @ itk.weights(n, m).T
-            values = parts.reshape(*shape[: axis + 1], m, *shape[axis + 2 :])
-    return dataclasses.replace(volume, array=values.numpy(), grid=grid)
+    each = zip(own.size, grid.size, strict=True)
+    array = _products(volume.array, [itk.weights(n, m) if n != m else None for n, m in each])
+    return dataclasses.replace(volume, array=array, grid=grid)
+
+
+def resampled_grid(own: Grid, spacing_mm: Sequence[float]) -> Grid:
+    """The grid that `resampled` brings a scan to.
+
+    Raises:
+        VolumeError: a spacing that is not above 0.
+    """
+    if len(spacing_mm) != 3 or not all(0 < value < float("inf") for value in spacing_mm):
+        raise VolumeError(f"spacing_mm {tuple(spacing_mm)} must be three lengths above 0: depth, height, width")
+    d, h, w = (max(1, round(n * a / b)) for n, a, b in zip(own.size, own.spacing_mm, spacing_mm, strict=True))
+    ratios = [n / m for n, m in zip(own.size, (d, h, w), strict=True)]
+    s, t, u = (value * ratio for value, ratio in zip(own.spacing_mm, ratios, strict=True))
+    return own.moved((d, h, w), (s, t, u), [(ratio - 1) / 2 for ratio in ratios])
+
+
+def _products(array: np.ndarray, matrices: Sequence[torch.Tensor | None]) -> np.ndarray:
+    """(C, D, H, W) float32 with each axis of D, H, W multiplied by its matrix (m, n), where it has one."""
+    values = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+    shrinks = {i: m.shape[1] / m.shape[0] for i, m in enumerate(matrices) if m is not None}
+    for axis in sorted(shrinks, key=lambda axis: -shrinks[axis]):  # what shrinks first leaves less to do
+        matrix, shape = matrices[axis], values.shape
+        assert matrix is not None
+        parts = values.reshape(-1, matrix.shape[1], shape[axis + 2 :].numel())
+        parts = torch.matmul(matrix, parts) if axis < 2 else parts[..., 0] @ matrix.T
+        values = parts.reshape(*shape[: axis + 1], len(matrix), *shape[axis + 2 :])
+    return values.numpy()
 
 
 def prepared(volume: Volume, spec: ClipSpec, *, is_mask: bool = False) -> Volume:
@@ -97,6 +114,35 @@ def prepared(volume: Volume, spec: ClipSpec, *, is_mask: bool = False) -> Volume
     return dataclasses.replace(volume, array=np.ascontiguousarray(volume.array))
 
 
+def prepared_part(volume: Volume, spec: ClipSpec, grid: Grid, part: tuple[slice, ...]) -> np.ndarray:
+    """A part of a scan on another grid of the same place, from no more of the scan than that takes.
+
+    Args:
+        volume: (C, D, H, W), which may be mapped, in the network's orientation.
+        spec: its intensity counts, as `prepared` tells, of what is read: not of all.
+        grid: as `resampled_grid` gives it.
+        part: of (C, D, H, W) there.
+
+    Returns:
+        (C, d, h, w) float32, what `prepared` has there to six digits.
+
+    Raises:
+        VolumeError: as `prepared`.
+    """
+    box: list[slice] = [part[0]]
+    matrices: list[torch.Tensor | None] = []
+    for n, m, taken in zip(volume.grid.size, grid.size, part[1:], strict=True):
+        rows = None if n == m else itk.weights(n, m)[taken]
+        if rows is not None:
+            reached = (rows.abs() > _NEGLIGIBLE).any(0).nonzero()
+            taken = slice(int(reached[0]), int(reached[-1]) + 1)
+            rows = rows[:, taken]
+        box.append(taken)
+        matrices.append(rows)
+    plain = dataclasses.replace(spec, orientation=None, spacing_mm=None)
+    return _products(prepared(dataclasses.replace(volume, array=volume.array[tuple(box)]), plain).array, matrices)
+
+
 def restored(values: np.ndarray, grid: Grid, source: Grid) -> np.ndarray:
     """Labels or grey levels (D, H, W) on a prepared grid, or on a part of it, -> on the source's.
 
@@ -119,20 +165,28 @@ def restored(values: np.ndarray, grid: Grid, source: Grid) -> np.ndarray:
 def restored_scores(scores: np.ndarray, grid: Grid, source: Grid) -> np.ndarray:
     """Scores or logits (K, D, H, W) on a prepared grid, or a part of it, -> labels (D, H, W) uint8 on the source's.
 
-    Scores are interpolated linearly, and a voxel has the label of the highest, of equal ones the first. One class at a
-    time: memory holds two maps of the source's size, whatever K is. What the part does not reach is 0.
+    Scores are interpolated linearly, and a voxel has the label of the highest, of equal ones the first. Slab by slab,
+    one class at a time: beside the labels memory holds three maps of one class. What the part does not reach is 0.
     """
     labels = np.zeros(source.size, np.uint8 if len(scores) <= 256 else np.int64)
-    best: np.ndarray | None = None
-    for label, score in enumerate(scores):
-        outside = float(np.finfo(np.float32).min if label else np.finfo(np.float32).max)
-        values = score.astype(np.float32, copy=False)
-        here = values if grid == source else itk.resample(values, grid, source, order=1, outside=outside)
-        if best is None:
-            best = here.copy()
-        else:
-            np.copyto(labels, label, where=here > best, casting="unsafe")
-            np.maximum(best, here, out=best)
+    depth, height, width = source.size
+    planes = max(1, _SLAB // (height * width))
+    for first in range(0, depth, planes):
+        part = labels[first : first + planes]
+        where = source.cropped((first, 0, 0), part.shape)
+        best: np.ndarray | None = None
+        for label, score in enumerate(scores):
+            outside = float(np.finfo(np.float32).min if label else np.finfo(np.float32).max)
+            values = score.astype(np.float32, copy=False)
+            if grid == source:
+                here = values[first : first + planes]
+            else:
+                here = itk.resample(values, grid, where, order=1, outside=outside)
+            if best is None:
+                best = here.copy()
+            else:
+                np.copyto(part, label, where=here > best, casting="unsafe")
+                np.maximum(best, here, out=best)
     return labels
 
 

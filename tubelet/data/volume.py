@@ -15,7 +15,7 @@ from ..machine import aside
 from ..terminal import progress
 from . import dicom, itk, nifti, raw
 from .grid import Grid, Volume, VolumeError, distance_mm, ending, oriented
-from .space import cleaned, prepared, resampled, restored, restored_scores
+from .space import cleaned, prepared, prepared_part, resampled, resampled_grid, restored, restored_scores
 
 __all__ = [
     "SUFFIXES",
@@ -28,9 +28,11 @@ __all__ = [
     "mapped",
     "oriented",
     "prepared",
+    "prepared_part",
     "read_mask",
     "read_volume",
     "resampled",
+    "resampled_grid",
     "restored",
     "restored_scores",
     "write_volume",
