@@ -237,7 +237,8 @@ class _Slabs:
 
 def _fixed(array: np.ndarray, spec: ClipSpec) -> ClipSpec:
     """A spec that does to parts of an array (C, D, H, W) what `spec` does to the whole."""
-    assert spec.intensity is not None
+    if spec.intensity is None:
+        return spec
     kind, *ends = spec.intensity
     if kind == "percentile":
         depth, *slices = array.shape[1:]
