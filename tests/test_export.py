@@ -209,9 +209,13 @@ def follow(path, frames, n):
     return torch.cat(answers, 2)[:, :, lead:]
 
 
-@pytest.mark.parametrize("window", [None, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_step_of_a_stream_is_a_graph(tiny, tmp_path, window):
-    stream = tubelet.Stream(tiny, window=window)
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"dense": True}, pytest.param({"window": 3}, marks=pytest.mark.slow)],
+    ids=lambda kind: [*kind, "plain"][0],
+)
+def test_a_step_of_a_stream_is_a_graph(tiny, tmp_path, kind):
+    stream = tubelet.Stream(tiny, **kind)
     report = tubelet.export(stream, tmp_path / "step.onnx", torch.zeros(2, 3, 8, 32, 32))
     assert all(check.relative < 1e-4 for check in report.checks)
     video = torch.randn(2, 3, 96, 32, 32)

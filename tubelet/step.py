@@ -51,6 +51,7 @@ class Step(nn.Module):
 
     def __init__(self, stream: Any, shape: Sequence[int]) -> None:
         super().__init__()
+        stream.measure((*shape[:2], *shape[3:]))
         shared = {id(tensor): tensor for tensor in (*stream.model.parameters(), *stream.model.buffers())}
         self.model = copy.deepcopy(stream.model, shared)
         restart(self.model)

@@ -99,7 +99,7 @@ class Stream(nn.Module):
             raise ValueError(f"frames are {frames.dtype}; a stream takes floats, normalised as a clip is")
         shape = (*frames.shape[:2], *frames.shape[3:])
         if self._shape is None:
-            self._measure(shape)
+            self.measure(shape)
             self._shape = shape
         elif shape != self._shape:
             raise ValueError(
@@ -159,7 +159,7 @@ class Stream(nn.Module):
             raise ValueError(f"the state is of a stream with dense={state['dense']}, not {self.dense}")
         self._shape = state["shape"]
         if self._shape is not None:
-            self._measure(self._shape)
+            self.measure(self._shape)
         for name, twin in twins.items():
             twin.state = state[name]
 
@@ -184,10 +184,14 @@ class Stream(nn.Module):
         spec = getattr(self.model, "spec", None)
         if spec is None or spec.crop is None:
             raise ValueError("the delay of this network is known once its stream has seen frames")
-        return self._measure((1, spec.in_channels, *spec.crop))
+        return self.measure((1, spec.in_channels, *spec.crop))
 
-    def _measure(self, shape: tuple[int, ...]) -> Reach:
-        """What an output step sees; at first, tell it the twins, and check that chunks make no difference."""
+    def measure(self, shape: tuple[int, ...]) -> Reach:
+        """What an output step sees, of frames (B, C, H, W); the first time, the twins are told, too.
+
+        Raises:
+            ValueError: in chunks the network answers something else.
+        """
         if self._reach is None:
             taken, reach = _trace(self.model, shape)
             for name, twin in twins_of(self.model).items():
