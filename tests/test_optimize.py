@@ -5,6 +5,7 @@ import logging
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -607,10 +608,55 @@ def test_the_sizes_used_last_are_kept():
         assert fast.prepare(main) is plan
 
 
-def test_weights_that_are_not_finite_answer_so():
-    model = torch.nn.Sequential(torch.nn.Conv3d(3, 16, (1, 3, 3), padding=(0, 1, 1)))
-    model[0].weight.data[0] = torch.nan
-    x = torch.randn(1, 3, 2, 8, 8)
-    fast = optimize(model, x)
-    assert fast.prepare(x) is not None
-    assert torch.equal(fast(x).isnan(), model(x).isnan())
+# What must not be hidden, and threads
+
+
+def test_what_is_no_number_is_not_hidden(tiny, caplog):
+    x = torch.randn(1, 3, 8, 32, 32)
+    fast = optimize(tiny, x, seconds=0.0)
+    for value in (float("nan"), float("inf")):
+        broken = x.clone()
+        broken[0, 0, 0, 0, 0] = value
+        assert fast(broken).isnan().all() and tiny(broken).isnan().all()
+    assert fast(x).isfinite().all()
+    diverged = tubelet.create("tiny", num_classes=5)
+    next(diverged.parameters()).data[0] = float("nan")
+    assert optimize(diverged, x, seconds=0.0)(x).isnan().all()
+    assert "runs as it is: its weights are not finite" in caplog.text
+
+
+def test_threads_that_bring_new_sizes(tiny, caplog):
+    fast = optimize(tiny, torch.randn(1, 3, 8, 32, 32), seconds=0.0)
+    clips = [torch.randn(1, 3, 8, side, side) for side in (40, 48, 40, 56)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(fast, clips))
+    for x, answer in zip(clips, answers, strict=True):
+        torch.testing.assert_close(answer, tiny(x), atol=1e-4, rtol=1e-4)
+    assert len(fast._plans) == 4 and "runs as it is" not in caplog.text
+
+
+class Two(nn.Module):
+    def forward(self, x, y, scale=2.0):
+        return x.mean((2, 3, 4)) - scale * y.mean((2, 3, 4))
+
+
+def test_arguments_by_name_and_an_optimized_network_again(tiny):
+    x, y = torch.randn(2, 1, 3, 8, 16, 16)
+    torch.testing.assert_close(optimize(Two(), (x, y))(x, y=y), Two()(x, y))
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'y'"):
+        optimize(Two(), (x, y))(x)
+    again = optimize(optimize(tiny, x, seconds=0.0), x, seconds=0.0)
+    torch.testing.assert_close(again(x), tiny(x), atol=1e-4, rtol=1e-4)
+    assert type(again.model).__name__ == "Network"
+
+
+class Forked(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_torch_does_not_tell_pages(capfd, caplog):
+    optimize(Forked(), torch.ones(1, 3, 2, 4, 4))
+    told = capfd.readouterr()
+    assert "Forked runs as it is: " in caplog.text and "\n" not in caplog.messages[-1]
+    assert not told.out and "def forward" not in told.err

@@ -7,9 +7,13 @@ operator that torch.export found.
 
 from __future__ import annotations
 
+import io
+import logging
 import math
 import operator
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from typing import Any, cast
 
@@ -92,8 +96,21 @@ def outline(program: torch.export.ExportedProgram, inputs: tuple[Any, ...]) -> G
 
 
 def _exported(model: nn.Module, inputs: tuple[Any, ...], shapes: Any) -> torch.export.ExportedProgram:
-    with torch.no_grad(), speed.torchs():
+    with torch.no_grad(), speed.torchs(), _quiet():
         return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch.export prints of a network that it cannot follow: the error says it in a line."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _guards(program: torch.export.ExportedProgram) -> list[Any]:

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import inspect
 import logging
+import math
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -37,6 +40,7 @@ log = logging.getLogger("tubelet")
 PLANS = 4  # shapes of inputs that a module is prepared for at once, the ones used last
 DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 CPU = torch.device("cpu")
+_ALONE = threading.RLock()  # torch.export follows one network at a time
 
 
 def optimize(
@@ -90,6 +94,8 @@ def optimize(
     inputs = example if isinstance(example, tuple) else (example,)
     if not inputs or not all(isinstance(each, Tensor) for each in pytree.tree_leaves(inputs)):
         raise ValueError("example must be a clip (B, C, T, H, W) as a tensor, or a tuple of what the network takes")
+    if isinstance(model, Optimized):
+        model = model.model
     places = [x.device for x in (*model.parameters(), *pytree.tree_leaves(inputs))]
     device = next((each for each in places if each.type == "cuda"), CPU)
     if device != CPU:
@@ -132,11 +138,16 @@ class Optimized(nn.Module):
         self._stamp: list[tuple[int, int]] | None = [_mark(x) for x in self._marked]
         self._refused: set[Any] = set()
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the network takes, (B, C, T, H, W) -> what it answers, without gradients."""
+        if named:
+            inputs = inspect.signature(self.model.forward).bind(*inputs, **named).args
         plan = self.prepare(*inputs)
+        tensors = pytree.tree_leaves(inputs)
+        if self.device == CPU and not _are_finite(tensors):
+            plan = None  # oneDNN's ReLU makes 0 of what is no number, and hides it
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return self.model(*inputs) if plan is None else plan(pytree.tree_leaves(inputs))
+            return self.model(*inputs) if plan is None else plan(tensors)
 
     def prepare(self, *inputs: Any) -> Plan | None:
         """Be ready for inputs of these shapes, (B, C, T, H, W); forward does so by itself.
@@ -147,16 +158,27 @@ class Optimized(nn.Module):
         tensors, given = pytree.tree_flatten(inputs)
         if not all(isinstance(x, Tensor) and x.device == self.device for x in tensors):
             return None
+        plan = self._found(tensors, given)
+        if plan is None:
+            shapes = (str(given), tuple((x.shape, x.dtype) for x in tensors))
+            with _ALONE:
+                plan = self._found(tensors, given)  # by now, in another thread
+                if plan is None and shapes not in self._refused:
+                    plan = self._made(inputs, shapes)
+        return plan
+
+    def _found(self, tensors: list[Tensor], given: Any) -> Plan | None:
+        """The plan that there is for such inputs; weights that were written to want new ones."""
         if self._stamp != [_mark(x) for x in self._marked]:
-            self._marked = [*self.model.parameters(), *self.model.buffers()]
-            self._plans, self._refused, self._stamp = [], set(), [_mark(x) for x in self._marked]
+            with _ALONE:
+                self._marked = [*self.model.parameters(), *self.model.buffers()]
+                self._plans, self._refused, self._stamp = [], set(), [_mark(x) for x in self._marked]
         plan = next((plan for plan in self._plans if plan.fits(tensors, given)), None)
-        if plan is not None:
+        if plan is not None and plan is not self._plans[0]:
             self._plans = [plan, *(each for each in self._plans if each is not plan)]
-            return plan
-        shapes = (str(given), tuple((x.shape, x.dtype) for x in tensors))
-        if shapes in self._refused:
-            return None
+        return plan
+
+    def _made(self, inputs: tuple[Any, ...], shapes: Any) -> Plan | None:
         try:
             self._check()
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
@@ -175,6 +197,8 @@ class Optimized(nn.Module):
             raise ValueError(f"its weights are {', '.join(sorted(other))} and not float32")
         if any(x.device != self.device for x in self._marked):
             raise ValueError(f"its weights are not on the {self.device.type.upper()}")
+        if not _are_finite(self._marked):
+            raise ValueError("its weights are not finite")
 
     def train(self, mode: bool = True) -> Optimized:
         """Only evaluation.
@@ -314,6 +338,11 @@ class _Plan:
 def _mark(x: Tensor) -> tuple[int, int]:
     """What changes when a weight is written to or replaced."""
     return x.data_ptr(), 0 if x.is_inference() else x._version
+
+
+def _are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether sums are, which is quick; very large values may be taken for infinite ones."""
+    return all(math.isfinite(x.detach().sum()) for x in tensors if x.is_floating_point())
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

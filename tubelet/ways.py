@@ -319,8 +319,6 @@ def _timed(work: Convolution | Pool, ways: Mapping[str, Callable[[], Way]], dtyp
             times[name] = speed.milliseconds(
                 partial(way, x, None if other is None else other.clone(), True), torch.device("cpu")
             )
-    if not times:  # what is not finite equals nothing
-        return Choice(next(iter(ways)))
     best = min(times, key=lambda name: times[name] + _price(work, name, times[next(iter(times))]))
     return Choice(best, round(torch_ms, 3), round(times[best], 3))
 
