@@ -282,15 +282,41 @@ def with_head(head):
             r"for each box .*tubelet\.heads\.Classify\(.*, 3\)",
         ),
         (lambda: with_head(lambda width: heads.Segment(width, 3)), "for each voxel"),
-        (lambda: with_head(lambda width: heads.PerFrame(width, 3)), "for each frame"),
         (lambda: with_head(lambda width: heads.Features()), r"feature map .*tubelet\.heads\.Classify\(.*, K\)"),
-        (lambda: tubelet.create("i3d", num_classes=3, per_frame=True), r"tubelet\.load\(PATH, per_frame=False\)"),
         (lambda: tubelet.create("tiny", num_classes=3, in_channels=1), "clips have 1 channels and a video has 3"),
     ],
 )
 def test_another_task_is_refused_before_a_video_is_read(model, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         tubelet.predict(model(), tmp_path / "gone.mp4")
+
+
+def test_several_labels_have_sigmoids():
+    model = with_head(lambda width: heads.Classify(width, 3)).eval()
+    model.spec = dataclasses.replace(
+        model.spec, is_multilabel=True, frame_stride=1, num_frames=8, resize=None, crop=None
+    )
+    clip = torch.randint(0, 256, (3, 8, 32, 32), dtype=torch.uint8)
+    right = model(transforms.prepare(clip[None], model.spec, model)).sigmoid()
+    torch.testing.assert_close(tubelet.predict(model, clip).scores, right.detach())
+
+
+def test_each_frame_is_labelled():
+    model = with_head(lambda width: heads.PerFrame(width, 3)).eval()
+    model.spec = dataclasses.replace(model.spec, frame_stride=2, num_frames=8, resize=None, crop=None)
+    video = torch.randint(0, 256, (3, 37, 32, 32), dtype=torch.uint8)  # 19 frames are seen, the last clip overlaps
+    found = tubelet.predict(model, video, fps=10)
+    seen = video[:, ::2]
+    parts = [model(transforms.prepare(seen[None, :, a : a + 8], model.spec, model)) for a in (0, 8, 11)]
+    whole = [torch.nn.functional.interpolate(part, 8, mode="linear")[0] for part in parts]
+    right = torch.cat([whole[0], whole[1], whole[2][:, 5:]], 1).T.softmax(1)
+    torch.testing.assert_close(found.scores, right.detach())
+    assert len(found.times) == 19
+    torch.testing.assert_close(found.times[-2:], torch.tensor([[3.4, 3.6], [3.6, 3.7]], dtype=torch.float64))
+    for arguments, says in (({"source": 0}, "live, and the network answers for each frame"),
+                            ({"source": video, "stride_s": 1.0}, "answers for each frame: leave it out")):  # fmt: skip
+        with pytest.raises(ValueError, match=says):
+            tubelet.predict(model, **arguments)
 
 
 def test_an_array_may_have_the_channels_of_the_network():

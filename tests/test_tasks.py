@@ -62,6 +62,10 @@ def test_a_task_is_trained_and_saved(kind, videos, tmp_path, monkeypatch):
         assert model(clip, torch.tensor([[0, 2.0, 2, 20, 30], [0, 5, 5, 31, 31]])).shape == (2, 3)
     else:
         assert model(clip).shape == ((1, 3, 1) if data.task == "frames" else (1, 3))
+        sums = tubelet.predict(run.out, videos[0]).scores.sum(1)  # sigmoids, or a softmax
+        assert model.spec.is_multilabel == (kind in ("multilabel", "frames that overlap"))
+        assert model.spec.is_multilabel != torch.allclose(sums, torch.ones(len(sums)))
+        assert len(sums) == (12 if data.task == "frames" else 5)
 
 
 def test_what_is_learned_is_what_the_targets_say(videos):

@@ -432,8 +432,8 @@ class Features(nn.Module):
         return x
 
 
-def scores(logits: Tensor, classes: Sequence[str] = ()) -> Tensor:
-    """Logits (B, K) of a classifier -> softmax scores (B, K), float32, on the CPU.
+def scores(logits: Tensor, classes: Sequence[str] = (), *, is_multilabel: bool = False) -> Tensor:
+    """Logits (B, K) of a classifier -> softmax scores (B, K), or sigmoids, float32, on the CPU.
 
     Raises:
         ValueError: the logits have another shape, are not as many as the names of classes, if there are any, or are
@@ -442,7 +442,7 @@ def scores(logits: Tensor, classes: Sequence[str] = ()) -> Tensor:
     if logits.ndim != 2:
         raise ValueError(f"the network answers {tuple(logits.shape)}; a classifier answers logits (B, K)")
     _check_number(classes, logits.shape[1])
-    found = logits.float().softmax(1).cpu()
+    found = (logits.float().sigmoid() if is_multilabel else logits.float().softmax(1)).cpu()
     if not found.isfinite().all():  # else the first class would be the answer
         raise ValueError(
             "the network answers nan or infinity: its weights are damaged, or its numbers too large for their "
@@ -481,6 +481,11 @@ def _check_number(classes: Sequence[str], number: int) -> None:
         raise ValueError(
             f"{len(classes)} names of classes (`spec.classes`) for {number} logits: give one for each, in their order"
         )
+
+
+def labels_frames(network: nn.Module) -> bool:
+    """Whether a network's head answers for each frame."""
+    return type(getattr(network, "head", None)) is PerFrame
 
 
 def check_classifier(network: nn.Module) -> None:

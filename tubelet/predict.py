@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import heads, plot, terminal, timeline
@@ -54,7 +55,7 @@ class Prediction:
     Attributes:
         sources: (N) the video of each window.
         times: (N, 2) seconds of each window, from its first frame to its last one's end; 0 of scans.
-        scores: (N, K) softmax.
+        scores: (N, K) softmax, or sigmoids where several classes may be true.
         classes: K names.
         failed: what could not be read, or broke off, and why.
         fps: the rate that `predict` was told, None without.
@@ -277,7 +278,12 @@ def predict(
     if stride_s is not None and not stride_s > 0:
         raise ValueError(f"stride_s {stride_s} must be above 0 seconds")
     is_file = isinstance(source, str | os.PathLike) and Path(source).suffix.lower() in SUFFIXES
-    network, spec = classifier(model, classes, is_video=is_file or is_live(source))
+    network, spec = classifier(model, classes, is_video=is_file or is_live(source), may_label_frames=True)
+    if heads.labels_frames(network):
+        if is_live(source) or stream:
+            raise ValueError(f"{source}: live, and the network answers for each frame: record it, and give the file")
+        if stride_s is not None:
+            raise ValueError(f"stride_s {stride_s}: the network answers for each frame: leave it out")
     if not spec.classes:
         log.info("%s", unnamed(model, network))
     if stream and not (is_live(source) or (is_file and Path(str(source)).is_file())):
@@ -427,6 +433,9 @@ def _predict_video(
         name = str(video.path)
         check_channels(video, spec)
         step = spec.frame_stride if counts_frames else sampling.step(spec, video.fps)
+        if heads.labels_frames(network):
+            times, scores = _labelled(network, spec, video, step, batch_size, short)
+            return Prediction((name,) * len(times), times, scores, _classes(spec, scores))
         stride = None if stride_s is None else round(stride_s * video.fps)
         windows, lasts = _windows(name, spec, video.num_frames, step, stride, short)
         clips = video.clips(windows, resize=spec.resize, crop=spec.crop)
@@ -434,6 +443,28 @@ def _predict_video(
         ends = torch.cat([video.times[1:], video.times.new_tensor([video.duration_s])])
         times = torch.stack([video.times[[window[0] for window in windows]], ends[lasts]], 1)
     return Prediction((name,) * len(windows), times, scores, _classes(spec, scores))
+
+
+@torch.no_grad()
+def _labelled(
+    network: nn.Module, spec: ClipSpec, video: Video, step: float, batch_size: int, short: Short
+) -> tuple[Tensor, Tensor]:
+    """From and to (N, 2) of each frame that the network sees, and its scores (N, K), as `evaluate` measures them."""
+    try:
+        parts = sampling.consecutive(video.num_frames, spec.num_frames, step, short)
+    except ValueError as error:
+        raise VideoError(f"{video.path}: {error}") from None
+    clips = video.clips([indices for indices, _ in parts], resize=spec.resize, crop=spec.crop)
+    each = zip(terminal.progress(clips, video.path.name, len(parts)), parts, strict=True)
+    found = []
+    while batch := list(islice(each, batch_size)):
+        x = transforms.prepare(torch.stack([clip for clip, _ in batch]), spec, network)
+        logits = F.interpolate(network(x), spec.num_frames, mode="linear").cpu()
+        found += [_scores(one[:, fresh].T, spec) for one, (_, (_, fresh)) in zip(logits, batch, strict=True)]
+    scores = torch.cat(found)
+    starts = video.times[sampling.clip(0, len(scores), step)]
+    ends = torch.cat([starts[1:], starts.new_tensor([video.duration_s])])
+    return torch.stack([starts, ends], 1), scores
 
 
 def _watch(
@@ -530,7 +561,7 @@ def _steps(network: nn.Module, spec: ClipSpec, step: int, stride_s: float | None
             given += answers.shape[2]
             if answers.shape[2] and time_s >= told_s + (1.0 if stride_s is None else stride_s):
                 from_s, until_s = clip_s()
-                yield from_s, until_s, heads.scores(answers[:, :, -1], spec.classes), _cost(spent_s, done)
+                yield from_s, until_s, _scores(answers[:, :, -1], spec), _cost(spent_s, done)
                 told_s, spent_s, done = time_s, 0.0, 0
                 answers = answers[:, :, :0]
         if seen:  # the source has ended, and what waits in the stream is answered
@@ -541,7 +572,7 @@ def _steps(network: nn.Module, spec: ClipSpec, step: int, stride_s: float | None
             answers = torch.cat([*([answers] if done > len(pictures) else []), *late], 2)
             if answers.shape[2]:
                 from_s, until_s = clip_s()
-                yield from_s, until_s, heads.scores(answers[:, :, -1], spec.classes), _cost(spent_s, max(1, done))
+                yield from_s, until_s, _scores(answers[:, :, -1], spec), _cost(spent_s, max(1, done))
 
     # what waits longer than it takes to see as many is stale
     return 2 * size * step, looks
@@ -569,8 +600,12 @@ def _stream(network: nn.Module, window: int) -> Stream:
 def _run(network: nn.Module, spec: ClipSpec, clips: Iterable[Tensor], batch_size: int) -> Tensor:
     waiting, parts = iter(clips), []
     while batch := list(islice(waiting, batch_size)):
-        parts.append(heads.scores(network(transforms.prepare(torch.stack(batch), spec, network)), spec.classes))
+        parts.append(_scores(network(transforms.prepare(torch.stack(batch), spec, network)), spec))
     return torch.cat(parts)
+
+
+def _scores(logits: Tensor, spec: ClipSpec) -> Tensor:
+    return heads.scores(logits, spec.classes, is_multilabel=spec.is_multilabel)
 
 
 def _classes(spec: ClipSpec, scores: Tensor) -> tuple[str, ...]:

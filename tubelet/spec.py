@@ -69,6 +69,7 @@ class ClipSpec:
         orientation: where the axes (depth, height, width) of scans point, such as SPR (superior, posterior, right);
             None leaves them as they are stored.
         intensity: how the values of scans become those that the network takes; None: they are pictures, 0..255.
+        is_multilabel: several classes may be true of a clip, so that each score is a sigmoid.
         mirror_axes: of scans, 0 (depth) to 2 (width), along which it was trained on mirrored windows, too; None where
             nobody knows.
 
@@ -88,6 +89,7 @@ class ClipSpec:
     orientation: str | None = None
     intensity: Intensity | None = None
     mirror_axes: tuple[int, ...] | None = None
+    is_multilabel: bool = False
 
     def __post_init__(self) -> None:
         for field in ("crop", "mean", "std", "classes", "spacing_mm", "mirror_axes"):

@@ -121,8 +121,7 @@ def task_of(
         ValueError: the loss does not fit the task, or a value is out of its range.
     """
     number = len(data.classes)
-    overlaps = data.task == "frames" and has_overlaps(data)
-    is_open = overlaps or data.task in ("multilabel", "detect")  # several classes at once: each a question of its own
+    overlaps, is_open = data.task == "frames" and has_overlaps(data), is_multilabel(data)
     weights = None if class_weights == "none" else class_weights
     chosen = losses.choose(
         loss,
@@ -154,6 +153,11 @@ def inputs_of(model: Any, clips: Tensor) -> list[Tensor]:
     if isinstance(getattr(model, "head", None), heads.Detect):
         return [clips, clips.new_tensor([[0.0, 0.0, 0.0, 16.0, 16.0]])]
     return [clips]
+
+
+def is_multilabel(data: VideoData) -> bool:
+    """Whether several classes may be true at once: each is a question of its own."""
+    return data.task in ("multilabel", "detect") or (data.task == "frames" and has_overlaps(data))
 
 
 def with_head(model: Any, task: str) -> Any:

@@ -129,3 +129,14 @@ def test_a_rate_read_from_a_file_may_fall_short_of_the_true_one(fps):
         step = sampling.step(ClipSpec(fps=fps), num_frames / duration)
         assert sampling.clip(5, 16, step) == list(range(5, 21))
         assert sampling.span(16, step) == 16
+
+
+@given(total=totals, num_frames=counts, step=steps, short=st.sampled_from(["loop", "hold"]))
+def test_clips_that_follow_one_another_have_each_frame_once(total, num_frames, step, short):
+    clips = sampling.consecutive(total, num_frames, step, short)
+    assert all(len(indices) == num_frames for indices, _ in clips)
+    once = [index for indices, fresh in clips for index in indices[fresh]]
+    assert once == sampling.clip(0, sampling.count(total, step), step)
+    if len(once) < num_frames:
+        with pytest.raises(ValueError, match=f"{total} frames, and a clip reaches over"):
+            sampling.consecutive(total, num_frames, step)

@@ -200,23 +200,15 @@ class WholeVideos:
         Raises:
             VideoError: the video cannot be read, or is too short.
         """
-        sample, spec, num_frames = self.samples[index], self.spec, self.spec.num_frames
+        sample, spec = self.samples[index], self.spec
         with _opened(sample, spec) as video:
-            step, part = sampling.step(spec, video.fps), part_of(sample, video)
-            total = sampling.count(len(part), step)
-            starts = sampling.window_starts(total, num_frames, num_frames)
-            grid = sampling.clip(0, max(total, num_frames), step)
-            lists = [sampling.fit(grid[start : start + num_frames], len(part), self.short) for start in starts]
-            lists = [[part.start + frame for frame in indices] for indices in lists]
+            part = part_of(sample, video)
+            parts = sampling.consecutive(len(part), spec.num_frames, sampling.step(spec, video.fps), self.short)
+            lists = [[part.start + frame for frame in indices] for indices, _ in parts]
             same = {name: name for name in self.truth.classes(sample)}
-            done = 0
-            for start, indices, clip in zip(
-                starts, lists, video.clips(lists, resize=spec.resize, crop=spec.crop), strict=True
-            ):
-                target = cast(Tensor, self.truth.of_clip(sample, video, indices, same))
-                end = min(start + num_frames, total)
-                yield clip, target, slice(done - start, end - start)
-                done = end
+            clips = video.clips(lists, resize=spec.resize, crop=spec.crop)
+            for clip, indices, (_, fresh) in zip(clips, lists, parts, strict=True):
+                yield clip, cast(Tensor, self.truth.of_clip(sample, video, indices, same)), fresh
 
 
 @dataclass(frozen=True)

@@ -106,3 +106,20 @@ def window_starts(total: int, span: int, stride: int) -> list[int]:
     last = max(0, total - span)
     starts = list(range(0, last + 1, stride))
     return starts if starts[-1] == last else [*starts, last]
+
+
+def consecutive(total: int, num_frames: int, step: float, short: Short = "error") -> list[tuple[list[int], slice]]:
+    """Clips that follow one another over a video of `total` frames, and which frames of each no clip before it has.
+
+    Frames lie `step` apart from the first on, across clips as well. The last clip is moved back to end with the video.
+
+    Raises:
+        ValueError: as `fit`.
+    """
+    frames = count(total, step)
+    grid, clips, done = clip(0, max(frames, num_frames), step), [], 0
+    for start in window_starts(frames, num_frames, num_frames):
+        end = min(start + num_frames, frames)
+        clips.append((fit(grid[start : start + num_frames], total, short), slice(done - start, end - start)))
+        done = end
+    return clips

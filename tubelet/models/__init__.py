@@ -199,7 +199,11 @@ def ready(model: str | os.PathLike | nn.Module) -> tuple[nn.Module, ClipSpec]:
 
 
 def classifier(
-    model: str | os.PathLike | nn.Module, classes: str | os.PathLike | None = None, *, is_video: bool = True
+    model: str | os.PathLike | nn.Module,
+    classes: str | os.PathLike | None = None,
+    *,
+    is_video: bool = True,
+    may_label_frames: bool = False,
 ) -> tuple[nn.Module, ClipSpec]:
     """As `ready`, of a network that answers once a clip: found out before a video is read.
 
@@ -207,12 +211,14 @@ def classifier(
         model: as for `ready`.
         classes: a file of class names (see `read_classes`), which go before those of the network's `spec`.
         is_video: whether the network is to see videos, which have three channels, and their optical flow two.
+        may_label_frames: whether one that answers for each frame will do as well.
 
     Raises:
         ValueError: as in `ready`; also when the head has another task, the names do not fit, or the channels do not.
     """
     network, spec = ready(model)
-    heads.check_classifier(network)
+    if not (may_label_frames and heads.labels_frames(network)):
+        heads.check_classifier(network)
     if classes is not None:
         spec = dataclasses.replace(spec, classes=read_classes(classes))
     heads.check_classes(getattr(network, "head", None), spec.classes)
