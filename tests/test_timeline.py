@@ -66,6 +66,7 @@ def test_subtitles(tmp_path):
     assert write(FOUND, tmp_path / "v.srt").read_text() == (
         "1\n00:00:00,000 --> 00:00:02,500\nclean, jerk 75 %\n\n2\n01:02:03,042 --> 01:02:05,000\nb 60 %\n\n"
     )
+    assert "\na b 60 %\n" in write([Segment(0, 1, "a\n\nb", 0.6)], tmp_path / "v.srt").read_text()
     with pytest.raises(ValueError, match="of one video, and these segments are of 2"):
         write([*FOUND, Segment(0, 1, "b", 1, "w.mp4")], tmp_path / "v.srt")
 
@@ -88,6 +89,8 @@ def test_tables(tmp_path):
         (lambda: segments(column(1.0), TIMES[:1], ["a"], enter=0.4, leave=0.5), "leave 0.5 and enter 0.4"),
         (lambda: segments(column(1.0), TIMES[:1], ["a", "b"]), r"scores \(1, 1\) for 1 times and 2 classes"),
         (lambda: segments(column(1.0), TIMES[:1], ["a"], shortest_s=-1), "shortest_s -1"),
+        (lambda: segments(column(1.0, 1.0), TIMES[:2].flip(0), ["a"]), "in the order of time"),
+        (lambda: smooth(column(1.0, 1.0), TIMES[:2].flip(0), 1), "in the order of time"),
     ],
 )
 def test_out_of_range(call, says):

@@ -104,8 +104,8 @@ def read_scores(path: str | os.PathLike) -> Scores:
     file_path = next((place for place in places if place.is_file()), None)
     if file_path is None:
         raise ValueError(
-            f"{path}: no scores.csv in it nor in its folder evaluate; `tubelet evaluate` writes one, of the tasks classify "
-            "and multilabel alone"
+            f"{path}: no scores.csv in it nor in its folder evaluate; `tubelet evaluate` writes one, of the tasks "
+            "classify and multilabel alone"
         )
     how = _combined(file_path.with_name("evaluate.json"))
     target_of: dict[str, str] = {}

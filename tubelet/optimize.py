@@ -89,7 +89,7 @@ def optimize(
         raise ValueError(f"dtype {dtype} must be torch.float32, torch.bfloat16 or torch.int8")
     if calibration is not None and dtype != torch.int8:
         raise ValueError(f"calibration is for dtype=torch.int8, not for {dtype}")
-    if seconds < 0:
+    if not seconds >= 0:
         raise ValueError(f"seconds {seconds} must be at least 0")
     inputs = example if isinstance(example, tuple) else (example,)
     if not inputs or not all(isinstance(each, Tensor) for each in pytree.tree_leaves(inputs)):

@@ -43,13 +43,13 @@ def smooth(scores: Tensor, times: Tensor, seconds: float, *, median: bool = Fals
         median: take the median of each class (of an even number the mean of the two in the middle) instead of the mean.
 
     Raises:
-        ValueError: seconds is negative, or scores and times are not as many.
+        ValueError: seconds is negative, scores and times are not as many, or the times go back.
     """
     if seconds < 0:
         raise ValueError(f"seconds {seconds} must be at least 0")
     if len(scores) != len(times):
         raise ValueError(f"{len(scores)} scores for {len(times)} times: give one for each window")
-    middles = times.double().mean(1)
+    middles = _middles(times)
     near = seconds / 2 + 1e-9
     firsts = torch.searchsorted(middles, middles - near).tolist()
     ends = torch.searchsorted(middles, middles + near, right=True).tolist()
@@ -62,9 +62,16 @@ def smooth(scores: Tensor, times: Tensor, seconds: float, *, median: bool = Fals
     return ((sums[ends] - sums[firsts]) / counts[:, None]).to(scores)
 
 
+def _middles(times: Tensor) -> Tensor:
+    middles = times.double().mean(1)
+    if (middles.diff() < 0).any():
+        raise ValueError("the times of the windows go back: give them and their scores in the order of time")
+    return middles
+
+
 def owned(times: Tensor) -> Tensor:
     """What each window stands for where they overlap: (N, 2) seconds -> the same, cut half-way between the middles."""
-    middles = times.double().mean(1)
+    middles = _middles(times)
     cuts = (middles[1:] + middles[:-1]) / 2
     starts, ends = times[:, 0].double().clone(), times[:, 1].double().clone()
     starts[1:] = torch.where(starts[1:] < ends[:-1], cuts, starts[1:])
@@ -99,7 +106,7 @@ def segments(
         In the order of their starts.
 
     Raises:
-        ValueError: `leave` is above `enter`, or the sizes do not fit.
+        ValueError: `leave` is above `enter`, the sizes do not fit, or the times go back.
     """
     leave = enter if leave is None else leave
     if not 0 <= leave <= enter <= 1:
@@ -158,9 +165,10 @@ def _json(segments: Sequence[Segment]) -> str:
 
 
 def _srt(segments: Sequence[Segment]) -> str:
+    lines = (f"{' '.join(each.label.split())} {100 * each.score:.0f} %" for each in segments)  # a blank line ends one
     return "".join(
-        f"{i}\n{_stamp(each.start_s)} --> {_stamp(each.end_s)}\n{each.label} {100 * each.score:.0f} %\n\n"
-        for i, each in enumerate(segments, 1)
+        f"{i}\n{_stamp(each.start_s)} --> {_stamp(each.end_s)}\n{line}\n\n"
+        for i, (each, line) in enumerate(zip(segments, lines, strict=True), 1)
     )
 
 
