@@ -254,8 +254,8 @@ def test_samples_with_several_classes(tmp_path):
     two = read_scores(write(tmp_path / "two", mixed, ("up", "left", "right")))
     fused = fuse([one, two])
     assert fused.targets.equal(one.targets) and torch.allclose(fused.scores, one.scores)
-    with pytest.raises(ValueError, match="one: its samples have several classes; compare takes runs with one class"):
-        compare(tmp_path / "one", tmp_path / "two")
+    (row,) = compare(tmp_path / "one", tmp_path / "two", rounds=20).rows
+    assert (row["figure"], row["a"], row["b - a"], row["p"]) == ("map", row["b"], 0, 1)
     with pytest.raises(ValueError, match=r"a is up in one run and left \+ up in the other"):
         fuse([replace(one, targets=torch.tensor([[0, 0, 1], [0, 0, 0]])), one])
     with pytest.raises(ValueError, match="one run has one class a sample, another several"):
@@ -314,3 +314,33 @@ def test_runs_are_measured_fused_and_compared_by_commands(tmp_path, monkeypatch,
         status, out, err = command(capsys, *arguments)
         assert (status, out) == (2, "")
         assert err.splitlines()[-1].startswith(f"tubelet: {says}")
+
+
+def dice_of(folder, values):
+    """Dice (class 1, class 2) of scans c0, c1, ... as evaluate writes them."""
+    folder.mkdir()
+    rows = [
+        (f"c{i}", name, dice, 0, 0, 0, 9)
+        for i, each in enumerate(values)
+        for name, dice in zip("ab", each, strict=True)
+    ]
+    with (folder / "cases.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["case", "class", "dice", "iou", "hd95_mm", "surface_dice", "voxels"], *rows])
+    return folder
+
+
+def test_masks_by_their_dice(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    first = 0.8 + 0.1 * torch.rand(30, 2, generator=generator)
+    better = first + torch.tensor([0.03, 0.0])
+    first[0, 1] = better[0, 1] = torch.nan  # in none of the two
+    a, b = dice_of(tmp_path / "a", first.tolist()), dice_of(tmp_path / "b", better.tolist()[:29])
+    table = compare(a, b, rounds=200)
+    assert [row["figure"] for row in table.rows] == ["dice", "dice a", "dice b"]
+    assert [row["b - a"] for row in table.rows] == pytest.approx([0.015, 0.03, 0], abs=1e-6)
+    assert table.rows[1]["low"] == pytest.approx(0.03) and table.rows[1]["p"] < 0.05 < table.rows[2]["p"]
+    assert table.rows[0]["a"] == pytest.approx((first[:29, 0].mean() + first[1:29, 1].mean()).item() / 2)
+    assert (table.summary["samples"], table.summary["only in a"]) == (29, "1: c29")
+    (b / "cases.csv").write_text("case,class,dice\nc0,a,x\n")
+    with pytest.raises(ValueError, match=r"cases\.csv: not whole; evaluate again"):
+        compare(a, b)

@@ -1,6 +1,7 @@
 """Runs side by side: which is better, and could it be chance; and several runs fused into one answer.
 
-Everything starts from the `scores.csv` that `evaluate` writes: scores of each view of each sample.
+Everything starts from what `evaluate` writes: `scores.csv`, scores of each view of each sample, or of scans with masks
+`cases.csv`, the Dice of each class in each scan.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import metrics
+from . import masks, metrics
 from .terminal import Table
 
 Combine = Literal["scores", "logits", "max"]
@@ -104,8 +105,8 @@ def read_scores(path: str | os.PathLike) -> Scores:
     file_path = next((place for place in places if place.is_file()), None)
     if file_path is None:
         raise ValueError(
-            f"{path}: no scores.csv in it nor in its folder evaluate; `tubelet evaluate` writes one, of the tasks "
-            "classify and multilabel alone"
+            f"{path}: no scores.csv in it nor in its folder evaluate; `tubelet evaluate` writes one, but "
+            "not of the tasks frames and detect"
         )
     how = _combined(file_path.with_name("evaluate.json"))
     target_of: dict[str, str] = {}
@@ -195,39 +196,90 @@ def compare(
     Returns:
         Rows top1, top5 (above five classes) and mean_class: each figure of a and of b, the difference b - a with its
             confidence interval (paired bootstrap over samples), and p: of top1 and top5 by McNemar's exact test, of
-            mean_class by the bootstrap. `summary` tells how many samples both have, what only one has, and how many
-            only one gets right.
+            mean_class by the bootstrap. Of samples of several classes one row, map, and of scans with masks dice and
+            the Dice of each class, by the bootstrap. `summary` tells how many samples both have, what only one has, and
+            of samples of one class how many only one gets right.
 
     Raises:
         ValueError: there are no scores, their classes or targets differ, or no sample is in both.
     """
     names = ["a" if isinstance(a, Scores) else str(a), "b" if isinstance(b, Scores) else str(b)]
+    title = f"a: {names[0]}, b: {names[1]}; low to high: {100 * level:g} %"
+    how: dict[str, Any] = {"level": level, "rounds": rounds, "seed": seed}
+    if not isinstance(a, Scores) and not isinstance(b, Scores) and (files := _files_of_cases(a, b)):
+        one, other = map(_read_cases, files)
+        return Table(*_of_cases(one, other, names, how), title)
     first, second = (run if isinstance(run, Scores) else read_scores(run) for run in (a, b))
-    for name, run in zip(names, (first, second), strict=True):
-        if run.targets.ndim > 1:
-            raise ValueError(f"{name}: its samples have several classes; compare takes runs with one class a sample")
-    there = set(second.samples)
-    both = [sample for sample in first.samples if sample in there]
-    if not both:
-        raise ValueError(f"no sample is in both: {names[0]} has {first.samples[0]}, {names[1]} {second.samples[0]}")
+    both, summary = _shared(first.samples, second.samples, names)
     left, right = (_in_order(run, both, first.classes) for run in (first, second))
     _check_targets(left, right)
+    if left.targets.ndim > 1:
+        found = paired_bootstrap(_mean_precision, left.scores, right.scores, left.targets, **how)
+        return Table([_row("map", found, found.p)], summary, title)
     rows = []
     for k in (1, metrics.TOP_K) if len(first.classes) > metrics.TOP_K else (1,):
         hits = [is_right(run.scores, run.targets, k) for run in (left, right)]
-        found = paired_bootstrap(torch.mean, hits[0], hits[1], level=level, rounds=rounds, seed=seed)
+        found = paired_bootstrap(torch.mean, hits[0], hits[1], **how)
         rows.append(_row(f"top{k}", found, mcnemar(hits[0] > 0, hits[1] > 0)))
     hits = [is_right(run.scores, run.targets) for run in (left, right)]
-    found = paired_bootstrap(_mean_class, hits[0], hits[1], left.targets, level=level, rounds=rounds, seed=seed)
+    found = paired_bootstrap(_mean_class, hits[0], hits[1], left.targets, **how)
     rows.append(_row("mean_class", found, found.p))
-    summary: dict[str, object] = {
-        "samples": len(both),
-        "only in a": _named(first.samples, set(both)),
-        "only in b": _named(second.samples, set(both)),
-        "right in a alone": int((hits[0] > hits[1]).sum()),
-        "right in b alone": int((hits[1] > hits[0]).sum()),
-    }
-    return Table(rows, summary, f"a: {names[0]}, b: {names[1]}; low to high: {100 * level:g} %")
+    summary["right in a alone"] = int((hits[0] > hits[1]).sum())
+    summary["right in b alone"] = int((hits[1] > hits[0]).sum())
+    return Table(rows, summary, title)
+
+
+def _shared(a: Sequence[str], b: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict[str, object]]:
+    """The samples that both runs have, in the order of the first, and how many there are in words."""
+    there = set(b)
+    both = [sample for sample in a if sample in there]
+    if not both:
+        raise ValueError(f"no sample is in both: {names[0]} has {a[0]}, {names[1]} {b[0]}")
+    known = set(both)
+    return both, {"samples": len(both), "only in a": _named(a, known), "only in b": _named(b, known)}
+
+
+_Cases = dict[str, dict[str, float]]  # Dice of each class in each scan
+
+
+def _files_of_cases(*paths: str | os.PathLike) -> list[Path]:
+    """The `cases.csv` of each run, nothing where one of them has none."""
+    found = []
+    for path in paths:
+        places = [Path(path) / "evaluate" / "cases.csv", Path(path) / "cases.csv", Path(path)]
+        found += [place for place in places if place.is_file() and place.name == "cases.csv"][:1]
+    return found if len(found) == len(paths) else []
+
+
+def _read_cases(path: Path) -> _Cases:
+    found: _Cases = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        try:
+            for row in csv.DictReader(file):
+                found.setdefault(row["case"], {})[row["class"]] = float(row["dice"])
+        except (KeyError, TypeError, ValueError, csv.Error):
+            found = {}
+    if not found or len({tuple(case) for case in found.values()}) > 1:
+        raise ValueError(f"{path}: not whole; evaluate again")
+    return found
+
+
+def _of_cases(
+    a: _Cases, b: _Cases, names: Sequence[str], how: dict[str, Any]
+) -> tuple[list[dict[str, object]], dict[str, object]]:
+    both, summary = _shared(list(a), list(b), names)
+    classes = list(a[both[0]])
+    if odd := set(classes) ^ set(b[both[0]]):
+        raise ValueError(f"the runs differ in {len(odd)} classes, such as {min(odd)}; compare runs on the same classes")
+    left, right = (
+        torch.tensor([[run[case][name] for name in classes] for case in both], dtype=torch.float64) for run in (a, b)
+    )
+    each = {"dice": (left, right)} | {f"dice {name}": (left[:, [i]], right[:, [i]]) for i, name in enumerate(classes)}
+    rows = []
+    for name, (one, other) in each.items():
+        found = paired_bootstrap(_mean_dice, one, other, **how)
+        rows.append(_row(name, found, found.p))
+    return rows, summary
 
 
 def fuse(runs: Sequence[Scores], weights: Sequence[float] | None = None) -> Scores:
@@ -313,6 +365,16 @@ def paired_bootstrap(
     beyond = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
     p = min(1.0, 2 * (beyond + 1) / (len(defined) + 1))
     return Difference(float(statistic(a, *shared)), float(statistic(b, *shared)), low, high, p)
+
+
+def _mean_precision(scores: Tensor, labels: Tensor) -> Tensor:
+    """mAP of scores (N, K) for labels (N, K)."""
+    return metrics.average_precision(scores, labels).nanmean()
+
+
+def _mean_dice(dice: Tensor) -> Tensor:
+    """The mean over classes of the mean over scans (N, K), nan left out, as `evaluate` has it."""
+    return masks.mean(dice)[1]
 
 
 def _mean_class(right: Tensor, targets: Tensor) -> Tensor:
