@@ -142,6 +142,13 @@ def test_a_recipe_of_augmentations_by_its_name(here, capsys):
     assert "--augment RECIPE" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export"])
+def test_the_help_is_for_people(capsys, command):
+    with pytest.raises(SystemExit):
+        run(capsys, command, "--help")
+    assert "<" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("out", "says"),
     [
@@ -237,6 +244,12 @@ def one_file(here):
     (here / "file").write_text("")
 
 
+def another_json(here):
+    (here / "other.json").write_text('{"data": "clips", "epochs": 3}')
+    (here / "empty.json").write_text("{}")
+    (here / "text.json").write_text("no json")
+
+
 def config(here):
     (here / "own.json").write_text('{"data": "clips", "epochz": 3}')
 
@@ -293,6 +306,11 @@ def text_as_video(here):
         (one_file, [*TRAIN, "--out", "file"], "file: a file is in the way; move it, or give another path"),
         (one_file, [*TRAIN, "--out", "file/run"], "file/run: a part of this path is a file, not a folder"),
         (one_file, ["evaluate", "clips", "--out", "file"], "file: a file is in the way"),
+        (another_json, [*TRAIN, "--convolutions", "other.json"], "other.json: not the convolutions.json of a run (no"),
+        (another_json, [*TRAIN, "--convolutions", "empty.json"], "empty.json: not the convolutions.json of a run (no"),
+        (another_json, [*TRAIN, "--convolutions", "text.json"], "text.json: not the convolutions.json of a run ("),
+        (None, [*TRAIN, "--convolutions", "runs/one"], "runs/one: a folder, and the file convolutions.json in that of"),
+        (None, [*TRAIN, "--frozen_stages", "99"], "99 stages to freeze (num_stages; of train frozen_stages), and the"),
         (None, ["evaluate", "clips", "--model", "tinyy"], "`tubelet models` lists the "),
         (
             None,

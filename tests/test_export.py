@@ -108,7 +108,6 @@ def test_openvino_holds_the_same(tiny, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_real_clip_is_compared_too(tiny, tmp_path):
     video = tmp_path / "v.mp4"
     write_video(video, (torch.full((3, 48, 64), 8 * i, dtype=torch.uint8) for i in range(20)), 10)
@@ -170,6 +169,11 @@ def test_mistakes_are_told_in_one_line(tiny, tmp_path, capsys):
             tubelet.export(tiny, path)
     with pytest.raises(ValueError, match=r"example is \(3, 8, 32, 32\); give a clip \(B, C, T, H, W\)"):
         tubelet.export(tiny, tmp_path / "x.pt2", torch.zeros(3, 8, 32, 32))
+    with pytest.raises(ValueError, match=r"^example is a tuple; give a tensor \(B, C, T, H, W\), the path of"):
+        tubelet.export(tiny, tmp_path / "x.pt2", (torch.zeros(1, 3, 8, 32, 32), torch.zeros(1, 5)))
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(ValueError, match=r"folder\.onnx: is a folder; give a file in it, such as .*model\.onnx$"):
+        tubelet.export(tiny, tmp_path / "folder.onnx")
     (tmp_path / "file").touch()
     assert main(["export", str(tubelet.save(tiny, tmp_path / "m.safetensors")), str(tmp_path / "file" / "x.pt2")]) == 2
     assert capsys.readouterr().err.startswith(f"tubelet: {tmp_path / 'file'}")
@@ -190,6 +194,127 @@ def test_a_missing_package_is_named_with_its_pip_line(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert 'install it with: pip install "tubelet[export]"' in done.stderr
+
+
+class Small(torch.nn.Module):
+    """One convolution and a pooling, after which a step of the last map is 4 frames and 8 pixels, and a head."""
+
+    strides = ((2, 4, 4), (4, 8, 8))
+
+    def __init__(self, head=None):
+        super().__init__()
+        self.conv = torch.nn.Conv3d(1, 4, 3, (2, 4, 4), 1)
+        self.pool = torch.nn.MaxPool3d(3, 2, 1)
+        self.last = torch.nn.Conv3d(4, 4, 3, padding=1)
+        self.head = head or tubelet.heads.Classify(4, 3)
+
+    def forward(self, x, *boxes):
+        return self.head(self.last(self.pool(self.conv(x))), *boxes)
+
+
+def axes(report):
+    return [str(axis) for axis in report.inputs["clip"]]
+
+
+def test_a_last_map_of_one_place_leaves_the_sizes_free(tmp_path):
+    torch.manual_seed(0)
+    model = Small()
+    report = tubelet.export(model, tmp_path / "x.onnx", torch.randn(1, 1, 2, 7, 8))
+    assert axes(report) == ["batch", "1", "frames", "height", "width"]
+    larger = next(check.size for check in report.checks if check.clip == "larger")
+    assert all(n >= 2 * step + step for n, step in zip(larger[2:], model.strides[-1], strict=True))
+    model.eval()
+    for size in ((1, 1, 2, 7, 8), (2, 1, 4, 24, 17), (1, 1, 13, 8, 30)):
+        clip = torch.randn(size)
+        with torch.no_grad():
+            np.testing.assert_allclose(run(tmp_path / "x.onnx", clip)[0], model(clip).numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_free_axes_have_their_names(tmp_path):
+    tubelet.export(torch.nn.Conv3d(1, 1, 3, padding=1), tmp_path / "x.onnx", torch.randn(1, 1, 9, 17, 18))
+    graph = onnx.load(tmp_path / "x.onnx").graph
+    for value in (*graph.input, *graph.output):
+        sizes = [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        assert sizes == ["batch", 1, "frames", "height", "width"]
+
+
+def test_a_file_that_refuses_sizes_tells_their_limits(tmp_path):
+    """torch.export has no range for a size that was divided twice: the limits are looked for."""
+    report = tubelet.export(Small(), tmp_path / "x.pt2", torch.randn(1, 1, 3, 6, 7))
+    assert axes(report) == ["batch", "1", "frames to 4", "height to 8", "width to 8"]
+    module = torch.export.load(tmp_path / "x.pt2").module()
+    module(torch.randn(2, 1, 4, 8, 8))
+    for size in ((5, 8, 8), (4, 9, 8), (4, 8, 9)):
+        with pytest.raises((AssertionError, RuntimeError)):
+            module(torch.randn(2, 1, *size))
+
+
+def test_a_map_below_the_window_of_a_head_has_limits(tmp_path):
+    model = Small(tubelet.heads.Classify(4, 3, window=(1, 4, 4))).eval()
+    report = tubelet.export(model, tmp_path / "x.pt2", torch.randn(1, 1, 8, 17, 17))
+    assert axes(report)[2:] == ["frames", "height to 24", "width"]  # 25 pixels are the first to make 4 places
+
+
+def test_sizes_go_by_the_steps_that_a_network_wants(tmp_path):
+    class Even(Small):
+        def forward(self, x):
+            if x.shape[2] % 4:
+                raise ValueError("whole steps")
+            return super().forward(x)
+
+    report = tubelet.export(Even(), tmp_path / "x.pt2", torch.randn(1, 1, 8, 17, 17))
+    assert axes(report)[2] == "frames by 4"
+    assert {check.size[2] for check in report.checks} == {8, 12}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [".pt2", ".onnx"])
+def test_a_detector_is_exported(ending, tmp_path):
+    model = Small(tubelet.heads.Detect(4, 3, 8)).eval()
+    clip = torch.randn(1, 1, 8, 24, 24)
+    report = tubelet.export(model, tmp_path / f"x{ending}", clip)
+    assert [check.clip for check in report.checks] == ["example", "noise", "larger", "smaller"]
+    assert {name: str(axes[0]) for name, axes in report.inputs.items()} == {"clip": "batch", "boxes": "boxes"}
+
+
+@pytest.mark.slow
+def test_of_an_optimized_network_the_network_is_exported(tmp_path):
+    model = Small().eval()
+    clip = torch.randn(1, 1, 4, 16, 16)
+    tubelet.export(tubelet.optimize(model, clip, seconds=0), tmp_path / "x.pt2", clip)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.load(tmp_path / "x.pt2").module()(clip), model(clip))
+
+
+def test_strides_of_another_form_are_not_taken_for_ours(tmp_path):
+    model = Small()
+    model.strides = (2, 2)  # as MONAI's networks have them
+    report = tubelet.export(model, tmp_path / "x.pt2", torch.randn(1, 1, 9, 17, 17))
+    assert [check.clip for check in report.checks] == ["example", "noise", "larger", "smaller"]
+
+
+def test_a_network_trains_on_after_it_was_exported(tmp_path):
+    model = Small().train()
+    model.conv.eval()
+    tubelet.export(model, tmp_path / "x.pt2", torch.randn(1, 1, 9, 17, 17))
+    assert model.training and model.head.training and not model.conv.training
+
+
+class Several(Fixed):
+    """Answers with more than one tensor."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x):
+        return self.kind(a=super().forward(x)) if self.kind is dict else (super().forward(x), x)
+
+
+@pytest.mark.parametrize("kind", [dict, tuple])
+def test_a_network_with_several_answers_is_refused(kind, tmp_path):
+    with pytest.raises(ValueError, match=rf"^Several answers with a {kind.__name__}: wrap it in a network that"):
+        tubelet.export(Several(kind), tmp_path / "x.pt2", torch.randn(1, 1, 4, 8, 8))
 
 
 # Streams

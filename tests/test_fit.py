@@ -17,11 +17,11 @@ SCRIPT = Path(__file__).with_name("fit_script.py")
 STEPS = 9  # three epochs of three
 
 
-def start(*arguments, launcher=(), prefix=()):
+def start(*arguments, launcher=(), prefix=(), **options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*prefix, sys.executable, *launcher, *map(str, (SCRIPT, *arguments))],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, **options,
     )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("step", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 2, 4, 6, 8, 9))])
 def test_killed_at_a_step_and_resumed_it_computes_the_same(whole, tmp_path, step):
     folder = tmp_path / "run"
-    status, out = finished(start(folder, "--accumulate", 2, "--die_at", step))
+    status, out = finished(start(folder, "--accumulate", 2, "--die_at", step))  # and those that read have ended, too
     assert status == -signal.SIGKILL, out
     status, out = finished(start(folder, "--accumulate", 2, "--resume"))
     assert status == 0, out
@@ -72,15 +72,26 @@ def test_a_broken_checkpoint_costs_a_step_and_nothing_else(whole, tmp_path):
     assert_same(whole, folder)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_asked_to_stop_it_ends_the_step_and_goes_on_from_there(whole, tmp_path, sent):
+@pytest.mark.parametrize(
+    ("sent", "send"),
+    [
+        (signal.SIGTERM, os.killpg),  # as a cluster does it: the processes that read get it, too
+        pytest.param(signal.SIGINT, os.killpg, marks=pytest.mark.slow),  # and a terminal
+        pytest.param(signal.SIGINT, os.kill, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, os.kill, marks=pytest.mark.slow),
+    ],
+)
+def test_asked_to_stop_it_ends_the_step_and_goes_on_from_there(whole, tmp_path, sent, send):
     folder = tmp_path / "run"
-    process = start(folder, "--accumulate", 2, "--slow", 0.5)
+    process = start(folder, "--accumulate", 2, "--slow", 0.5, start_new_session=True)
     while not (folder / checkpoints.LAST).exists() and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(sent)
+    send(process.pid, sent)
     status, out = finished(process)
-    assert status != 0 and "stopping after this step" in out and "KeyboardInterrupt" in out
+    assert status != 0 and out.count("stopping after this step") == 1 and "KeyboardInterrupt" in out
+    assert "died" not in out
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
     assert not (folder / "history.json").exists()
     status, out = finished(start(folder, "--accumulate", 2, "--resume"))
     assert status == 0, out

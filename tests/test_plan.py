@@ -102,6 +102,8 @@ def test_a_plan_is_kept(tmp_path):
     for name, says in (("bad.json", "damaged"), ("gone.json", "no such file")):
         with pytest.raises(ValueError, match=says):
             read(tmp_path / name)
+    with pytest.raises(ValueError, match=r"^plan .*: a folder; give the file plan\.json that lies in the folder of"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,12 @@ def test_intensities_as_typed(text, found):
 )
 def test_intensities_that_are_none(text):
     with pytest.raises(ValueError, match=r"^intensity .*; give \"z_score\""):
+        intensity_of(text)
+
+
+@pytest.mark.parametrize("text", ["foo", "foo 1 2"])
+def test_a_kind_of_intensity_that_there_is_not(text):
+    with pytest.raises(ValueError, match=f"^intensity '{text}': there is window, percentile, z_score; give"):
         intensity_of(text)
 
 

@@ -110,6 +110,33 @@ def test_a_named_recipe_and_sgd():
     assert choose(network("tiny"), 600, asked={"optimizer": "sgd", "weight_decay": 0.0})[0].weight_decay == 0.0
 
 
+def test_the_rate_is_that_of_the_clips_that_a_step_holds():
+    """Malladi et al. 2022: the root; 12 clips of 16 are three quarters, whatever was asked for."""
+    for batch_size in (12, 16, 1000):
+        recipe, reasons = choose(network("tiny"), 12, batch_size=batch_size)
+        assert recipe.lr == pytest.approx(1e-3 * math.sqrt(12 / 16))
+        (told,) = [reason for reason in reasons if reason.startswith("lr")]
+        assert told.endswith("for steps of 12" + (", all that an epoch has" if batch_size > 12 else ""))
+    several, _ = choose(network("tiny"), 12, batch_size=1000, asked={"repeats": 4})
+    assert several.lr == pytest.approx(1e-3 * math.sqrt(48 / 16))
+    scans, _ = choose(nn.Conv3d(1, 2, 3), 9, is_dense=True, batch_size=200, unit="scans")  # 12 windows of each
+    assert scans.lr == pytest.approx(3e-3 * math.sqrt(108 / 16))
+    sgd, _ = choose(network("tiny"), 12, batch_size=1000, asked={"optimizer": "sgd"})
+    assert sgd.lr == pytest.approx(1e-2 * 12 / 16)
+    more, reasons = choose(network("tiny"), 17, batch_size=16)
+    assert more.lr == 1e-3 and any(reason.endswith("for steps of 16") for reason in reasons)
+    held, reasons = choose(network("r3d_18"), 6, is_fine_tuned=True)
+    assert held.is_norm_frozen and "is_norm_frozen True: 6 clips at a time, fewer than 8" in reasons
+
+
+def test_norms_take_statistics_or_are_held():
+    asked = {"is_norm_frozen": True, "precise_norms": 2}
+    with pytest.raises(ValueError, match=r"^is_norm_frozen True, precise_norms 2: .*leave one of the two out$"):
+        choose(network("r3d_18"), 600, asked=asked)
+    chosen, _ = choose(network("r3d_18"), 600, is_fine_tuned=True, batch_size=4, asked={"precise_norms": 2})
+    assert not chosen.is_norm_frozen
+
+
 def test_clips_repeated_in_an_epoch_do_not_lengthen_the_run():
     once, twice = (choose(network("tiny"), 2500, asked={"repeats": repeats})[0] for repeats in (1, 2))
     assert (once.epochs, twice.epochs) == (60, 30)
@@ -139,6 +166,10 @@ def test_there_are_at_most_five_and_they_are_plain():
     ("bad", "message"),
     [
         ({"epochs": 0}, "epochs 0 must be at least 1"),
+        ({"epochs": 1.5}, "epochs 1.5 must be a whole number"),
+        ({"patience": 2.0}, "patience 2.0 must be a whole number"),
+        ({"mixing": {"mixup": 0.2}}, r"mixing \{'mixup': 0.2\}; give a Mixing, see tubelet.data.mixing"),
+        ({"augment": "kinetics"}, "augment 'kinetics'; give a Augment, see tubelet.data.augment"),
         ({"clip_norm": -1.0}, "clip_norm -1.0 must be at least 0"),
         ({"warmup": 1.0}, "warmup 1.0 must be at least 0 and below 1"),
         ({"label_smoothing": math.nan}, "label_smoothing nan must"),

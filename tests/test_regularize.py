@@ -79,11 +79,21 @@ def test_frozen_stages_stay_as_they_are():
 
 
 def test_what_cannot_be_frozen_is_told():
-    with pytest.raises(ValueError, match=r"num_stages 4 must lie in 0..3"):
+    with pytest.raises(ValueError, match=r"^4 stages to freeze .*frozen_stages.*the network has 3: give 0 to 3$"):
         regularize.freeze(tiny(), 4)
     with pytest.raises(ValueError, match="Sequential has no stem and stages"):
         regularize.freeze(nn.Sequential(), 1)
     regularize.freeze(nn.Sequential(), 0)
+
+
+def test_norms_that_are_held_are_told_from_the_others():
+    model = tiny()
+    every = regularize.free_norms(model)
+    regularize.freeze(model, 1)
+    left = regularize.free_norms(model)
+    assert 0 < len(left) < len(every) and set(left) < set(every)
+    regularize.freeze_norms(model)
+    assert regularize.free_norms(model) == []
 
 
 def test_frozen_norms_answer_as_in_evaluation_and_still_learn():

@@ -326,6 +326,28 @@ def test_choices_are_measured_kept_and_shown():
     assert again.routes == choices.routes
 
 
+LAYER = {
+    "in_channels": 3, "size": [4, 8, 8], "out_channels": 8, "kernel_size": [3, 3, 3], "stride": [1, 1, 1],
+    "padding": [1, 1, 1], "dilation": [1, 1, 1], "groups": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ({}, "no list of layers"),
+        ({"data": "clips", "epochs": 3}, "no list of layers"),
+        ([1], "entry 1 is no layer with a route"),
+        ([{"layer": {"name": "conv"}, "route": {}}], "entry 1 is no layer with a route"),
+        ([{"layer": LAYER, "route": {"output": "plain"}}, {"name": "flat"}], "entry 2 is no layer with a route"),
+        ([{"layer": LAYER, "route": {"grad_input": "fft"}}], "entry 1 takes the way 'fft'; there is plain, frames, "),
+    ],
+)
+def test_what_is_not_a_choice_is_told(state, says):
+    with pytest.raises(ValueError, match=f"^{says}"):
+        speed.Choices.restored(state)
+
+
 def test_without_time_layers_take_their_usual_way():
     model, clips = Every(), torch.randn(1, 3, 4, 32, 32)
     layers = speed._layers(model, (clips,))

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import tubelet
 from tubelet import feed, memory, speed, weights
 from tubelet.data import motion
-from tubelet.data.augment import Augment
+from tubelet.data.augment import RECIPES, Augment
 from tubelet.data.sample import Sample, VideoData
 from tubelet.data.video import write_video
 
@@ -50,6 +50,7 @@ def command(*arguments, cwd):
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=hear_ctrl_c,
+        start_new_session=True,
     )
 
 
@@ -144,13 +145,13 @@ def test_a_step_is_made_to_fit_into_the_memory(clips, tmp_path, monkeypatch, cap
         tubelet.train(clips, out=tmp_path / "other", checkpointed_stages=9, **options)
 
 
-def interrupted(clips, cwd, sent):
+def interrupted(clips, cwd, sent, send=os.kill):
     """A run of eight epochs that gets a signal once its second epoch has begun."""
     process = command("train", clips, *SMALL, "--epochs", 8, "--out", "run", cwd=cwd)
     deadline = time.monotonic() + 240
     while not (cwd / "run" / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(sent)
+    send(process.pid, sent)
     _, err = process.communicate(timeout=120)
     return process.returncode, err
 
@@ -171,9 +172,11 @@ def test_kill_minus_nine_loses_at_most_an_epoch(whole, clips, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_resume(whole, clips, tmp_path):
-    status, err = interrupted(clips, tmp_path, signal.SIGINT)
-    assert status == 130
+@pytest.mark.parametrize(("sent", "send"), [(signal.SIGINT, os.kill), (signal.SIGTERM, os.killpg)])
+def test_asked_to_stop_it_says_how_to_resume(whole, clips, tmp_path, sent, send):
+    """By Ctrl-C, and as Slurm and `timeout` do it: all processes of the run get the signal."""
+    status, err = interrupted(clips, tmp_path, sent, send)
+    assert status == 130 and "died" not in err
     assert "tubelet train --config run/run.json --resume" in err
     assert "Traceback" not in err
     status, _, err = finished("train", "--config", "run/run.json", "--resume", cwd=tmp_path)
@@ -239,6 +242,62 @@ def test_a_loss_that_is_no_number_ends_the_run(clips, tmp_path):
         tubelet.train(clips, task="segment")
     with pytest.raises(ValueError, match="lr -1 must be above 0"):
         tubelet.train(clips, lr=-1)
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_run_and_keeps_no_model(clips, tmp_path):
+    options = {"model": "tiny_3d", "crop": 32, "num_frames": 4, "workers": 0, "out": tmp_path / "run"}
+    with pytest.raises(ValueError, match=r"^the validation loss is nan in epoch 1: lower lr"):
+        tubelet.train(clips, optimizer="sgd", lr=1e30, clip_norm=0, epochs=1, **options)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"data": None}, r"^data None; give the path of a folder or a list, or motion$"),
+        ({"seed": 2**70}, r"^seed 1180591620717411303424 must be at least -2\^63 and below 2\^64$"),
+        ({"seed": 1.5}, r"^seed 1\.5 must be a whole number$"),
+        ({"epochs": 1.5}, r"^epochs 1\.5 must be a whole number$"),
+        ({"batch_size": 2.5}, r"^batch_size 2\.5 must be a whole number$"),
+        ({"checkpoint_s": -1}, r"^checkpoint_s -1 must be at least 0$"),
+        ({"precision": 8}, r"^precision '8'; there is 32, bf16, 16$"),
+        ({"mixing": {"mixup": 0.2}}, r"^mixing \{'mixup': 0\.2\}; give a tubelet\.data\.mixing\.Mixing, such as"),
+        ({"augment": "kinetic"}, r"^augment 'kinetic'; there is plain, kinetics, strong, or give a tubelet\.data\.aug"),
+        ({"augment": {"zoom": 1.2}}, r"^augment \{'zoom': 1\.2\}; there is plain, kinetics, strong, or give"),
+        ({"distort": 3}, r"^distort 3; there is none, light, nnunet, varied, or give a tubelet\.data\.distort\.Dis"),
+        ({"out": __file__}, r"test_train\.py: a file is in the way; move it, or give another path as out$"),
+        ({"out": f"{__file__}/run"}, r"test_train\.py/run: a part of this path is a file, not a folder; give another"),
+        (
+            {"is_norm_frozen": True, "precise_norms": 2},
+            r"^is_norm_frozen True, precise_norms 2: .*leave one of the two",
+        ),
+        ({"frozen_stages": 3, "precise_norms": 2}, r"^precise_norms 2: the network has no batch norm whose statistics"),
+    ],
+)
+def test_values_of_another_kind_are_told_in_a_line(clips, tmp_path, monkeypatch, options, says):
+    monkeypatch.chdir(tmp_path)
+    fitting = {"model": "tiny_3d", "crop": 32, "num_frames": 4, "workers": 0, "epochs": 1}
+    with pytest.raises(ValueError, match=says) as caught:
+        tubelet.train(**{"data": clips, **fitting, **options})
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_what_is_meant_is_taken_and_what_is_done_is_said(clips, tmp_path, capsys):
+    """Names of augmentations, a number as precision; steps have no more clips than an epoch, and a CPU has no fp16."""
+    options = {"model": "tiny_3d", "crop": 32, "num_frames": 4, "workers": 0, "epochs": 1}
+    run = tubelet.train(clips, augment="kinetics", precision=32, batch_size=1000, out=tmp_path / "run", **options)
+    err = capsys.readouterr().err
+    clips_a_step = int(re.search(r"tiny_3d on (\d+) clips", err)[1])
+    assert f"batch {clips_a_step}\n" in err and f"for steps of {clips_a_step}, all that an epoch has\n" in err
+    assert "bf16" not in err and "augment.zoom 1.25, augment.flip True: as asked" in err
+    arguments = json.loads((run.out / "run.json").read_text())
+    assert arguments["precision"] == "32" and Augment(**arguments["augment"]) == RECIPES["kinetics"]
+    half = tubelet.train(clips, precision="16", out=tmp_path / "half", **options)
+    assert "\n  precision bf16: a CPU has no 16\n" in capsys.readouterr().err
+    assert json.loads((half.out / "run.json").read_text())["precision"] == "16"
+    same = tubelet.train(clips, precision="bf16", out=tmp_path / "same", **options)
+    assert same.history[0]["val_loss"] == half.history[0]["val_loss"]
 
 
 def test_what_cannot_be_saved_is_said_before_training(clips, tmp_path):

@@ -191,7 +191,7 @@ def _parser() -> Any:
         option = next(action for action in of_train._actions if action.dest == name)
         option.metavar, option.help = "RECIPE", f"{', '.join(known)}, or a file of the values of the next ones"
     commands.add_subcommand("train", of_train, help="train a network on videos or scans")
-    several = {"action": "append", "type": _names, "help": f"{run['help']}; of several, the scores are fused"}
+    several = {"action": "append", "type": _Names(), "help": f"{run['help']}; of several, the scores are fused"}
     of_evaluate = command(evaluate, {"--model": several}, set())
     commands.add_subcommand("evaluate", of_evaluate, help="measure a network on videos or scans")
     commands.add_subcommand(
@@ -261,6 +261,16 @@ def _recipe(option: str, name: str) -> str:
 def _names(value: Any) -> list[str]:
     """The names in lists of any depth: one for each time an option was given, one in a file of arguments."""
     return [value] if isinstance(value, str) else [name for each in value for name in _names(each)]
+
+
+class _Names:
+    """`_names` as the type of an option, whose help says text."""
+
+    def __call__(self, value: Any) -> list[str]:
+        return _names(value)
+
+    def __str__(self) -> str:
+        return "str"
 
 
 def _newest_run() -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import errno
+import inspect
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +42,7 @@ __all__ = ["Axis", "Check", "Report", "export"]
 
 TOLERANCE = 1e-4  # the largest difference, of the largest answer
 _AXES = ("batch", "channels", "frames", "height", "width")
+_FARTHEST = 1024  # frames or pixels up to which limits are looked for
 _KEY = "tubelet"  # of the note in a file's metadata
 
 
@@ -137,8 +140,9 @@ def export(
     the normalisation and the whole `ClipSpec`.
 
     Args:
-        model: a file of weights, a run's folder, a tag of the catalogue, or a network in memory; a `Stream` gives one
-            step of it, for chunks of so many frames, with what it keeps as inputs and outputs.
+        model: a file of weights, a run's folder, a tag of the catalogue, or a network in memory, also one that
+            `optimize` made, which is exported as it was before; a `Stream` gives one step of it, for chunks of so many
+            frames, with what it keeps as inputs and outputs.
         path: the file to write; its ending is `.onnx`, `.pt2` or `.xml`.
         example: a clip (B, C, T, H, W) as the network takes it, or of uint8; or a video or scan, of which the clip in
             the middle is taken; None is noise of the size that the network's `spec` tells. Of a `Stream` a first chunk
@@ -148,8 +152,8 @@ def export(
         The differences on each clip; `print` draws them.
 
     Raises:
-        ValueError: an unknown ending, a network or a layer that cannot be exported, or answers that differ by more than
-            1e-4 of the largest one: then there is no file.
+        ValueError: an unknown ending, a folder as the path, an example that is no clip, a network or a layer that
+            cannot be exported, or answers that differ by more than 1e-4 of the largest one: then there is no file.
         ImportError: a package is missing; the message tells the line that installs it.
         OSError: the file cannot be written there.
 
@@ -161,28 +165,67 @@ def export(
     path = Path(path)
     form = _form(path)
     form.check()
+    if not (example is None or isinstance(example, Tensor | str | os.PathLike)):
+        raise ValueError(
+            f"example is a {type(example).__name__}; give a tensor (B, C, T, H, W), the path of a video or scan, None"
+        )
+    model = getattr(model, "_saved_as", model)
     if isinstance(model, Stream):
         if example is not None and not isinstance(example, Tensor):
             raise ValueError(f"example {example}: of a stream it is a first chunk (B, C, n, H, W)")
         return _export_step(model, path, form, example)
-    if isinstance(model, nn.Module) and not hasattr(model, "spec") and isinstance(example, Tensor):
-        network, spec = model.eval(), None
-    else:
-        network, spec = ready(model)
-    network = _on_cpu(network)
+    with _restored(model):
+        if isinstance(model, nn.Module) and not hasattr(model, "spec") and isinstance(example, Tensor):
+            network, spec = model.eval(), None
+        else:
+            network, spec = ready(model)
+        return _export_network(_on_cpu(network), spec, path, form, example)
+
+
+@contextmanager
+def _restored(model: Any) -> Iterator[None]:
+    """Afterwards each module of a network in memory trains, or does not, as it did before."""
+    before = [(each, each.training) for each in model.modules()] if isinstance(model, nn.Module) else []
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def _export_network(
+    network: nn.Module, spec: ClipSpec | None, path: Path, form: _Format, example: Tensor | str | os.PathLike | None
+) -> Report:
     real = _clip(example, spec)
     size = tuple(real.shape) if real is not None else _size(spec)
+    given = [("noise", _inputs(network, _noise(size)))]
+    if real is not None:
+        given.insert(0, ("example", _inputs(network, real)))
     with _writable(path), torch.no_grad():
-        graph, others = _traced(network, size)
-        clips = [("noise", _inputs(network, _noise(size))), *others]
-        if real is not None:
-            clips.insert(0, ("example", _inputs(network, real)))
 
-        def compare(run: Run) -> Iterator[Check]:
-            for name, inputs in clips:
-                yield _checked(name, tuple(inputs[0].shape), run(inputs)[0], network(*inputs))
+        def compare(cases: Sequence[_Case], run: Run) -> Iterator[Check]:
+            for name, inputs in cases:
+                shape = tuple(inputs[0].shape)
+                try:
+                    answer = run(inputs)[0]
+                except Exception as error:  # each program has types of its own
+                    raise ValueError(
+                        f"{path}: not written: {form.runtime} fails on {name} {shape} ({runtimes.first_line(error)})"
+                    ) from error
+                yield _checked(name, shape, answer, network(*inputs))
 
-        return _proven(graph, path, form, _note(network, spec), compare)
+        for free in ((0, 2, 3, 4), (0, 3, 4), (0,)):
+            # a file that refuses what the graph was not made for would refuse the example
+            traced = size if form.is_guarded else _grown(network, size, free)
+            try:
+                graph, others = _traced(network, traced, free, size)
+                if not others and len(free) > 1:  # what looks free has been proven nowhere
+                    continue
+                return _proven(graph, path, form, _note(network, spec), partial(compare, [*given, *others]))
+            except ValueError:
+                if len(free) == 1:
+                    raise
+        raise AssertionError("the last graph is written, or raises")
 
 
 _Case = tuple[str, tuple[Tensor, ...]]  # what a clip is, and the inputs that it makes
@@ -248,26 +291,58 @@ def _inputs(network: nn.Module, clip: Tensor) -> tuple[Tensor, ...]:
     return clip, torch.cat([clips[:, None], corners * torch.tensor([width, height] * 2)], 1)
 
 
-def _traced(network: nn.Module, size: Sequence[int]) -> tuple[_Graph, list[_Case]]:
-    """The graph of a network, its axes free where its code lets them be, and clips of other sizes that it takes."""
+def _strides(network: nn.Module) -> tuple[int, ...] | None:
+    """Frames and pixels (t, h, w) to one of the last map, of a network that tells it as those of `create` do."""
+    strides = getattr(network, "strides", None)
+    last = strides[-1] if isinstance(strides, Sequence) and strides else None
+    return tuple(last) if isinstance(last, Sequence) and len(last) == 3 else None
+
+
+def _grown(network: nn.Module, size: tuple[int, ...], free: Sequence[int]) -> tuple[int, ...]:
+    """The size with its free axes such that the last map is larger than 1, which torch.export takes for a constant."""
+    grown = list(size)
+    least = getattr(network, "least", (1, 1, 1))
+    for i, step in enumerate(_strides(network) or (), 2):
+        if i in free and size[i] < 2 * step:
+            grown[i] = max(2 * step, size[i], -(-(least[i - 2] + step) // step) * step)
+    return tuple(grown)
+
+
+def _traced(
+    network: nn.Module, size: Sequence[int], free: Sequence[int], least: Sequence[int]
+) -> tuple[_Graph, list[_Case]]:
+    """The graph of a network, these axes free where its code lets them be, and clips of other sizes that it takes.
+
+    Args:
+        network: the network.
+        size: of the clip that it is followed with.
+        free: the axes.
+        least: a size that it will be proven on, too.
+    """
     head = getattr(network, "head", None)
     outputs = ("features" if isinstance(head, heads.Features) else "logits",)
-    for free in ((0, 2, 3, 4), (0, 3, 4), (0,)):
-        for batch in (2, size[0]):  # 1 would be taken for a constant; where 2 becomes one, it must be the example's
-            inputs = _inputs(network, torch.zeros(batch, *size[1:]))
-            program = _program(network, inputs, (dict.fromkeys(free, Dim.AUTO), {0: Dim.AUTO})[: len(inputs)])
-            axes = _axes(network, program)
-            if axes["clip"][0].high != 2:
-                break
-        graph = _Graph(program, axes, outputs)
-        others = _others(network, graph, size)
-        if others:  # else what looks free has been proven nowhere
+    for batch in (2, size[0]):  # 1 would be taken for a constant; where 2 becomes one, it must be the example's
+        inputs = _inputs(network, torch.zeros(batch, *size[1:]))
+        program = _program(network, inputs, (dict.fromkeys(free, Dim.AUTO), {0: Dim.AUTO})[: len(inputs)])
+        answer = program.call_spec.out_spec
+        if answer is not None and not answer.is_leaf():
+            raise ValueError(
+                f"{type(network).__name__} answers with a {answer.type.__name__}: wrap it in a network that answers "
+                "with one tensor of it"
+            )
+        guarded = program.module()
+        axes = _axes(network, program, inputs, getattr(guarded, "_guards_fn", None))
+        if axes["clip"][0].high != 2:
             break
-    return graph, others
+    axes["clip"] = tuple(replace(axis, low=min(axis.low, n)) for axis, n in zip(axes["clip"], least, strict=True))
+    graph = _Graph(program, axes, outputs)
+    return graph, _others(network, graph, size, guarded)
 
 
 def _program(network: nn.Module, inputs: tuple[Tensor, ...], dynamic: tuple[Any, ...] | None) -> ExportedProgram:
     where: list[str] = []
+    # a `*boxes` of a forward wants what it holds as a tuple
+    shapes = None if dynamic is None else dict(inspect.signature(network.forward).bind(*dynamic).arguments)
 
     def enter(name: str, *_: Any) -> None:
         where.append(name)
@@ -278,7 +353,7 @@ def _program(network: nn.Module, inputs: tuple[Tensor, ...], dynamic: tuple[Any,
     hooks = [module.register_forward_pre_hook(partial(enter, name)) for name, module in network.named_modules()]
     hooks += [module.register_forward_hook(leave) for module in network.modules()]
     try:
-        return torch.export.export(network, inputs, dynamic_shapes=dynamic)
+        return torch.export.export(network, inputs, dynamic_shapes=shapes)
     except Exception as error:  # a forward may raise anything
         raise ValueError(f"{runtimes.layer(where)} cannot be exported ({runtimes.first_line(error)})") from error
     finally:
@@ -286,14 +361,14 @@ def _program(network: nn.Module, inputs: tuple[Tensor, ...], dynamic: tuple[Any,
             hook.remove()
 
 
-def _axes(network: nn.Module, program: ExportedProgram) -> dict[str, tuple[Axis, ...]]:
+def _axes(
+    network: nn.Module, program: ExportedProgram, inputs: Sequence[Tensor], guards: Callable[..., Any] | None
+) -> dict[str, tuple[Axis, ...]]:
     """Axes of the inputs: one size, or what the network's code allows."""
     ranges = {str(symbol): limits for symbol, limits in program.range_constraints.items()}
     least = {2 + i: low for i, low in enumerate(getattr(network, "least", ()))}
     found = {}
-    names = program.graph_signature.user_inputs
-    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.name in names}
-    for name, tensor in zip(("clip", "boxes"), values.values(), strict=False):
+    for name, tensor in zip(("clip", "boxes"), _placeholders(program), strict=False):
         axes = []
         for i, size in enumerate(tensor.shape):
             label = _AXES[i] if name == "clip" else "boxes" if i == 0 else "columns"
@@ -302,19 +377,52 @@ def _axes(network: nn.Module, program: ExportedProgram) -> dict[str, tuple[Axis,
                 axes.append(Axis(label, int(size), int(size)))
                 continue
             low = max(1 if limits.lower <= 2 else int(limits.lower), least.get(i, 1) if name == "clip" else 1)
-            axes.append(Axis(label, low, int(limits.upper) if limits.upper < 2**31 else None))
+            high, step = int(limits.upper) if limits.upper < 2**31 else None, 1
+            if guards is not None and name == "clip" and i > 1:
+                last, step = _reach(guards, [each.shape for each in inputs], i)
+                high = min(filter(None, (high, last)), default=None)
+            axes.append(Axis(label, low, high, step))
         found[name] = tuple(axes)
     return found
 
 
-def _others(network: nn.Module, graph: _Graph, size: Sequence[int]) -> list[_Case]:
+def _placeholders(program: ExportedProgram) -> list[Tensor]:
+    """The inputs as the graph has them, with symbols for free sizes."""
+    names = program.graph_signature.user_inputs
+    return [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+
+
+def _reach(guards: Callable[..., Any], sizes: Sequence[Sequence[int]], axis: int) -> tuple[int | None, int]:
+    """The largest size of an axis of the clip that a graph is for (None: no limit was found), and its step.
+
+    The ranges that torch.export gives lack the limits of what is divided, such as a last map below a head's window.
+    """
+    clip, *others = sizes
+    start = clip[axis]
+
+    def goes(size: int) -> bool:
+        shapes = ((*clip[:axis], size, *clip[axis + 1 :]), *others)
+        return _goes(guards, tuple(torch.empty(()).expand(shape) for shape in shapes))
+
+    step = next((n - start for n in range(start + 1, _FARTHEST) if goes(n)), None)
+    if step is None:
+        return start, 1
+    if start % step:
+        step = 1
+    refused = next((n for n in range(start + step, _FARTHEST, step) if not goes(n)), None)
+    return None if refused is None else refused - step, step
+
+
+def _others(network: nn.Module, graph: _Graph, size: Sequence[int], guarded: Callable[..., Any]) -> list[_Case]:
     """Noise of a larger and of a smaller size, as far as both the network and the graph take one."""
-    steps = getattr(network, "strides", [(8, 32, 32)])[-1]  # some networks want whole ones
-    larger = [[n + more for n, more in zip(size[2:], extra, strict=True)] for extra in ((1, 5, 3), steps)]
+    steps = _strides(network) or (8, 32, 32)
+    # a larger last map along each axis; some networks want whole steps
+    larger = [
+        [n + s + more for n, s, more in zip(size[2:], steps, extra, strict=True)] for extra in ((1, 5, 3), (0,) * 3)
+    ]
     pairs = list(zip(size[2:], steps, strict=True))
     smaller = [[n // 2 + 1 for n in size[2:]], [max(s, n // 2 // s * s) for n, s in pairs]]
     smaller.append([max(1, n - s // 2) for n, s in pairs])  # a map as large, for heads with a window
-    guarded = graph.program.module()
     found = []
     for name, batch, sizes in (("larger", 1, larger), ("smaller", 3, smaller)):
         for wanted in sizes:
@@ -417,15 +525,18 @@ def _export_step(stream: Stream, path: Path, form: _Format, example: Tensor | No
 
 
 class _Format(NamedTuple):
-    """How a graph is written, and read and run again."""
+    """How a graph is written, and read and run again; a guarded file refuses what its graph was not made for."""
 
     runtime: str
+    is_guarded: bool
     check: Callable[[], None]
     write: Callable[[_Graph, Path, str], None]
     read: Callable[[Path], Run]
 
 
 def _form(path: Path) -> _Format:
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; give a file in it, such as {path / 'model.onnx'}")
     if path.suffix not in _FORMATS:
         raise ValueError(f"{path}: ends in {path.suffix or 'nothing'}; give a path ending in {', '.join(_FORMATS)}")
     return _FORMATS[path.suffix]
@@ -435,8 +546,6 @@ def _form(path: Path) -> _Format:
 def _writable(path: Path) -> Iterator[None]:
     """Find out before the work whether a file can be written; none of the exporters' own lines are shown meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     with runtimes.quietly():
@@ -496,7 +605,18 @@ def _need_onnx() -> None:
 
 
 def _onnx(graph: _Graph) -> Any:
-    return runtimes.to_onnx(graph.program, list(graph.inputs), graph.outputs)
+    """The ONNX model, its free axes under their own names."""
+    model = runtimes.to_onnx(graph.program, list(graph.inputs), graph.outputs)
+    names: dict[str, str] = {}
+    for axes, tensor in zip(graph.inputs.values(), _placeholders(graph.program), strict=True):
+        for axis, size in zip(axes, tensor.shape, strict=True):
+            if not isinstance(size, int):
+                names.setdefault(str(size), axis.name)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.dim_param)
+    return model
 
 
 def _save_onnx(graph: _Graph, path: Path, note: str) -> None:
@@ -522,7 +642,7 @@ def _run_openvino(path: Path) -> Run:
 
 
 _FORMATS = {
-    ".onnx": _Format("onnxruntime", _need_onnx, _save_onnx, _run_onnx),
-    ".pt2": _Format("torch.export", _need_torch, _save_program, _run_program),
-    ".xml": _Format("OpenVINO", _need_openvino, _save_openvino, _run_openvino),
+    ".onnx": _Format("onnxruntime", False, _need_onnx, _save_onnx, _run_onnx),
+    ".pt2": _Format("torch.export", True, _need_torch, _save_program, _run_program),
+    ".xml": _Format("OpenVINO", False, _need_openvino, _save_openvino, _run_openvino),
 }

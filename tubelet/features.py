@@ -26,7 +26,7 @@ from .heads import Features
 from .machine import aside
 from .models import ready
 from .predict import BATCH, videos_of
-from .spec import ClipSpec, at_least_one
+from .spec import ClipSpec, at_least_one, whole_numbers
 from .stream import Stream
 from .terminal import Table
 from .weights import digest
@@ -65,6 +65,7 @@ def features(
         ValueError: the network was trained on scans, cannot be streamed, or has no such stage; the source holds no
             video that can be read; or `out` holds files of other settings.
     """
+    whole_numbers(layer=layer)
     at_least_one(**{name: n for name, n in {"window": window, "stride": stride}.items() if n is not None})
     if window is None and stride is not None:
         raise ValueError(f"stride {stride} is between windows: give window, such as window={2 * stride}, as well")

@@ -217,7 +217,7 @@ def fit(
             and whether its last epoch is the best.
 
     Raises:
-        ValueError: the loss is no longer a number.
+        ValueError: the loss is no longer a number, in training or in validation.
         KeyboardInterrupt: the run was asked to stop, and a checkpoint holds where it was.
     """
     spec = network.spec
@@ -292,7 +292,7 @@ def fit(
                 if bar:
                     bar.advance()
                 if progress.step % _LOOK == 0:
-                    _check(loss, progress, optimizer)
+                    _check("loss", loss.item(), progress.epoch + 1, optimizer)
                 is_due = time.monotonic() - saved > course.checkpoint_s
                 stops, is_due = _agreed(fabric, is_asked(), is_due)
                 if (stops or is_due) and batches.position < len(batches):
@@ -303,7 +303,7 @@ def fit(
                     saved = time.monotonic()
                 if stops and batches.position < len(batches):
                     raise KeyboardInterrupt
-            _check(loss, progress, optimizer)
+            _check("loss", loss.item(), progress.epoch + 1, optimizer)
             with whole() as validated:
                 if still is not None:
                     regularize.precise_norms(validated, _clips(fabric, still, spec, said))
@@ -316,6 +316,7 @@ def fit(
                     **_validate(fabric, validated, task, val_batches, said),
                     "seconds": time.monotonic() - since,
                 }
+                _check("validation loss", row["val_loss"], progress.epoch, optimizer)
                 progress.history.append(row)
                 is_best = not progress.best or task.quality(row) > task.quality(progress.best)
                 if is_best:
@@ -338,13 +339,12 @@ def _is_over(progress: Progress, task: Task, patience: int | None) -> bool:
     return patience is not None and bool(progress.best) and progress.epoch - progress.best["epoch"] >= patience
 
 
-def _check(loss: Tensor, progress: Progress, optimizer: Any) -> None:
-    """Raise ValueError where the loss is no number."""
-    if not math.isfinite(value := loss.item()):
+def _check(name: str, value: float, epoch: int, optimizer: Any) -> None:
+    """Raise ValueError where a loss is no number."""
+    if not math.isfinite(value):
         rate = optimizer.param_groups[0]["lr"]
         raise ValueError(
-            f"the loss is {value} in epoch {progress.epoch + 1}: lower lr ({rate:.2g}) or clip_norm, or train in "
-            "precision 32"
+            f"the {name} is {value} in epoch {epoch}: lower lr ({rate:.2g}) or clip_norm, or train in precision 32"
         )
 
 

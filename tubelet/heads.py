@@ -280,7 +280,7 @@ class Detect(nn.Module):
         Raises:
             ValueError: as in `roi_align`; also when a box's second corner is before its first.
         """
-        check_boxes(boxes, len(x))
+        check_boxes(boxes, x.shape[0])
         is_turned = (boxes[:, 3:] < boxes[:, 1:3]).any(1)
         if not torch.compiler.is_compiling() and is_turned.any():
             row = int(is_turned.nonzero()[0])
@@ -350,7 +350,7 @@ def roi_align(
     Raises:
         ValueError: as in `check_boxes`.
     """
-    check_boxes(boxes, len(maps))
+    check_boxes(boxes, maps.shape[0])
     height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
     dtype = torch.promote_types(maps.dtype, torch.float32)
     corners = boxes[:, 1:].to(dtype) * spatial_scale - (0.5 if aligned else 0.0)
@@ -361,8 +361,10 @@ def roi_align(
     columns = _bin_weights(start[:, 0], size[:, 0], width, maps.shape[3], sampling_ratio)
     clips = boxes[:, 0].long()
     pooled = []
-    # as many boxes at once as keep their maps near 64 MB
-    for places in torch.arange(len(boxes), device=maps.device).split(max(1, 2**24 // maps[0].numel())):
+    everything = torch.arange(boxes.shape[0], device=maps.device)
+    # as many boxes at once as keep their maps near 64 MB; a graph, which is for any number of them, takes all
+    at_once = (everything,) if torch.compiler.is_compiling() else everything.split(max(1, 2**24 // maps[0].numel()))
+    for places in at_once:
         over_rows = torch.einsum("npy,ncyx->ncpx", rows[places], maps[clips[places]].to(dtype))
         pooled.append(torch.einsum("ncpx,nqx->ncpq", over_rows, columns[places]).to(maps.dtype))
     return torch.cat(pooled)
@@ -384,7 +386,7 @@ def _bin_weights(start: Tensor, size: Tensor, bins: int, length: int, sampling_r
     place = place.clamp(0, length - 1)
     low = place.floor()
     high_share = share * (place - low)
-    weights = size.new_zeros(len(size), bins, length)
+    weights = size.new_zeros(size.shape[0], bins, length)
     weights = weights.scatter_add(2, low.long(), share - high_share)
     return weights.scatter_add(2, (low.long() + 1).clamp(max=length - 1), high_share)
 

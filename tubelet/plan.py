@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from .data.sample import VideoData
 from .data.sampling import uniform
 from .data.volume import Volume, VolumeError, oriented, read_mask, read_volume
 from .machine import aside
-from .spec import ClipSpec, Intensity, check_intensity
+from .spec import ClipSpec, Intensity, Kind, check_intensity
 
 __all__ = ["Look", "Plan", "intensity_of", "look", "plan", "read", "write"]
 
@@ -269,6 +269,8 @@ def intensity_of(text: str) -> Intensity:
     """
     try:
         kind, *ends = text.split() or [""]
+        if kind not in get_args(Kind):
+            raise ValueError(f"there is {', '.join(get_args(Kind))}")
         found = Intensity(cast(Any, kind), *map(float, ends))
         if len(ends) != (0 if kind == "z_score" else 2):
             raise ValueError("its two ends are to follow" if kind != "z_score" else "nothing is to follow it")
@@ -303,6 +305,8 @@ def read(path: str | os.PathLike) -> Plan:
         return Plan(spec, tuple(held["channels"]), strides, held["batch_size"], tuple(held["reasons"]))
     except FileNotFoundError:
         raise ValueError(f"plan {path}: no such file; leave it out, and the scans are looked at anew") from None
+    except IsADirectoryError:
+        raise ValueError(f"plan {path}: a folder; give the file plan.json that lies in the folder of a run") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"plan {path}: damaged ({error!r}); leave it out, and the scans are looked at anew") from None
 

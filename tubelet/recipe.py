@@ -18,6 +18,7 @@ from .data.mixing import Mixing
 from .losses import LOSSES
 from .optim import OPTIMIZERS, Optimizer, scaled_rate
 from .regularize import dropouts, residual_steps
+from .spec import whole_numbers
 
 __all__ = ["RECIPES", "Recipe", "choose"]
 
@@ -31,6 +32,7 @@ _LEAST = {
     "precise_norms": 0,
     "patience": 0,
 }
+_COUNTS = ("epochs", "repeats", "norm_parts", "frozen_stages", "precise_norms", "patience")
 _SHARES = ("warmup", "label_smoothing", "dropout", "stochastic_depth", "ema_decay")
 
 
@@ -90,6 +92,7 @@ class Recipe:
     patience: int = 0
 
     def __post_init__(self) -> None:
+        whole_numbers(**{name: getattr(self, name) for name in _COUNTS})
         for name, least in _LEAST.items():
             if not least <= (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"{name} {value} must be at least {least}")
@@ -102,6 +105,14 @@ class Recipe:
         for name, known in choices.items():
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} {value!r}; there is {', '.join(known)}")
+        for name, kind in {"augment": Augment, "mixing": Mixing}.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise ValueError(f"{name} {value!r}; give a {kind.__name__}, see {kind.__module__}")
+        if self.is_norm_frozen and self.precise_norms:
+            raise ValueError(
+                f"is_norm_frozen True, precise_norms {self.precise_norms}: norms that keep their statistics take no "
+                "others; leave one of the two out"
+            )
 
 
 # Zoom: PySlowFast's jitter of 256..320 for its residual networks. Colours and erasing: its AUG.COLOR_JITTER and
@@ -152,6 +163,10 @@ class _Case(NamedTuple):
     unit: str
     is_dense: bool
 
+    def step(self, repeats: int) -> int:
+        """Clips of a step, which has no more than an epoch."""
+        return min(self.batch_size, self.num_samples * repeats)
+
 
 Choice = tuple[dict[str, Any], str]  # settings, and why
 
@@ -176,7 +191,7 @@ def choose(
         num_samples: of the training part.
         class_counts: samples of each class, where a sample has one.
         is_fine_tuned: whether its weights are not new.
-        batch_size: clips of a step, over all processes and accumulated parts.
+        batch_size: clips of a step, over all processes and accumulated parts; an epoch of fewer is one step.
         num_parts: parts of a step that go through the network on their own: processes times accumulation.
         name: of `RECIPES`; None chooses by the number of samples and the weights.
         is_dense: whether each voxel has a class.
@@ -251,8 +266,9 @@ def _repeats(recipe: Recipe, case: _Case) -> Choice:
 
 
 def _rate(recipe: Recipe, case: _Case) -> Choice:
-    rate, sentence = scaled_rate(recipe.lr, recipe.optimizer, case.batch_size)
-    return {"lr": rate}, sentence
+    step = case.step(recipe.repeats)
+    rate, sentence = scaled_rate(recipe.lr, recipe.optimizer, step)
+    return {"lr": rate}, sentence if step == case.batch_size else f"{sentence}, all that an epoch has"
 
 
 def _strength(recipe: Recipe, case: _Case) -> Choice:
@@ -283,9 +299,9 @@ def _stages(recipe: Recipe, case: _Case) -> Choice:
 
 
 def _norms(recipe: Recipe, case: _Case) -> Choice:
-    batch = case.batch_size // case.num_parts
+    batch = max(1, case.step(recipe.repeats) // case.num_parts)
     has_norm = any(isinstance(module, _BatchNorm) for module in case.model.modules())
-    if not case.is_fine_tuned or batch >= SMALL_BATCH or not has_norm:
+    if not case.is_fine_tuned or batch >= SMALL_BATCH or not has_norm or recipe.precise_norms:
         return {}, ""
     return {"is_norm_frozen": True}, f"{batch} clips at a time, fewer than {SMALL_BATCH}"
 

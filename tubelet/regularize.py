@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .blocks import Residual
 
-__all__ = ["freeze", "freeze_norms", "precise_norms", "set_dropout", "split_norms", "stochastic_depth"]
+__all__ = ["free_norms", "freeze", "freeze_norms", "precise_norms", "set_dropout", "split_norms", "stochastic_depth"]
 
 
 def freeze(model: Any, num_stages: int) -> None:
@@ -43,7 +43,10 @@ def freeze(model: Any, num_stages: int) -> None:
             f"{type(model).__name__} has no stem and stages to freeze: call requires_grad_(False) on what is to be held"
         )
     if not 0 < num_stages <= len(model.stages):
-        raise ValueError(f"num_stages {num_stages} must lie in 0..{len(model.stages)}, the stages of this network")
+        raise ValueError(
+            f"{num_stages} stages to freeze (num_stages; of train frozen_stages), and the network has "
+            f"{len(model.stages)}: give 0 to {len(model.stages)}"
+        )
     for part in (model.stem, *model.stages[:num_stages]):
         part.requires_grad_(False)
         for module in part.modules():
@@ -79,6 +82,12 @@ def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
     if not norms:
         raise ValueError(f"{type(model).__name__} has no batch norm with running statistics")
     return norms
+
+
+def free_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Batch norms with running statistics that neither `freeze` nor `freeze_norms` holds."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    return [norm for norm in norms if _evaluate not in norm._forward_pre_hooks.values()]
 
 
 def split_norms(model: nn.Module, num_parts: int) -> list[RemovableHandle]:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 Kind = Literal["window", "percentile", "z_score"]
 
 
+def whole_numbers(**counts: Any) -> None:
+    """Raise ValueError that names the first of these that is no whole number."""
+    for name, value in counts.items():
+        if not isinstance(value, numbers.Integral):
+            raise ValueError(f"{name} {value!r} must be a whole number")
+
+
 def at_least_one(**counts: int) -> None:
-    """Raise ValueError that names the first of these counts that is below 1."""
+    """Raise ValueError that names the first of these counts that is no whole number, or below 1."""
+    whole_numbers(**counts)
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} {value} must be at least 1")

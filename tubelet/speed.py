@@ -99,13 +99,28 @@ class Choices:
 
     @classmethod
     def restored(cls, state: list[dict[str, Any]]) -> Choices:
-        """What `state` gave, from json or not."""
+        """What `state` gave, from json or not.
+
+        Raises:
+            ValueError: it is something else, or has a way that this version does not know.
+        """
+        if not isinstance(state, list):
+            raise ValueError("no list of layers")
         routes = {}
-        for each in state:
-            layer: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value for key, value in each["layer"].items()
-            }
-            routes[Layer(**layer)] = Route(**each["route"])
+        for number, each in enumerate(state, 1):
+            try:
+                layer: dict[str, Any] = {
+                    key: tuple(value) if isinstance(value, list) else value for key, value in each["layer"].items()
+                }
+                route = Route(**each["route"])
+                routes[Layer(**layer)] = route
+            except (AttributeError, KeyError, TypeError):
+                raise ValueError(f"entry {number} is no layer with a route") from None
+            for name, known in (
+                (route.output, OUTPUT), (route.grad_input, GRAD_INPUT), (route.grad_weight, GRAD_WEIGHT),
+            ):  # fmt: skip
+                if name not in known:
+                    raise ValueError(f"entry {number} takes the way {name!r}; there is {', '.join(known)}")
         return cls(routes)
 
     def __str__(self) -> str:

@@ -26,6 +26,7 @@ from . import weights as files
 from .checkpoints import LAST
 from .data import datasets, flow
 from .data import distort as distortions
+from .data.augment import RECIPES as AUGMENTS
 from .data.augment import Augment
 from .data.distort import Distort
 from .data.layouts.splits import labels_of
@@ -40,7 +41,7 @@ from .launch import is_first
 from .models import MODELS, create, load, ready
 from .recipe import Recipe, choose
 from .segment import dense_classes
-from .spec import ClipSpec, at_least_one
+from .spec import ClipSpec, at_least_one, whole_numbers
 
 Size = int | tuple[int, int] | Literal["none"]
 TaskName = Literal["classify", "multilabel", "frames", "detect", "segment"]
@@ -115,7 +116,7 @@ def train(
     class_weights: Literal["none", "balanced"] | None = None,
     dropout: float | None = None,
     stochastic_depth: float | None = None,
-    augment: Augment | None = None,
+    augment: Augment | str | None = None,
     mixing: Mixing | None = None,
     repeats: int | None = None,
     ema_decay: float | None = None,
@@ -127,7 +128,7 @@ def train(
     crop: Size | None = None,
     spacing_mm: tuple[float, float, float] | None = None,
     intensity: str | None = None,
-    distort: Distort | None = None,
+    distort: Distort | str | None = None,
     plan: str | os.PathLike | None = None,
     short: Short = "error",
     on_bad: OnBad = "raise",
@@ -164,7 +165,8 @@ def train(
         weights: a tag of the catalogue or a checkpoint to start from; the head is new where classes differ.
         recipe: scratch, scratch_small, finetune or finetune_small.
         epochs: passes over the training part.
-        batch_size: clips a step, over all processes; by default 16, of scans what fits them.
+        batch_size: clips a step, over all processes; by default 16, of scans what fits them. Where an epoch has fewer,
+            all of them.
         lr: highest learning rate.
         optimizer: adamw, or sgd with Nesterov momentum 0.9; linear warmup, then a cosine to zero.
         weight_decay: of convolutions and linear layers, never of norms and biases.
@@ -181,8 +183,8 @@ def train(
         class_weights: balanced gives each class the same weight in sum, none each clip.
         dropout: of the head.
         stochastic_depth: probability that the last residual step is left out.
-        augment: random changes to training clips: an `Augment`, such as those of `tubelet.data.augment.RECIPES`, whose
-            names (plain, kinetics, strong) the command line takes.
+        augment: random changes to training clips: an `Augment`, or the name of one in `tubelet.data.augment.RECIPES`
+            (plain, kinetics, strong).
         mixing: Mixup and CutMix.
         repeats: clips of each video in an epoch, one after another.
         ema_decay: of the running average of the weights, which is then validated and kept; 0 for none.
@@ -196,14 +198,14 @@ def train(
         spacing_mm: depth, height and width of the voxels that scans are resampled to; by default their median.
         intensity: how values of scans become those that the network takes: z_score, "window -160 240" or "percentile
             0.5 99.5"; by default z_score, of CT the window that the foreground lies in.
-        distort: random changes to windows of scans: a `Distort`, such as those of `tubelet.data.distort.RECIPES`, whose
-            names the command line takes; by default varied for masks, light for classes.
+        distort: random changes to windows of scans: a `Distort`, or the name of one in `tubelet.data.distort.RECIPES`
+            (none, light, nnunet, varied); by default varied for masks, light for classes.
         plan: the file `plan.json` in the folder of a run on scans, whose choices of window, voxel size, intensities,
             network and batch are repeated. By default the scans are looked at and it is written (`tubelet.plan`).
         short: videos with fewer frames than a clip: error, loop (from the start again) or hold (the last frame).
         on_bad: what a video does that cannot be read: raise ends the run (resume it with another choice), skip leaves
             it out, substitute takes another one; the last two count and name it. Validation leaves it out.
-        precision: 32, or bf16 or 16 for mixed precision.
+        precision: 32, or bf16 or 16 for mixed precision; a CPU has no 16 and takes bf16 in its place.
         accumulate: parts of a step that go through the network one after another, for batches that the memory does
             not hold at once.
         checkpointed_stages: stages whose maps are computed again on the way back instead of kept, from the first.
@@ -227,10 +229,14 @@ def train(
     Raises:
         ValueError: data, a name, an argument or a checkpoint does not fit; the message says what would.
         KeyboardInterrupt: Ctrl-C; the message says how to go on.
+        ConnectionError: another of several processes has ended.
     """
+    precision = cast(fit.Precision, str(precision))
+    augment, distort = _named("augment", augment, AUGMENTS), _named("distort", distort, distortions.RECIPES)
     arguments = {name: value for name, value in locals().items() if name != "resume"}
-    at_least_one(batch_size=1 if batch_size is None else batch_size, accumulate=accumulate, devices=devices)
     _check(task, short, on_bad, precision, memory, strategy)
+    _check_values(data, out, mixing, seed, checkpoint_s)
+    at_least_one(batch_size=1 if batch_size is None else batch_size, accumulate=accumulate, devices=devices)
     if input not in (None, "rgb", "flow"):
         raise ValueError(f"input {input!r}; there is rgb, flow")
     if weights is not None and isinstance(model, nn.Module):
@@ -254,7 +260,7 @@ def train(
         fits = _fits(len(found.classes), optimizer, precision) if is_planned else _any
         scans = _planned(found, wanted, plan, fits, on_bad)
         arguments["distort"] = distort = distort or _distortion(task, scans.spec.mirror_axes)
-        scans = replace(scans, spec=replace(scans.spec, mirror_axes=distort.flip))
+        scans = replace(scans, spec=replace(scans.spec, mirror_axes=cast(Distort, distort).flip))
         batch_size, channels = scans.batch_size, scans.spec.in_channels
     else:
         _check_unused("scans", spacing_mm=spacing_mm, intensity=intensity, distort=distort, plan=plan)
@@ -273,6 +279,7 @@ def train(
         network.spec = spec = replace(scans.spec, classes=found.classes)
     else:
         network.spec = spec = _spec(spec, found.classes, num_frames, frame_stride, fps, resize, crop)
+    network.spec = spec = replace(spec, is_multilabel=tasks.is_multilabel(found))
     _check_classes(network, task, name, data)
     files.header(network)  # what could not be saved is said before the training, not after its first epoch
     if channels == flow.CHANNELS and scans is None:
@@ -293,6 +300,8 @@ def train(
     fabric = fit.open_fabric(precision=precision, devices=devices, strategy=strategy)
     network.to(fabric.device)
     say = terminal.say if fabric.is_global_zero else _silent
+    if is_without_16 := precision == "16" and fabric.device.type == "cpu":
+        precision = "bf16"  # as the fabric does
     counts = _class_counts(found)
     asked = {setting: arguments[setting] for setting in _SETTINGS}
     if task in ("frames", "detect", "segment"):  # what belongs to a frame, a box or a voxel does not mix
@@ -311,7 +320,7 @@ def train(
         unit="clips" if scans is None else "scans",
         asked=asked,
     )
-    train_clips, val_clips = _clips(found, spec, chosen.augment, distort, short, seed, on_bad)
+    train_clips, val_clips = _clips(found, spec, chosen.augment, cast(Any, distort), short, seed, on_bad)
     arguments["out"] = folder = fabric.broadcast(
         _folder(out, f"{Path(data).stem}-{name}", resume) if fabric.is_global_zero else None
     )
@@ -320,8 +329,8 @@ def train(
         if fabric.broadcast(scans) != scans:
             raise ValueError("the processes find memory for different plans: give the plan of a run of one process")
         arguments["plan"] = Path(plan or folder / PLAN).resolve()
-    if convolutions and not ways.exists() and ways.parent != folder.resolve():
-        raise ValueError(f"convolutions {ways}: no such file; leave it out, and the ways are chosen anew")
+    if convolutions and (ways.exists() or ways.parent != folder.resolve()):
+        _ways(ways)
     if fabric.is_global_zero:
         _write_arguments(folder, arguments, name, resume)
         if scans is not None and not ((folder / LAST).exists() and (folder / PLAN).exists()):
@@ -332,6 +341,7 @@ def train(
     window = None if scans is None else _window_of(spec.num_frames, spec.crop)
     objective = tasks.task_of(found, chosen.loss, chosen.label_smoothing, chosen.class_weights, counts, window)
     order = EpochOrder(len(train_clips), seed, chosen.repeats)
+    step = min(batch_size, len(order))
     part = max(1, batch_size // (accumulate * fabric.world_size))
     measured: Any = {"workers": workers, "on_bad": "raise" if on_bad == "raise" else "skip"}
     batches = loader(
@@ -353,8 +363,10 @@ def train(
     still = loader(train_clips, part, order=cast(Any, order.keys(0)[: chosen.precise_norms * part]), **measured)
     say(
         f"{name} on {terminal.counted(len(train_clips), 'clip' if scans is None else 'scan')} of {len(found.classes)} "
-        f"classes, {len(val_clips)} to validate; {_clip(spec, found.is_volume)}; {chosen.optimizer}, batch {batch_size}"
+        f"classes, {len(val_clips)} to validate; {_clip(spec, found.is_volume)}; {chosen.optimizer}, batch {step}"
     )
+    if is_without_16:
+        say("  precision bf16: a CPU has no 16")
     if strategy == "fsdp":
         say(f"  fsdp: weights, gradients and optimizer states shared among {fabric.world_size} processes")
     for reason in (*(scans.reasons if scans else ()), *reasons):
@@ -378,8 +390,8 @@ def train(
         if fabric.is_global_zero and not ways.exists():
             is_timed = fabric.device.type == "cpu" and spec.crop is not None
             steps = chosen.epochs * len(batches)
-            _write_ways(_timed(network, spec, part, steps, precision) if is_timed else None, ways)
-        routes = fabric.broadcast(json.loads(ways.read_text()) if fabric.is_global_zero else None)
+            _write_ways(_timed(network, spec, min(part, step), steps, precision) if is_timed else None, ways)
+        routes = fabric.broadcast(_ways(ways).state() if fabric.is_global_zero else None)
         with (
             closing(batches),
             closing(val_batches),
@@ -411,6 +423,11 @@ def train(
         how_far = f" {kept.done + 1} of {chosen.epochs}; go on" if is_saved else " 1: nothing is saved; begin again"
         again = f"tubelet train --config {folder / 'run.json'} --resume"
         raise KeyboardInterrupt(f"interrupted in epoch{how_far} with: {again}") from None
+    except RuntimeError as error:
+        is_of_others = isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
+        if fabric.world_size == 1 or not is_of_others:
+            raise
+        raise ConnectionError("another process of this run has ended, and this one with it") from None
     finally:
         bad = batches.bad | val_batches.bad
         if fabric.is_global_zero:
@@ -560,6 +577,39 @@ def _check(task: str | None, short: str, on_bad: str, precision: str, memory: st
             raise ValueError(f"{name} {value!r}; there is {', '.join(filter(None, known))}")
 
 
+def _check_values(data: Any, out: Any, mixing: Any, seed: Any, checkpoint_s: Any) -> None:
+    """What is out of its range, or of another kind."""
+    if not isinstance(data, str | os.PathLike):
+        raise ValueError(f"data {data!r}; give the path of a folder or a list, or motion")
+    if mixing is not None and not isinstance(mixing, Mixing):
+        raise ValueError(f"mixing {mixing!r}; give a tubelet.data.mixing.Mixing, such as Mixing(mixup=0.2)")
+    whole_numbers(seed=seed)
+    if not -(2**63) <= seed < 2**64:  # torch's
+        raise ValueError(f"seed {seed} must be at least -2^63 and below 2^64")
+    if not checkpoint_s >= 0:
+        raise ValueError(f"checkpoint_s {checkpoint_s} must be at least 0")
+    if out is not None:
+        there = next(each for each in (Path(out), *Path(out).absolute().parents) if each.exists())
+        if there == Path(out) and not there.is_dir():
+            raise ValueError(f"{out}: a file is in the way; move it, or give another path as out")
+        if not there.is_dir():
+            raise ValueError(f"{out}: a part of this path is a file, not a folder; give another path as out")
+
+
+def _named(what: str, given: Any, known: Mapping[str, Any]) -> Any:
+    """What was given, or, of a name, what it stands for.
+
+    Raises:
+        ValueError: there is no such name, or it is something else.
+    """
+    if isinstance(given, str) and given in known:
+        return known[given]
+    kind = type(next(iter(known.values())))
+    if given is None or isinstance(given, kind):
+        return given
+    raise ValueError(f"{what} {given!r}; there is {', '.join(known)}, or give a {kind.__module__}.{kind.__name__}")
+
+
 def _clips(
     found: VideoData,
     spec: ClipSpec,
@@ -611,6 +661,11 @@ def _prepare(network: nn.Module, recipe: Recipe) -> Any:
     if recipe.is_norm_frozen:
         regularize.freeze_norms(network)
     regularize.freeze(network, recipe.frozen_stages)
+    if recipe.precise_norms and not regularize.free_norms(network):
+        raise ValueError(
+            f"precise_norms {recipe.precise_norms}: the network has no batch norm whose statistics are not held; leave "
+            "it out"
+        )
     return optim.averaged(network, recipe.ema_decay) if recipe.ema_decay else None
 
 
@@ -660,6 +715,23 @@ def _timed(
         seconds = steps * batch_size / clips * (time.perf_counter() - began)
     dtypes = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
     return None if seconds < LONG_S else speed.choose(network, *inputs, dtype=dtypes[precision])
+
+
+def _ways(path: Path) -> speed.Choices:
+    """The fast convolutions that a file has.
+
+    Raises:
+        ValueError: it is another file, or none.
+    """
+    try:
+        return speed.Choices.restored(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        why = "no such file"
+    except IsADirectoryError:
+        why = f"a folder, and the file {CONVOLUTIONS} in that of a run is wanted"
+    except ValueError as error:
+        why = f"not the {CONVOLUTIONS} of a run ({error})"
+    raise ValueError(f"convolutions {path}: {why}; leave it out (or remove the file), and the ways are chosen anew")
 
 
 def _write_ways(choices: speed.Choices | None, path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+import tubelet.data.loader as data_loader
 from tubelet import ClipSpec
 from tubelet.data.augment import Augment
 from tubelet.data.datasets import TrainClips
@@ -354,6 +355,58 @@ def test_a_worker_that_dies_while_the_network_computes_is_named(quick_end):
             if number == 3:
                 os.kill(batches._loader._iterator._workers[1].pid, signal.SIGKILL)
                 time.sleep(30)  # torch speaks up in the middle of whatever runs
+
+
+def test_workers_leave_it_to_their_parent_to_stop():
+    """Ctrl-C and a cluster's end reach all processes at once."""
+    with closing(loader(Keys(40), 1, workers=2)) as batches:
+        seen = []
+        for batch in batches:
+            seen += indices([batch])
+            if len(seen) in (1, 10):
+                for worker in batches._loader._iterator._workers:
+                    os.kill(worker.pid, signal.SIGTERM if len(seen) == 1 else signal.SIGINT)
+        assert seen == [[index] for index in range(40)]
+    assert not active_children()
+
+
+def test_signals_between_a_workers_birth_and_its_first_line_are_not_lost(monkeypatch):
+    """They wait: a worker ignores them then, and the parent gets its own."""
+    begin, heard = data_loader._begin, []
+    monkeypatch.setattr(data_loader, "_begin", lambda worker: (os.kill(os.getpid(), signal.SIGTERM), begin(worker)))
+    iterator = data_loader.DataLoader.__iter__
+    monkeypatch.setattr(
+        data_loader.DataLoader, "__iter__", lambda self: (os.kill(os.getpid(), signal.SIGTERM), iterator(self))[1]
+    )
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with closing(loader(Keys(4), 1, workers=1)) as batches:
+            assert indices(batches) == [[0], [1], [2], [3]]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
+
+
+OPEN = """
+from tubelet.data.loader import loader
+
+class Numbers:
+    def __len__(self): return 9
+    def __getitem__(self, index): return index, index
+    def name(self, index): return "v.mp4"
+
+batches = loader(Numbers(), 1, workers=2)
+epoch = iter(batches)
+next(epoch)
+print(len([1 for _ in epoch]))
+second = iter(batches)
+next(second)
+"""
+
+
+def test_a_program_that_leaves_a_loader_open_ends():
+    done = subprocess.run([sys.executable, "-c", OPEN], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.split()[-1:], done.stderr) == (0, ["8"], "")
 
 
 def hangs(handler):

@@ -6,14 +6,16 @@ middle of an epoch therefore begins at a number: nothing is read again, nothing 
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
 import shutil
 import signal
 import sys
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import groupby
 from multiprocessing.connection import wait
 from multiprocessing.sharedctypes import RawArray
@@ -38,6 +40,7 @@ ON_BAD = ("raise", "skip", "substitute")
 SUBSTITUTES = 10  # tries before a data set counts as broken
 POLL_S = 5.0  # how long a worker may be dead before it is seen where no signal tells (Windows, threads)
 NOTE_BYTES = 1024
+STOPS = {signal.SIGINT, signal.SIGTERM}  # which a terminal and a cluster send to the workers, too
 
 
 class Readable(Protocol):
@@ -151,6 +154,7 @@ class Batches:
             worker_init_fn=_begin,
             multiprocessing_context="fork" if workers and CAN_FORK else None,
         )
+        _LOADERS.add(self)
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -205,7 +209,8 @@ class Batches:
         self._plan.batches = (list(keys[part.start : part.stop]) for part in parts)
         is_empty = self.position == 0
         try:
-            batches = iter(self._loader)
+            with nullcontext() if self._loader._iterator is not None else _held_back():
+                batches = iter(self._loader)
             for _ in parts:
                 if self._current is not current:
                     raise RuntimeError("this loader was closed or iterated anew; to read twice at once, make two")
@@ -308,6 +313,16 @@ class Batches:
         return self._notes[worker].value.decode(errors="replace")
 
 
+_LOADERS: weakref.WeakSet[Batches] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before Python waits for the workers, which hear no SIGTERM."""
+    for batches in list(_LOADERS):
+        batches.close()
+
+
 class _StillWaitingError(Exception):
     """No batch came in POLL_S, and no worker is dead."""
 
@@ -321,8 +336,27 @@ class _Plan:
         return self.batches
 
 
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """While it lasts, `STOPS` wait, and so they do in processes that are started, until `_begin`."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(worker: int) -> None:
     """What a worker does first."""
+    # Ctrl-C and a cluster's end reach a group of processes at once: the parent hears them, finishes its step with the
+    # workers' batches, and ends them. Where it has died, they find that out by themselves.
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     # The parent's may belong to a progress bar, whose lock was maybe held when this process was forked.
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
 
