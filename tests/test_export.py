@@ -336,7 +336,7 @@ def follow(path, frames, n):
 
 @pytest.mark.parametrize(
     "kind",
-    [{}, {"dense": True}, pytest.param({"window": 3}, marks=pytest.mark.slow)],
+    [{}, *(pytest.param(kind, marks=pytest.mark.slow) for kind in ({"dense": True}, {"window": 3}))],
     ids=lambda kind: [*kind, "plain"][0],
 )
 def test_a_step_of_a_stream_is_a_graph(tiny, tmp_path, kind):

@@ -72,15 +72,9 @@ def test_a_broken_checkpoint_costs_a_step_and_nothing_else(whole, tmp_path):
     assert_same(whole, folder)
 
 
-@pytest.mark.parametrize(
-    ("sent", "send"),
-    [
-        (signal.SIGTERM, os.killpg),  # as a cluster does it: the processes that read get it, too
-        pytest.param(signal.SIGINT, os.killpg, marks=pytest.mark.slow),  # and a terminal
-        pytest.param(signal.SIGINT, os.kill, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, os.kill, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("send", [os.kill, os.killpg])  # a terminal and a cluster send it to those that read, too
 def test_asked_to_stop_it_ends_the_step_and_goes_on_from_there(whole, tmp_path, sent, send):
     folder = tmp_path / "run"
     process = start(folder, "--accumulate", 2, "--slow", 0.5, start_new_session=True)
@@ -145,6 +139,7 @@ def assert_near(one, other):
             torch.testing.assert_close(each, other[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_the_network_have_the_losses_of_one(whole, shared):
     assert_same_losses(whole, shared)
     (_, weights), (_, saved) = result(whole), result(shared)

@@ -404,6 +404,7 @@ next(second)
 """
 
 
+@pytest.mark.slow
 def test_a_program_that_leaves_a_loader_open_ends():
     done = subprocess.run([sys.executable, "-c", OPEN], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.split()[-1:], done.stderr) == (0, ["8"], "")
