@@ -623,6 +623,13 @@ def test_what_is_no_number_is_not_hidden(tiny, caplog):
     next(diverged.parameters()).data[0] = float("nan")
     assert optimize(diverged, x, seconds=0.0)(x).isnan().all()
     assert "runs as it is: its weights are not finite" in caplog.text
+    caplog.clear()
+    for value in (float("nan"), float("-inf")):
+        model = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4), nn.ReLU()).eval()
+        model[1].running_mean[0] = value
+        model.register_buffer("mask", torch.tensor([float("-inf"), 0.0]))  # as of attention
+        assert torch.equal(optimize(model, x, seconds=0.0)(x).isfinite(), model(x).isfinite())
+    assert caplog.text.count("its weights are not finite") == 1
 
 
 def test_threads_that_bring_new_sizes(tiny, caplog):

@@ -197,7 +197,8 @@ class Optimized(nn.Module):
             raise ValueError(f"its weights are {', '.join(sorted(other))} and not float32")
         if any(x.device != self.device for x in self._marked):
             raise ValueError(f"its weights are not on the {self.device.type.upper()}")
-        if not _are_finite(self._marked):
+        # what is masked is -inf in a buffer, rightly
+        if not _are_finite(self.model.parameters()) or any(x.sum().isnan() for x in self.model.buffers()):
             raise ValueError("its weights are not finite")
 
     def train(self, mode: bool = True) -> Optimized:
