@@ -410,6 +410,25 @@ def test_a_program_that_leaves_a_loader_open_ends():
     assert (done.returncode, done.stdout.split()[-1:], done.stderr) == (0, ["8"], "")
 
 
+FORKED = """
+import os, sys, tubelet.data.loader as module
+done = []
+class Kept:
+    def close(self): done.append(self); os.write(1, b"closed ")
+kept = Kept()
+module._LOADERS.add(kept)
+if os.fork() == 0:
+    sys.exit()  # as Python does, with all that is to be done at its end
+os.wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_leaves_its_parents_loaders_alone():
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "closed ")
+
+
 def hangs(handler):
     def act(index):
         if index == 4:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -314,6 +315,8 @@ class Batches:
 
 
 _LOADERS: weakref.WeakSet[Batches] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_LOADERS.clear)  # their workers are the parent's
 
 
 @atexit.register
