@@ -184,3 +184,17 @@ def test_what_is_not_for_masks(pair):
     assert not (pair / "out").exists()
     with pytest.raises(ValueError, match="it does not answer for each voxel"):
         tubelet.evaluate(tubelet.create("tiny_3d", num_classes=2), pair / "data", out=pair / "out", task="segment")
+
+
+def test_the_interval_is_that_of_dice(tmp_path, monkeypatch):
+    """Scans without the ball, in truth and answer, count in neither: Dice is 0.75 in each other one."""
+    root = tmp_path / "data"
+    for i in range(6):
+        truth, answer = box((4, 4, 4), (8, 8, 8)) * (i % 2), box((5, 4, 4), (9, 8, 8)) * (i % 2)
+        for folder, array in ((root / "images", truth * 100.0), (root / "labels", truth), (tmp_path / "masks", answer)):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_volume(
+                folder / f"{i}.nii.gz", array.astype(np.float32 if folder.name == "images" else np.uint8), GRID
+            )
+    summary = tubelet.evaluate(tmp_path / "masks", root, out=tmp_path / "out").summary
+    assert [summary[name] for name in ("dice", "dice_low", "dice_high")] == pytest.approx([0.75] * 3)

@@ -344,3 +344,14 @@ def test_masks_by_their_dice(tmp_path):
     (b / "cases.csv").write_text("case,class,dice\nc0,a,x\n")
     with pytest.raises(ValueError, match=r"cases\.csv: not whole; evaluate again"):
         compare(a, b)
+
+
+def test_masks_that_were_changed_are_not_compared(tmp_path):
+    a, b = (dice_of(tmp_path / name, [[0.8, 0.9]] * 3) for name in "ab")
+    path = b / "cases.csv"
+    *first, last = path.read_text().splitlines()
+    path.write_text("\n".join([*first, last.rsplit(",", 1)[0] + ",999"]))
+    with pytest.raises(
+        ValueError, match=r"c2: \d+ voxels of b in the truth of a, 999 in that of b: the masks were chan"
+    ):
+        compare(a, b)

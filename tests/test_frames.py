@@ -104,3 +104,9 @@ def test_what_always_holds(truth, data):
     assert 1 >= forth["f1_10"] >= forth["f1_25"] >= forth["f1_50"] >= 0
     spans = frames.spans(a)
     assert [label for start, end, label in spans for _ in range(start, end)] == truth
+
+
+def test_a_video_without_a_label_is_none():
+    labels = torch.tensor([0, 1, 1])
+    total = frames.counts(labels, labels) + frames.counts(labels, torch.full((3,), -1))
+    assert total.equal(frames.counts(labels, labels))

@@ -86,6 +86,12 @@ def test_calibration_error_by_hand():
     assert metrics.calibration_error(scores, torch.tensor([0, 0, 1, 1, 1, 1])) == pytest.approx(0.4)
 
 
+def test_scores_of_exactly_one_share_the_last_bin():
+    """A hundred answers at 1 with 98 right and a hundred at 0.95 all right: one bin, of 0.975 and 0.99."""
+    scores = torch.tensor([[1.0, 0.0]] * 100 + [[0.95, 0.05]] * 100)
+    assert metrics.calibration_error(scores, (torch.arange(200) < 2).long()) == pytest.approx(0.015, abs=1e-5)
+
+
 def test_temperature_undoes_overconfidence():
     logits, _ = random_scores(samples=4000, scale=1.0)
     targets = torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
@@ -141,6 +147,18 @@ def test_bootstrap_of_the_auc_is_that_of_its_definition(classes):
     for scores in (logits, logits.round()):  # without and with equal ones
         expected = metrics.bootstrap(lambda s, t: metrics.roc_auc(s, t).nanmean(), scores, targets, rounds=60, seed=3)
         found = metrics.bootstrap_auc(scores, targets, rounds=60, seed=3)
+        assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_bootstrap_of_the_precision_is_that_of_its_definition():
+    logits, targets = random_scores(samples=120)
+    labels = torch.nn.functional.one_hot(targets, 4) | torch.nn.functional.one_hot((targets + 1) % 4, 4)
+    labels[:, 3] = torch.arange(120) < 2  # not in every resample
+    for scores in (logits, logits.round()):
+        expected = metrics.bootstrap(
+            lambda s, t: metrics.average_precision(s, t).nanmean(), scores, labels, rounds=60, seed=3
+        )
+        found = metrics.bootstrap_precision(scores, labels, rounds=60, seed=3)
         assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
 
 

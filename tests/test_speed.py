@@ -356,7 +356,7 @@ def test_without_time_layers_take_their_usual_way():
         speed.choose(model, clips, seconds=-1)
     assert speed.choose(model, clips, dtype=torch.float64) == speed.Choices({})
     asks_values = nn.Sequential(model.body, nn.BatchNorm3d(16, momentum=None))
-    assert speed.choose(asks_values, clips) == speed.Choices({})
+    assert speed._layers(asks_values, (clips,)) == speed._layers(model.body, (clips,))  # what comes before is known
 
 
 @pytest.mark.slow
@@ -482,3 +482,11 @@ def test_who_trains_beside_inference_has_gradients():
     with speed.inference(), torch.enable_grad():
         layer(x).sum().backward()
     assert layer.weight.grad is not None
+
+
+def test_convolutions_before_a_head_that_looks_at_boxes_are_known():
+    model = tubelet.create("r2plus1d_18", num_classes=3)
+    model.head = tubelet.heads.Detect(model.channels[-1], 3, model.strides[-1][1])
+    clips, box = torch.zeros(1, 3, 4, 32, 32), torch.tensor([[0.0, 0, 0, 16, 16]])
+    plain = tubelet.create("r2plus1d_18", num_classes=3)
+    assert speed._layers(model, (clips, box)) == speed._layers(plain, (clips,))

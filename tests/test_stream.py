@@ -691,3 +691,8 @@ def test_an_interrupted_chunk_was_never_seen():
     found += [stream(video[:, :, 4:8]), stream(video[:, :, 8:]), stream.flush()]
     with torch.no_grad():
         torch.testing.assert_close(torch.cat(found, 2), net(video), rtol=1e-4, atol=1e-5)
+
+
+def test_a_window_is_a_number_of_steps():
+    with pytest.raises(ValueError, match=r"window 2\.5 must be a whole number"):
+        tubelet.Stream(tubelet.create("tiny", num_classes=2), window=2.5)

@@ -6,6 +6,7 @@ import torch
 import tubelet
 from tubelet import feed, heads, tasks
 from tubelet.data import motion
+from tubelet.data.augment import Augment
 from tubelet.data.mixing import Mixing
 from tubelet.data.sample import Actor, Sample, Span, VideoData
 from tubelet.data.video import write_video
@@ -100,6 +101,57 @@ def test_where_most_are_of_one_class_the_best_epoch_is_that_of_the_ranks(videos)
         assert task.best == best and figures["val_top1"] == pytest.approx(2 / 3)
         assert figures.get("val_auc") == (pytest.approx((1 + 1 / 2) / 2) if best == "val_auc" else None)
         assert task.quality({**figures, "val_loss": 1.0}) == (figures[best], -1.0)
+
+
+def test_spans_of_the_background_do_not_count(videos):
+    """Background between two spans is missed: no mistake, but of a class of another name one in three."""
+    logits, target = torch.eye(3)[:, torch.tensor([1, 1, 1, 1, 2])][None], torch.tensor([[1, 1, 0, 0, 2]])
+    for name, edit in (("background", 1.0), ("a", 2 / 3)):
+        task = tasks.task_of(
+            VideoData((name, "b", "c"), {}, task="frames"), "cross_entropy", 0.0, "none", torch.ones(3)
+        )
+        measures = task.measures()
+        task.update(measures, logits, [target])
+        assert task.figures(measures.compute())["val_edit"] == pytest.approx(edit)
+
+
+@pytest.mark.parametrize("kind", ["frames", "detect"])
+def test_uneven_clips_weigh_the_same_however_they_are_dealt_out(kind, videos, tmp_path, monkeypatch):
+    """Clips with few and many labels, or boxes: two parts of a step have its loss, and that of the validation."""
+    data = data_of(kind, videos)
+    few = {"frames": (Span(0, 2, 0),), "detect": ACTORS[0]}[kind]
+    many = {"frames": SPANS[0], "detect": 3 * ACTORS[0]}[kind]
+    splits = {
+        part: [Sample(each.path, (few, many)[i % 2], moment=each.moment) for i, each in enumerate(samples)]
+        for part, samples in data.splits.items()
+    }
+    monkeypatch.setattr(feed, "open_data", lambda *_, **__: VideoData(NAMES, splits, task=data.task))
+    histories = []
+    for accumulate in (1, 2):
+        run = tubelet.train(
+            "videos", model="tiny_3d", epochs=3, batch_size=2, accumulate=accumulate, num_frames=12, frame_stride=1,
+            resize="none", crop=56, augment=Augment(), dropout=0.0, is_norm_frozen=True, workers=0,
+            out=tmp_path / str(accumulate),
+        )  # fmt: skip
+        histories.append([(row["train_loss"], row["val_loss"]) for row in run.history])
+    assert torch.allclose(torch.tensor(histories[0]), torch.tensor(histories[1]), rtol=1e-5)
+    assert histories[0][0] != histories[0][-1]
+
+
+def test_counts_of_classes_that_nobody_takes_are_not_asked_for():
+    data = VideoData(("background", "ball"), {}, task="segment")
+    for loss, weights in (("logit_adjusted", "none"), ("dice_ce", "balanced")):
+        with pytest.raises(ValueError, match="voxels are not counted: leave them out"):
+            tasks.task_of(data, loss, 0.0, weights, torch.ones(2))
+
+
+def test_a_detector_is_given_boxes_for_its_statistics(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(feed, "open_data", lambda *_, **__: data_of("detect", videos))
+    options = {"model": "tiny_3d", "epochs": 1, "num_frames": 4, "frame_stride": 1, "crop": 32, "workers": 0}
+    run = tubelet.train("videos", **options, precise_norms=1, batch_size=4, out=tmp_path / "run")
+    assert run.history[-1]["val_map"] >= 0
+    with pytest.raises(ValueError, match="memory auto does not know how many boxes"):
+        tubelet.train("videos", **options, memory="auto", out=tmp_path / "auto")
 
 
 def test_labels_of_a_coarser_network_are_stretched_over_its_frames(videos):

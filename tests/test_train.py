@@ -540,3 +540,32 @@ def test_bad_videos_end_the_computing_of_flow_unless_they_are_left_out(clips, tm
         tubelet.train(tmp_path / "clips", out=tmp_path / "a", **options)
     run = tubelet.train(tmp_path / "clips", out=tmp_path / "b", on_bad="skip", **options)
     assert len(run.bad) == 1
+
+
+def test_what_is_left_of_a_run_is_not_written_over(whole, clips, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "last.ckpt").unlink()
+    (tmp_path / "run" / "previous.ckpt").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="holds a run; go on with it"):
+        tubelet.train(clips, model="tiny_3d", out=tmp_path / "run")
+
+
+def test_convolutions_of_other_clips_are_forgotten(clips, tmp_path):
+    """A run that failed before its first checkpoint and is begun with other clips chooses anew."""
+    options = {"model": "tiny_3d", "epochs": 1, "num_frames": 4, "workers": 0, "out": tmp_path / "run"}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"crop": [48, 48]}))
+    (tmp_path / "run" / "convolutions.json").write_text("damaged")
+    tubelet.train(clips, crop=32, **options)
+    assert json.loads((tmp_path / "run" / "convolutions.json").read_text()) == []
+
+
+def test_a_run_goes_on_with_other_devices(whole, clips, tmp_path, capsys):
+    shutil.copytree(whole[0], tmp_path / "run")
+    arguments = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(arguments | {"devices": 2}))
+    status, _, err = finished(
+        "train", "--config", tmp_path / "run" / "run.json", "--devices", 1, "--out", tmp_path / "run", "--resume",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert status == 0 and "epochs are done already" in err

@@ -145,8 +145,9 @@ def measured(
     _write(cases, names, folder / "cases.csv")
     means = masks.summary([case.figures for case in cases])
     summary: dict[str, Any] = {name: means[name].item() for name in masks.MEASURES}
-    each = torch.tensor([case.dice for case in cases], dtype=torch.float64)
-    summary["dice_low"], summary["dice_high"] = metrics.interval(metrics.bootstrap(torch.mean, each))
+    each = torch.stack([case.figures["dice"] for case in cases])
+    draws = metrics.bootstrap(lambda dice: masks.mean(dice)[1], each)
+    summary["dice_low"], summary["dice_high"] = metrics.interval(draws)
     summary |= {"samples": len(cases), "bad": len(bad), "missing": found.missing}
     of_class = {name: means[f"{name}_of_class"].tolist() for name in masks.MEASURES}
     missed = means["missed"].tolist()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .terminal import say
 
-__all__ = ["LAST", "PREVIOUS", "newest", "write"]
+__all__ = ["LAST", "PREVIOUS", "is_in", "newest", "write"]
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 _ASIDE = "last.ckpt.part"
@@ -47,6 +47,11 @@ def write(folder: Path, save: Callable[[Path], None]) -> bool:
         last.replace(folder / PREVIOUS)
     aside.replace(last)
     return True
+
+
+def is_in(folder: Path) -> bool:
+    """Whether a folder has a checkpoint, whole or not."""
+    return any(_existing(folder))
 
 
 def newest(folder: Path) -> Path | None:

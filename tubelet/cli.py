@@ -196,7 +196,7 @@ def _parser() -> Any:
     commands.add_subcommand("evaluate", of_evaluate, help="measure a network on videos or scans")
     commands.add_subcommand(
         "predict",
-        command(predict, {"source": source, "--model": run, "--out": out}, {"fps"}),
+        command(predict, {"source": source, "--model": run, "--out": out}, set()),
         help="what happens in a video, and when; masks of scans",
     )
     commands.add_subcommand(

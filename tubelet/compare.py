@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -239,7 +239,7 @@ def _shared(a: Sequence[str], b: Sequence[str], names: Sequence[str]) -> tuple[l
     return both, {"samples": len(both), "only in a": _named(a, known), "only in b": _named(b, known)}
 
 
-_Cases = dict[str, dict[str, float]]  # Dice of each class in each scan
+_Cases = dict[str, dict[str, tuple[float, int]]]  # of each class in each scan its Dice, and its voxels in the truth
 
 
 def _files_of_cases(*paths: str | os.PathLike) -> list[Path]:
@@ -256,7 +256,7 @@ def _read_cases(path: Path) -> _Cases:
     with path.open(newline="", encoding="utf-8") as file:
         try:
             for row in csv.DictReader(file):
-                found.setdefault(row["case"], {})[row["class"]] = float(row["dice"])
+                found.setdefault(row["case"], {})[row["class"]] = float(row["dice"]), int(row["voxels"])
         except (KeyError, TypeError, ValueError, csv.Error):
             found = {}
     if not found or len({tuple(case) for case in found.values()}) > 1:
@@ -271,8 +271,14 @@ def _of_cases(
     classes = list(a[both[0]])
     if odd := set(classes) ^ set(b[both[0]]):
         raise ValueError(f"the runs differ in {len(odd)} classes, such as {min(odd)}; compare runs on the same classes")
+    for case, name in product(both, classes):
+        if a[case][name][1] != b[case][name][1]:
+            raise ValueError(
+                f"{case}: {a[case][name][1]} voxels of {name} in the truth of a, {b[case][name][1]} in that of b: the "
+                "masks were changed between the two; evaluate both again"
+            )
     left, right = (
-        torch.tensor([[run[case][name] for name in classes] for case in both], dtype=torch.float64) for run in (a, b)
+        torch.tensor([[run[case][name][0] for name in classes] for case in both], dtype=torch.float64) for run in (a, b)
     )
     each = {"dice": (left, right)} | {f"dice {name}": (left[:, [i]], right[:, [i]]) for i, name in enumerate(classes)}
     rows = []

@@ -282,7 +282,7 @@ def speed(
 ) -> Table:
     """Time each convolution of a training step, torch's way and the fastest, and the whole step with both.
 
-    It is what `train` chooses by at its start, on the device that it would take, with the threads that it would have.
+    It is what `train` chooses by at its start on a CPU, with the threads that it would have. On a GPU it only tells.
 
     Args:
         model: name of a network, or file or run of one.

@@ -31,10 +31,10 @@ from .terminal import Table
 
 Model = str | os.PathLike | nn.Module
 
-_HEADS = {"frames": (heads.PerFrame, heads.TemporalTransformer), "detect": (heads.Detect,)}
+_HEADS = {"frames": (heads.PerFrame,), "detect": (heads.Detect,)}
 BATCH = 16  # clips
 MISTAKES = 24
-MOST_RESAMPLED = 1_000_000  # scores; the interval of their AUC takes 15 s
+MOST_RESAMPLED = 1_000_000  # scores; the interval of their AUC or mAP takes 15 s
 _COMBINED = {"scores": "mean of the scores", "logits": "mean of the logits", "max": "highest score of each class"}
 
 
@@ -429,6 +429,8 @@ def _in_order_of(spec: ClipSpec, found: VideoData, data: str | os.PathLike, part
             return target._replace(targets=moved(target.targets))
         return tuple(map(moved, target))
 
+    if found.task == "frames":  # whether classes overlap is asked of all parts, as in training
+        parts = [*found.splits]
     splits = {part: [replace(sample, target=moved(sample.target)) for sample in found.splits[part]] for part in parts}
     return replace(found, classes=spec.classes, splits=splits, evaluated=moved(found.evaluated))
 
@@ -490,6 +492,7 @@ def _finish_each(
     report["worst"] = worst[:MISTAKES]
     _write_report(folder, report)
     seen_as = "whole videos" if seeing.is_whole else "each clip"
+    seen_as += ", the true boxes given" if found.task == "detect" else ""
     table = Table(rows, summary, f"{seeing.split} of {report['data']}; {found.task} of {seen_as}")
     if rows:
         table.to_csv(folder / "classes.csv")
@@ -512,7 +515,7 @@ def _classified(scores: Scores) -> tuple[dict[str, Any], list[dict[str, object]]
     if scores.scores.numel() <= MOST_RESAMPLED:
         summary["auc_low"], summary["auc_high"] = metrics.interval(metrics.bootstrap_auc(scores.scores, scores.targets))
     summary["mean_class"] = metrics.mean_class(confusion)
-    summary["calibration_error"] = _calibration_error(scores.scores, scores.targets)
+    summary["calibration_error"] = metrics.calibration_error(scores.scores, scores.targets)
     figures = {name: values.tolist() for name, values in metrics.per_class(confusion).items()}
     others = confusion.clone().fill_diagonal_(0)
     rows: list[dict[str, object]] = [
@@ -534,11 +537,11 @@ def _labelled(scores: Scores) -> tuple[dict[str, Any], list[dict[str, object]]]:
         {"class": name, "samples": count, "average_precision": value}
         for name, count, value in zip(scores.classes, counts, precision.tolist(), strict=True)
     ]
-    return {"map": precision.nanmean().item()}, rows
-
-
-def _calibration_error(scores: Tensor, targets: Tensor) -> float:
-    return metrics.calibration_error(scores.clamp(max=1), targets)  # rounding may go beyond 1, which is no score
+    summary: dict[str, Any] = {"map": precision.nanmean().item()}
+    if scores.scores.numel() <= MOST_RESAMPLED:
+        draws = metrics.bootstrap_precision(scores.scores, scores.targets)
+        summary["map_low"], summary["map_high"] = metrics.interval(draws)
+    return summary, rows
 
 
 def _tempered(scores: Scores, fitted_on: Scores | None) -> dict[str, float]:
@@ -557,7 +560,7 @@ def _tempered(scores: Scores, fitted_on: Scores | None) -> dict[str, float]:
             is_held = torch.arange(len(targets)) % 2 == half
             of_others = metrics.fit_temperature(logits[~is_held], targets[~is_held])
             after[is_held] = (logits[is_held] / of_others).softmax(1)
-    return {"temperature": found, "calibration_error_tempered": _calibration_error(after, targets)}
+    return {"temperature": found, "calibration_error_tempered": metrics.calibration_error(after, targets)}
 
 
 def _reliability(scores: Scores) -> list[dict[str, float]]:

@@ -29,8 +29,7 @@ from .data.loader import Batches
 from .data.mixing import Mixing
 from .launch import is_launched
 from .machine import needs
-from .spec import ClipSpec
-from .tasks import Task
+from .tasks import Task, inputs_of
 
 __all__ = [
     "PRECISIONS",
@@ -126,6 +125,7 @@ def open_fabric(*, precision: Precision = "32", devices: int = 1, strategy: Stra
         )
     with _quiet():
         fabric = Fabric(
+            accelerator="cuda" if torch.cuda.is_available() else "cpu",  # Apple's has no float64
             devices=devices,
             num_nodes=num_nodes,
             strategy=_how(strategy, devices * num_nodes, precision),
@@ -234,12 +234,13 @@ def fit(
             sharding.load(each, state[name])
         progress = Progress(**state["progress"])
         batches.load_state_dict(progress.loader)
+        fabric.strategy.precision.load_state_dict(state.get("precision", {}))
 
     def save() -> None:
         progress.loader = batches.state_dict()
         place = "cpu" if fabric.is_global_zero else "meta"
         state = {name: sharding.whole_state(each, place) for name, each in kept.items()}
-        state |= {"progress": vars(progress)}
+        state |= {"progress": vars(progress), "precision": fabric.strategy.precision.state_dict()}
         if fabric.is_global_zero:
             checkpoints.write(folder, lambda path: torch.save(state, path))
 
@@ -248,7 +249,7 @@ def fit(
     bar = terminal.Bar("training", total - progress.step) if fabric.is_global_zero else None
     if progress.epoch >= course.epochs:
         terminal.say(f"all {course.epochs} epochs are done already")
-    with _asked_to_stop() as is_asked, _shown(bar):
+    with _asked_to_stop() as is_asked, _shown(bar), _finalized(loggers):
         saved = time.monotonic()
         while progress.epoch < course.epochs and not _is_over(progress, task, course.patience):
             since = time.monotonic() - progress.seconds
@@ -257,6 +258,7 @@ def fit(
             loss += progress.loss if fabric.is_global_zero else 0.0
             batches.set_epoch(progress.epoch)
             model.train()
+            step_loss, weight = torch.zeros_like(loss), torch.zeros_like(loss)
             left = batches.parts[batches.position :]
             for part, batch in zip(left, batches, strict=True):
                 chance = hash((course.seed, progress.epoch, part.number)) & (2**63 - 1)
@@ -273,10 +275,20 @@ def fit(
                 with fabric.no_backward_sync(model, enabled=not part.is_last and not is_sharded):
                     value = task.loss(task.answer(model, x, targets), targets[-1])
                     # both strategies take the mean over processes, and a step has the mean over its clips
-                    fabric.backward(value * (part.share * fabric.world_size))
-                loss += value.detach() * part.share
+                    share = part.share * task.density(clips, targets)
+                    fabric.backward(value * (share * fabric.world_size))
+                step_loss += value.detach() * share
+                weight += share
                 if not part.is_last:
                     continue
+                if task.is_uneven:  # ... or over their answers, whose number is known now
+                    total_weight = max(1e-9, fabric.all_reduce(weight, reduce_op="sum").item())
+                    step_loss /= total_weight
+                    for parameter in network.parameters():
+                        if parameter.grad is not None:
+                            parameter.grad /= total_weight
+                loss += step_loss
+                step_loss, weight = torch.zeros_like(loss), torch.zeros_like(loss)
                 if course.clip_norm is not None:
                     # one that is no number is told by the loss, and in fp16 left out by its scaler
                     fabric.clip_gradients(model, optimizer, max_norm=course.clip_norm, error_if_nonfinite=False)
@@ -306,7 +318,7 @@ def fit(
             _check("loss", loss.item(), progress.epoch + 1, optimizer)
             with whole() as validated:
                 if still is not None:
-                    regularize.precise_norms(validated, _clips(fabric, still, spec, said))
+                    regularize.precise_norms(validated, _inputs(fabric, still, validated, said))
                 sharding.share_statistics(fabric, validated)
                 progress.epoch += 1
                 row = {
@@ -348,11 +360,12 @@ def _check(name: str, value: float, epoch: int, optimizer: Any) -> None:
         )
 
 
-def _clips(fabric: Any, batches: Batches, spec: ClipSpec, said: set[str]) -> Iterator[Tensor]:
+def _inputs(fabric: Any, batches: Batches, network: nn.Module, said: set[str]) -> Iterator[tuple[Tensor, ...]]:
     """The clips of batches as the network takes them."""
+    spec: Any = network.spec
     for clips, *_, notes in batches:
         feed.say_once(notes, said)
-        yield transforms.prepared(clips.to(fabric.device), spec)
+        yield tuple(inputs_of(network, transforms.prepared(clips.to(fabric.device), spec)))
 
 
 @torch.no_grad()
@@ -369,10 +382,11 @@ def _validate(fabric: Any, network: nn.Module, task: Task, batches: Batches, sai
             targets = [targets[0][:, 0]]
         with fabric.autocast():
             logits = task.answer(network, transforms.prepared(clips, spec), targets)
-        losses += torch.stack([task.plain_loss(logits, targets[-1]).double(), losses.new_ones(())]) * len(clips)
+        counted = len(clips) * task.density(clips, targets)
+        losses += torch.stack([task.plain_loss(logits, targets[-1]).double(), losses.new_ones(())]) * counted
         task.update(measures, logits, targets)
     losses = fabric.all_reduce(losses, reduce_op="sum")
-    return {"val_loss": (losses[0] / losses[1]).item()} | task.figures(measures.compute())
+    return {"val_loss": (losses[0] / losses[1].clamp(min=1e-9)).item()} | task.figures(measures.compute())
 
 
 def _agreed(fabric: Any, *flags: bool) -> list[bool]:
@@ -409,6 +423,18 @@ def _shown(bar: terminal.Bar | None) -> Iterator[None]:
         yield
     finally:
         bar.stop()
+
+
+@contextmanager
+def _finalized(loggers: Sequence[Any]) -> Iterator[None]:
+    """What loggers still hold is written in the end."""
+    status = "failed"
+    try:
+        yield
+        status = "success"
+    finally:
+        for logger in loggers:
+            logger.finalize(status)
 
 
 @contextmanager

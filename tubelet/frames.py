@@ -69,7 +69,7 @@ def counts(labels: Tensor, targets: Tensor, background: Collection[int] = ()) ->
 
     Returns:
         Videos, frames, frames that are right, edit score, found and true spans together, and for each of `OVERLAPS` the
-            true spans that are found: (5 + 3,), float64.
+            true spans that are found: (5 + 3,), float64. All are 0 where no frame has a label: that is no video.
 
     Raises:
         ValueError: there are not as many labels as targets.
@@ -77,6 +77,8 @@ def counts(labels: Tensor, targets: Tensor, background: Collection[int] = ()) ->
     if labels.shape != targets.shape or labels.ndim != 1:
         raise ValueError(f"labels {tuple(labels.shape)} for targets {tuple(targets.shape)}: both are (T,), one a frame")
     labels, targets = labels[targets >= 0], targets[targets >= 0]
+    if not len(targets):
+        return torch.zeros(NUM_COUNTS, dtype=torch.float64)
     found, truth = spans(labels, background), spans(targets, background)
     right = (labels == targets).sum().item()
     matched = [num_matched(found, truth, overlap) for overlap in OVERLAPS]

@@ -14,7 +14,7 @@ from typing import Any, Literal, TextIO, cast
 import torch
 from torch import Tensor, nn
 
-from . import feed, heads, metrics, tasks, terminal
+from . import feed, frames, heads, metrics, tasks, terminal
 from .compare import COLUMNS, Combine, Scores, combine, fuse
 from .data import flow, transforms
 from .data.datasets import ViewClips, WholeVideos
@@ -204,12 +204,17 @@ def measured_each(
         if task.name == "detect":
             counts += targets[-1].sum(0)
         else:
+            least = 1 if targets[-1].shape == logits.shape else 0  # of several classes a label is 1, of one its number
+            if not (targets[-1] >= least).any():
+                continue  # no frame has a label: there is nothing to be good at
             of_one = task.measures()
             task.update(of_one, logits, targets)
             figures = {key: value.item() for key, value in of_one.compute().items() if value.ndim == 0}
             each.append({"sample": name, **figures})
     measured = measures.compute()
     summary: dict[str, Any] = {name: value.item() for name, value in measured.items() if value.ndim == 0}
+    if task.best == "val_frame_accuracy":
+        summary |= _intervals(measures.rows()[0].double())
     summary |= {"samples": seen, "bad": len(bad), "missing": found.missing}
     summary |= {} if seeing.is_whole else {"views": seeing.views, "crops": seeing.crops}
     rows: list[dict[str, object]] = []
@@ -219,6 +224,15 @@ def measured_each(
         rows = [{"class": name, "boxes": count, "average_precision": value} for name, count, value in classes]
     best = task.best.removeprefix("val_")
     return summary, rows, sorted(each, key=lambda row: cast(float, row[best])), bad
+
+
+def _intervals(counts: Tensor) -> dict[str, float]:
+    """The ends of the intervals of `frames.figures`, from the counts of each video (N, 8), resampled by videos."""
+    found = {}
+    for name in frames.figures(counts.sum(0)):
+        draws = metrics.bootstrap(lambda drawn, name=name: frames.figures(drawn.sum(0))[name], counts)
+        found[f"{name}_low"], found[f"{name}_high"] = metrics.interval(draws)
+    return found
 
 
 Answers = Iterator[tuple[str, Tensor, list[Tensor]]]  # name of a sample, logits, targets

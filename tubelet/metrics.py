@@ -161,8 +161,11 @@ def _rows_class() -> type:
             for (name, part), rows in zip(self.empty.items(), self.measure(*values), strict=True):
                 getattr(self, name).append(rows.to(self.device, part.dtype))
 
+        def rows(self) -> tuple[Tensor, ...]:
+            return tuple(dim_zero_cat(getattr(self, name)) for name in self.empty)
+
         def compute(self) -> dict[str, Tensor]:
-            return self.figures(*(dim_zero_cat(getattr(self, name)) for name in self.empty))
+            return self.figures(*self.rows())
 
     return Rows
 
@@ -260,6 +263,8 @@ def calibration_error(scores: Tensor, targets: Tensor) -> float:
     with needs("train"):
         from torchmetrics.functional.classification import multiclass_calibration_error
 
+    # scores of exactly 1 would have a bin of their own there, and rounding may go beyond 1
+    scores = scores.clamp(max=1 - 2**-24)
     return multiclass_calibration_error(scores, targets, scores.shape[1], n_bins=BINS, norm="l1").item()
 
 
@@ -353,29 +358,61 @@ def bootstrap_auc(scores: Tensor, targets: Tensor, *, rounds: int = 1000, seed: 
     Returns:
         (R,) float64; nan for resamples in which all samples are of one class.
     """
+    labels = torch.nn.functional.one_hot(targets.long(), scores.shape[1])
+    return _bootstrap_ranked(_weighted_auc, scores, labels, rounds, seed)
+
+
+def bootstrap_precision(scores: Tensor, labels: Tensor, *, rounds: int = 1000, seed: int = 0) -> Tensor:
+    """The mean of `average_precision` over classes on resamples, as `bootstrap_auc` has it of `roc_auc`.
+
+    Args:
+        scores: (N, K).
+        labels: (N, K), 0 or 1.
+        rounds: R.
+        seed: as in `bootstrap`.
+
+    Returns:
+        (R,) float64; nan for resamples in which no class occurs.
+    """
+    return _bootstrap_ranked(_weighted_precision, scores, labels, rounds, seed)
+
+
+def _bootstrap_ranked(measure: Callable, scores: Tensor, labels: Tensor, rounds: int, seed: int) -> Tensor:
+    """The mean over classes of a measure of weighted samples by rank, (R,), where weights count who is drawn."""
+    scores, labels = scores.cpu(), labels.cpu() > 0
     count, num_classes = scores.shape
-    order = scores.cpu().argsort(dim=0)
-    generator = torch.Generator().manual_seed(seed)
-    targets, found = targets.cpu(), []
-    ranks = [scores[order[:, k], k].cpu().unique_consecutive(return_inverse=True)[1] for k in range(num_classes)]
+    order = scores.argsort(dim=0)
+    ranks = [scores[order[:, k], k].unique_consecutive(return_inverse=True)[1] for k in range(num_classes)]
+    generator, found = torch.Generator().manual_seed(seed), []
     for first in range(0, rounds, _COLUMNS):
         drawn = [torch.randint(count, (count,), generator=generator) for _ in range(min(_COLUMNS, rounds - first))]
         times = torch.stack([each.bincount(minlength=count) for each in drawn], dim=1).float()
-        values = [_weighted_auc(times[order[:, k]], targets[order[:, k]] == k, ranks[k]) for k in range(num_classes)]
+        values = []
+        for k, rank in enumerate(ranks):
+            weights = times[order[:, k]]
+            positive = weights * labels[order[:, k], k, None]
+            negative = weights - positive
+            if rank[-1] + 1 < len(rank):  # equal scores are one
+                empty = weights.new_zeros(int(rank[-1]) + 1, weights.shape[1])
+                positive, negative = (empty.index_add(0, rank, each) for each in (positive, negative))
+            values.append(measure(positive, negative))
         found.append(torch.stack(values).nanmean(0))
     return torch.cat(found)
 
 
-def _weighted_auc(weights: Tensor, is_positive: Tensor, rank: Tensor) -> Tensor:
-    """AUC of samples in the order of their scores, equal ones of one rank (N,), for each column of weights (N, R)."""
-    positive = weights * is_positive[:, None]
-    negative = weights - positive
-    if rank[-1] + 1 < len(rank):
-        empty = weights.new_zeros(int(rank[-1]) + 1, weights.shape[1])
-        positive, negative = empty.index_add(0, rank, positive), empty.index_add(0, rank, negative)
+def _weighted_auc(positive: Tensor, negative: Tensor) -> Tensor:
+    """(R,) from weights (ranks, R), lowest score first."""
     below = negative.cumsum(0) - negative / 2  # an equal score is half in order
     order = (positive * below).sum(0, dtype=torch.float64)
     return order / (positive.sum(0, dtype=torch.float64) * negative.sum(0))
+
+
+def _weighted_precision(positive: Tensor, negative: Tensor) -> Tensor:
+    """(R,) from weights (ranks, R), lowest score first."""
+    positive, negative = positive.flip(0), negative.flip(0)
+    right = positive.cumsum(0)
+    precision = right / (right + negative.cumsum(0)).clamp(min=1)
+    return (positive * precision).sum(0, dtype=torch.float64) / positive.sum(0, dtype=torch.float64)
 
 
 def interval(estimates: Tensor, level: float = 0.95) -> tuple[float, float]:

@@ -126,7 +126,7 @@ class _Split:
 
 
 @torch.no_grad()
-def precise_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def precise_norms(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> None:
     """Give batch norms the true mean and variance over many batches, in place of a running average.
 
     Source: Wu and Johnson 2021, arXiv 2105.07576, section 3. `torch.optim.swa_utils.update_bn` averages the variances
@@ -137,7 +137,8 @@ def precise_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Args:
         model: the network, on the device where the batches are.
-        batches: clips (B, C, T, H, W) as the network takes them in training; some 1,000 to 10,000 clips in all.
+        batches: clips (B, C, T, H, W) as the network takes them in training, or tuples of clips and what it takes
+            besides; some 1,000 to 10,000 clips in all.
 
     Raises:
         ValueError: the network has no batch norm, or there is no batch.
@@ -152,8 +153,8 @@ def precise_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
             for norm in norms:
                 norm.train()
                 norm.momentum = 0.0  # the running average stays until the true one is there
-            for clips in batches:
-                model(clips)
+            for inputs in batches:
+                model(*(inputs if isinstance(inputs, tuple) else (inputs,)))
     finally:
         for handle in handles:
             handle.remove()

@@ -24,6 +24,7 @@ from .data.distort import Distort
 from .data.mixing import Mixing
 from .data.sample import Sample
 from .data.video import Video, write_video
+from .data.volume import read_volume
 from .models import models
 from .page import Section, write_report
 from .train import train
@@ -486,14 +487,14 @@ def _mistakes(measured: Mapping[str, Any], drawn: Path) -> Section | None:
     if not measured["mistakes"]:
         return Section("Worst mistakes", "No answer is wrong.")
     pictures, unseen = [], []
-    root = _root([row["path"] for row in measured["mistakes"]])
+    root, is_scan = _root([row["path"] for row in measured["mistakes"]]), _is_of_scans(measured)
     for number, row in enumerate(terminal.progress(measured["mistakes"], "drawing mistakes")):
-        path = drawn / f"mistake{number}.mp4"
+        path = drawn / f"mistake{number}.{'png' if is_scan else 'mp4'}"
         says = f"{row['target']}, taken for {row['answer']}"
         told = f"{says}\n{_percent(row['score'])} against {_percent(row['score_of_target'])}"
         told += f"\n{_below(row['sample'], root)}"
         try:
-            _write_thumbnail(row, path)
+            (_draw_scan if is_scan else _write_thumbnail)(row, path)
             pictures.append((path, told))
         except (ValueError, OSError) as error:
             unseen.append({"target": row["target"], "answer": row["answer"], "cannot be shown": str(error)})
@@ -534,6 +535,12 @@ def _write_thumbnail(row: Mapping[str, Any], path: Path) -> None:
         rate = video.fps * count / span
     colours = clip[:3] if len(clip) >= 3 else clip[:1].expand(3, -1, -1, -1)  # of flow and volumes the first channel
     write_video(path, colours.unbind(1), rate, crf=CRF)
+
+
+def _draw_scan(row: Mapping[str, Any], path: Path) -> None:
+    """Draw slices of the first channel of a scan."""
+    scan = read_volume(row["path"])
+    plot.slices(scan.array[0], {}, (), path, spacing_mm=scan.spacing_mm, num=3)
 
 
 def _classes(measured: Mapping[str, Any]) -> Section | None:
@@ -580,8 +587,9 @@ def _calibration(measured: Mapping[str, Any], drawn: Path) -> Section | None:
 
 def _data(runs: Sequence[_Run], measured: Mapping[str, Any]) -> Section:
     first = runs[0].arguments if runs else {}
-    found = {name: measured[name] for name in ("data", "layout", "task", "fold", "split") if measured.get(name)}
-    found = found or {name: first[name] for name in ("data", "task", "fold") if first.get(name)}
+    told = ("data", "layout", "task", "fold", "split")
+    found = {name: measured[name] for name in told if measured.get(name) is not None}
+    found = found or {name: first[name] for name in ("data", "task", "fold") if first.get(name) is not None}
     if measured:
         found |= {"classes": len(measured["classes"])}
         found |= {name: measured["summary"][name] for name in ("samples", "bad", "missing")}

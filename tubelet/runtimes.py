@@ -78,11 +78,59 @@ def to_onnx(program: ExportedProgram, inputs: Sequence[str] | None = None, outpu
         ValueError: ONNX has nothing for one of its layers, which the message names.
     """
     try:
+        if any(node.target in STATISTICS for node in program.graph.nodes):
+            program = program.run_decompositions(dict(STATISTICS))
         made = torch.onnx.export(program, (), input_names=inputs, output_names=outputs, verbose=False)
     except Exception as error:  # the exporter has errors of many kinds, and the first of them is the cause
         raise ValueError(f"{_untranslated(program, error)} has no counterpart in ONNX") from error
     assert made is not None
     return made.model_proto
+
+
+def _group_norm(
+    x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, _: bool = True
+) -> Tensor:
+    """Group normalization, (B, C, ...), by means over one axis after the other.
+
+    ONNX Runtime adds the values of a channel, a million in a window of 128^3, one after the other, and is then 1e-4
+    off; sums of sums are not.
+    """
+    values = x.unflatten(1, (groups, -1))
+
+    def mean(of: Tensor) -> Tensor:
+        for axis in reversed(range(2, of.dim())):
+            of = of.mean(axis, keepdim=True)
+        return of
+
+    values = values - mean(values)
+    values = (values * torch.rsqrt(mean(values * values) + eps)).flatten(1, 2)
+    for each, combined in ((weight, torch.mul), (bias, torch.add)):
+        if each is not None:
+            values = combined(values, each.reshape(-1, *[1] * (x.dim() - 2)))
+    return values
+
+
+def _instance_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    own: bool,
+    momentum: float,
+    eps: float,
+    _: bool,
+) -> Tensor:
+    """Instance normalization, as group normalization of single channels, or by the statistics of training."""
+    if own:
+        return _group_norm(x, x.shape[1], weight, bias, eps)
+    return torch.nn.functional.batch_norm(x, mean, variance, weight, bias, False, momentum, eps)
+
+
+STATISTICS: Mapping[Any, Callable[..., Tensor]] = {
+    torch.ops.aten.group_norm.default: _group_norm,
+    torch.ops.aten.instance_norm.default: _instance_norm,
+}
 
 
 def layer(where: Sequence[str]) -> str:

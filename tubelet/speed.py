@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -148,10 +148,7 @@ def choose(model: nn.Module, *inputs: Tensor, dtype: torch.dtype = torch.float32
     device = inputs[0].device
     if device.type == "cpu" and not (torch.backends.mkldnn.is_available() and dtype in FAST_DTYPES):
         return Choices({})
-    try:
-        layers = _layers(model, inputs)
-    except DataDependentOutputException:  # not to be followed on shapes alone
-        return Choices({})
+    layers = _layers(model, inputs)
     clips = min(2, len(inputs[0]))  # two stand for more; torch's way for one clip is another
     found = {layer: _ways(layer, device.type, dtype) for layer in sorted(layers, key=cost, reverse=True)}
     deadline = time.perf_counter() + seconds
@@ -654,7 +651,12 @@ def _layers(model: nn.Module, inputs: tuple[Tensor, ...]) -> Counter[Layer]:
         found.update([layer] if layer else [])
         return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
 
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad(), _instead(conv3d=noted):
+    with (
+        suppress(DataDependentOutputException),  # of a head that looks at boxes, say: what comes before it is known
+        FakeTensorMode(allow_non_fake_inputs=True) as fake,
+        torch.no_grad(),
+        _instead(conv3d=noted),
+    ):
         state: dict[str, Tensor] = {}
         state |= {name: fake.from_tensor(value) for name, value in (*model.named_parameters(), *model.named_buffers())}
         torch.func.functional_call(model, state, tuple(fake.from_tensor(each) for each in inputs))

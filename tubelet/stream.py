@@ -18,6 +18,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from . import speed
+from .spec import at_least_one
 from .step import Continued
 from .terminal import Table, counted
 from .twins import Reach, Recalling, SoFar, State, Twinning, finish, met, restart, twins_of
@@ -65,8 +66,8 @@ class Stream(nn.Module):
         self, model: nn.Module, *, window: int | None = None, dense: bool = False, approximate: bool = False
     ) -> None:
         super().__init__()
-        if window is not None and window < 1:
-            raise ValueError(f"window {window} must be at least 1 feature step, or None for the whole video")
+        if window is not None:
+            at_least_one(window=window)
         self._fast: tuple[Any, ...] | None = None
         if type(model).__name__ == "Optimized":  # by name, since its import takes long
             fast: Any = model

@@ -13,17 +13,17 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import nn
 
-from . import feed, fit, optim, plot, regularize, speed, tasks, terminal
+from . import checkpoints, feed, fit, heads, optim, plot, regularize, speed, tasks, terminal
 from . import memory as memories
 from . import plan as plans
 from . import weights as files
-from .checkpoints import LAST
 from .data import datasets, flow
 from .data import distort as distortions
 from .data.augment import RECIPES as AUGMENTS
@@ -38,6 +38,7 @@ from .data.sampling import SHORTS, Short
 from .data.scans import ScanWindows, WholeScans
 from .data.video import VideoError
 from .launch import is_first
+from .machine import aside
 from .models import MODELS, create, load, ready
 from .recipe import Recipe, choose
 from .segment import dense_classes
@@ -54,7 +55,7 @@ LONG_S = 120  # of processor time for all steps, from which on the timing of con
 _SETTINGS = tuple(each.name for each in fields(Recipe))
 # What a resumed run may ask for otherwise: none of it changes a number.
 _FREE = {"workers", "out", "on_bad", "logger", "checkpoint_s", "convolutions", "plan", "returns_memory"}
-_FREE |= {"strategy"}  # another rounding
+_FREE |= {"strategy", "devices"}  # another rounding
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,9 @@ def train(
             folders classified. Data that can be read in several ways is read so, by default to be classified.
         input: flow, the optical flow of the videos, which is computed before the training and kept in the cache folder;
             rgb, what the data holds. By default what the network takes, where it takes flow, else rgb.
-        fold: official fold of UCF101 or HMDB51; by default the first.
+        fold: which fold validates; by default of videos the first, of scans the last.
         weights: a tag of the catalogue or a checkpoint to start from; the head is new where classes differ.
-        recipe: scratch, scratch_small, finetune or finetune_small.
+        recipe: scratch, scratch_small, finetune, finetune_small or segment.
         epochs: passes over the training part.
         batch_size: clips a step, over all processes; by default 16, of scans what fits them. Where an epoch has fewer,
             all of them.
@@ -178,8 +179,8 @@ def train(
         is_norm_frozen: whether batch norms keep their statistics.
         norm_parts: parts of a batch over each of which batch norms take their statistics.
         precise_norms: batches over which batch norms take their true statistics before each validation.
-        loss: cross_entropy, focal or logit_adjusted.
-        label_smoothing: probability spread over the other classes.
+        loss: cross_entropy, focal or logit_adjusted; of voxels also dice_ce, their default, dice or tversky.
+        label_smoothing: probability spread over all classes.
         class_weights: balanced gives each class the same weight in sum, none each clip.
         dropout: of the head.
         stochastic_depth: probability that the last residual step is left out.
@@ -298,6 +299,10 @@ def train(
         }
 
     fabric = fit.open_fabric(precision=precision, devices=devices, strategy=strategy)
+    if fabric.broadcast((precision, accumulate, checkpointed_stages)) != (precision, accumulate, checkpointed_stages):
+        raise ValueError(
+            "the processes find memory for different plans: give precision, accumulate and checkpointed_stages yourself"
+        )
     network.to(fabric.device)
     say = terminal.say if fabric.is_global_zero else _silent
     if is_without_16 := precision == "16" and fabric.device.type == "cpu":
@@ -312,7 +317,7 @@ def train(
         network,
         len(found.splits["train"]),
         [] if task == "segment" else counts.tolist(),
-        is_fine_tuned=weights is not None,
+        is_fine_tuned=weights is not None or (recipe or "").startswith("finetune"),
         batch_size=batch_size,
         num_parts=accumulate * fabric.world_size,
         name=recipe,
@@ -320,6 +325,8 @@ def train(
         unit="clips" if scans is None else "scans",
         asked=asked,
     )
+    if label_smoothing is None and spec.is_multilabel:
+        chosen = replace(chosen, label_smoothing=0.0)
     train_clips, val_clips = _clips(found, spec, chosen.augment, cast(Any, distort), short, seed, on_bad)
     arguments["out"] = folder = fabric.broadcast(
         _folder(out, f"{Path(data).stem}-{name}", resume) if fabric.is_global_zero else None
@@ -333,12 +340,13 @@ def train(
         _ways(ways)
     if fabric.is_global_zero:
         _write_arguments(folder, arguments, name, resume)
-        if scans is not None and not ((folder / LAST).exists() and (folder / PLAN).exists()):
+        if scans is not None and not (checkpoints.is_in(folder) and (folder / PLAN).exists()):
             plans.write(scans, folder / PLAN)
     fabric.barrier()
     loggers = fit.loggers_of(logger, folder) if fabric.is_global_zero else []
     average = _prepare(network, chosen)
     window = None if scans is None else _window_of(spec.num_frames, spec.crop)
+    counts = _class_seconds(found) if task == "frames" else counts
     objective = tasks.task_of(found, chosen.loss, chosen.label_smoothing, chosen.class_weights, counts, window)
     order = EpochOrder(len(train_clips), seed, chosen.repeats)
     step = min(batch_size, len(order))
@@ -419,7 +427,7 @@ def train(
                 on_epoch=kept,
             )
     except KeyboardInterrupt:
-        is_saved = (folder / LAST).exists()
+        is_saved = checkpoints.is_in(folder)
         how_far = f" {kept.done + 1} of {chosen.epochs}; go on" if is_saved else " 1: nothing is saved; begin again"
         again = f"tubelet train --config {folder / 'run.json'} --resume"
         raise KeyboardInterrupt(f"interrupted in epoch{how_far} with: {again}") from None
@@ -502,7 +510,7 @@ def _window_of(num_frames: int | None, crop: Size | None) -> tuple[int, int, int
 
 def _plan_of_run(folder: Path) -> Path | None:
     """The plan of a run that is to be resumed, None where it has not trained for an epoch."""
-    return folder / PLAN if (folder / LAST).exists() and (folder / PLAN).exists() else None
+    return folder / PLAN if checkpoints.is_in(folder) and (folder / PLAN).exists() else None
 
 
 def _planned(
@@ -515,9 +523,8 @@ def _planned(
     """What is chosen for scans, or what a file has of an earlier choice."""
     intensity = None if asked.intensity is None else plans.intensity_of(asked.intensity)
     if file is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         seen = plans.look(found, skips=on_bad != "raise")
-        return plans.plan(seen, device=device, fits=fits, **(asked._asdict() | {"intensity": intensity}))
+        return plans.plan(seen, device=_device().type, fits=fits, **(asked._asdict() | {"intensity": intensity}))
     kept = plans.read(file)
     spec = kept.spec
     has = (spec.num_frames, *cast(Any, spec.crop)), spec.spacing_mm, spec.intensity, kept.batch_size
@@ -537,20 +544,27 @@ def _fits(
     num_classes: int, optimizer: optim.Optimizer | None, precision: fit.Precision
 ) -> Callable[[plans.Plan], bool]:
     """Whether a step of the network that a plan describes fits into the memory at hand."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device()
     world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    available = memories.available_bytes(device) // (world if device == "cpu" else 1)
+    available = memories.available_bytes(device) // (world if device.type == "cpu" else 1)
 
     def fits(plan: plans.Plan) -> bool:
         channels = plan.spec.in_channels
         network = create(
             PLANNED, num_classes=num_classes, in_channels=channels, channels=plan.channels, strides=plan.strides,
             deep=True,
-        )  # fmt: skip
+        ).to(device)  # fmt: skip
         shape = math.ceil(plan.batch_size / world), channels, plan.spec.num_frames, *cast(Any, plan.spec.crop)
         return memories.fits(network, shape, optim.OPTIMIZERS[optimizer or "adamw"], precision, available)
 
     return fits
+
+
+def _device() -> torch.device:
+    """Where this process will train."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def _any(plan: plans.Plan) -> bool:
@@ -650,6 +664,14 @@ def _class_counts(data: VideoData) -> torch.Tensor:
     return torch.tensor([counts[i] for i in range(len(data.classes))])
 
 
+def _class_seconds(data: VideoData) -> torch.Tensor:
+    """How long each class is seen in the training part, in the unit of the data."""
+    seconds = torch.zeros(len(data.classes))
+    for span in chain.from_iterable(cast(Any, sample.target) for sample in data.splits["train"]):
+        seconds[span.target] += span.end - span.start
+    return seconds
+
+
 def _prepare(network: nn.Module, recipe: Recipe) -> Any:
     """Have a network do what a recipe says while it is trained; the running average of its weights, or None."""
     if recipe.dropout is not None:
@@ -675,14 +697,16 @@ def _plan_memory(
     """How a step fits into the memory at hand, of which each process of this machine has its share."""
     if spec.crop is None:
         raise ValueError("memory auto needs a crop: clips of the videos' own size may take any memory")
+    if isinstance(getattr(network, "head", None), heads.Detect):
+        raise ValueError("memory auto does not know how many boxes there will be: leave it out for task detect")
     share, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    device = next(network.parameters()).device
+    device = _device()
     planned = memories.plan(
-        network,
+        network.to(device),
         math.ceil(batch_size / world),
         (spec.in_channels, spec.num_frames, *spec.crop),
         optimizer=optim.OPTIMIZERS[optimizer],
-        available=memories.available_bytes(device.type) // (share if device.type == "cpu" else 1),
+        available=memories.available_bytes(device) // (share if device.type == "cpu" else 1),
         precision=None if precision == "32" else precision,
     )
     if is_first():
@@ -812,7 +836,7 @@ def _folder(out: str | os.PathLike | None, name: str, resume: bool) -> Path:
             folder.mkdir(parents=True)  # at once, so that a run started beside this one takes another
     if resume and not (folder / "run.json").exists():
         raise ValueError(f"{folder}: no run to resume (no run.json); start it without resume")
-    if not resume and (folder / LAST).exists():
+    if not resume and (checkpoints.is_in(folder) or (folder / "model.safetensors").exists()):
         raise ValueError(
             f"{folder}: holds a run; go on with it (tubelet train --config {folder / 'run.json'} --resume), or give "
             "another folder as out"
@@ -832,15 +856,17 @@ def _write_arguments(folder: Path, arguments: dict[str, Any], name: str, resume:
     }  # fmt: skip
     plain = json.loads(json.dumps(plain))
     path = folder / "run.json"
-    if resume and (folder / LAST).exists():
-        before = json.loads(path.read_text())
-        for key in (plain.keys() | before.keys()) - _FREE:
-            if before.get(key) != plain.get(key):
-                raise ValueError(
-                    f"{folder}: was trained with {key} {before.get(key)!r}, now {plain.get(key)!r}; resume it with the "
-                    f"same (tubelet train --config {path} --resume), or give another folder as out"
-                )
+    before = json.loads(path.read_text()) if path.exists() else {}
+    changed = [key for key in (plain.keys() | before.keys()) - _FREE if before.get(key) != plain.get(key)]
+    if resume and checkpoints.is_in(folder):
+        for key in changed:
+            raise ValueError(
+                f"{folder}: was trained with {key} {before.get(key)!r}, now {plain.get(key)!r}; resume it with the "
+                f"same (tubelet train --config {path} --resume), or give another folder as out"
+            )
         return
+    if changed:
+        (folder / CONVOLUTIONS).unlink(missing_ok=True)  # of other clips
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(plain, indent=2) + "\n")
 
@@ -854,7 +880,7 @@ def _epochs_in(path: Path) -> int:
 
 
 def _write_history(history: list[dict[str, float]], path: Path) -> None:
-    with path.open("w", newline="") as file:
+    with aside(path) as made, made.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(history[0]))
         writer.writeheader()
         writer.writerows(history)
