@@ -238,6 +238,15 @@ def test_an_examination_that_was_interrupted_goes_on(root, monkeypatch):
     assert asked[0] == 12 - 5
 
 
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX alone")
+def test_a_name_that_is_no_utf8_is_examined_and_remembered(root, monkeypatch):
+    (root / "train" / "jump" / "0.mp4").rename(os.fsdecode(os.fsencode(root / "train" / "jump") + b"/caf\xe9.mp4"))
+    first = doctor.data(root, workers=1)
+    assert first.is_healthy and len(first.videos) == 12
+    monkeypatch.setattr(examine, "Video", None)
+    assert doctor.data(root, workers=1).videos == first.videos
+
+
 def test_without_a_cache_folder_it_works_all_the_same(root, monkeypatch):
     monkeypatch.setenv("TUBELET_CACHE", "/dev/null/no")
     assert doctor.data(root, workers=1).is_healthy

@@ -134,6 +134,15 @@ def test_folders_of_frames_become_videos(tmp_path):
     with Video(tmp_path / "out" / "walk" / "b.mp4") as video:
         assert video.fps == pytest.approx(30, rel=1e-9)
     assert open_data(tmp_path / "out").classes == ("jump", "walk")
+    rows = [f"{name}/{video},{name},12" for name in ("jump", "walk") for video in "ab"]
+    (tmp_path / "in" / "list.csv").write_text("\n".join(["path,label,fps", *rows]))
+    prepare(tmp_path / "in" / "list.csv", tmp_path / "slow")
+    with Video(tmp_path / "slow" / "walk" / "b.mp4") as video:
+        assert video.fps == pytest.approx(12, rel=1e-9)
+    (tmp_path / "in" / "list.csv").write_text("\n".join(["path,label,fps", *rows]).replace(",12", ",10"))
+    assert prepare(tmp_path / "in" / "list.csv", tmp_path / "slow").kept == 0
+    with Video(tmp_path / "slow" / "walk" / "b.mp4") as video:
+        assert video.fps == pytest.approx(10, rel=1e-9)
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 600))

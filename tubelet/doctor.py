@@ -67,6 +67,7 @@ class Kind(NamedTuple):
 
 _GET = "get them again, or train on the clean list (--out clean.csv)"
 _CLEAN = "train on the clean list (--out clean.csv), which has none of these"
+_STEADY = "where rates vary within a video, re-encode it to a constant one (ffmpeg -fps_mode cfr)"
 KINDS = {
     "unreadable": Kind("{videos} that cannot be read", _GET),
     "damaged": Kind("{videos} with frames that cannot be decoded", _GET),
@@ -87,7 +88,7 @@ KINDS = {
     "near copy": Kind("{videos} re-encoded, resized or trimmed out of others", "", False, False),
     "still": Kind("{videos} without motion", "see whether there should be none", False, False),
     "empty mask": Kind("{videos} with nothing but background", "see whether there should be none", False, False),
-    "unsteady": Kind("{videos} of a varying frame rate; frame_stride counts their frames", "", False, False),
+    "unsteady": Kind("{videos} of a varying frame rate; clips count their frames", _STEADY, False, False),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +30,7 @@ from .machine import cache_dir
 from .processes import Failed, alive, each
 from .terminal import progress
 
-VERSION = 2  # of what is remembered; what another version remembers is not looked at
+VERSION = 3  # of what is remembered; what another version remembers is not looked at
 _BLANK = 8  # grey levels between the darkest and the brightest field of a picture that shows nothing
 _STILL = 4  # grey levels by which a field changes in a video that does not move
 _UNSTEADY = 0.5  # of the usual time between two frames: by how much those times differ where the rate varies
@@ -272,7 +273,7 @@ class _Memory:
         base = sqlite3.connect(place, timeout=_WAIT_S, isolation_level=None)
         base.execute("pragma synchronous = off")  # what is lost in a power cut is found out again
         base.execute(
-            "create table if not exists seen (path text, what text, size int, changed int, value text, "
+            "create table if not exists seen (path blob, what text, size int, changed int, value text, "
             "primary key (path, what)) without rowid"
         )
         return base
@@ -280,15 +281,16 @@ class _Memory:
     def recall(self, path: Path, known: Iterable[str], stamp: tuple[int, int]) -> Any:
         """What is known of a file that has not changed, the first that there is; else None."""
         query = "select value from seen where path = ? and what = ? and size = ? and changed = ?"
-        for what in known:
-            if row := self._base.execute(query, (str(path.absolute()), what, *stamp)).fetchone():
-                return json.loads(row[0])
+        with suppress(sqlite3.Error):  # a damaged file
+            for what in known:
+                if row := self._base.execute(query, (os.fsencode(path.absolute()), what, *stamp)).fetchone():
+                    return json.loads(row[0])
         return None
 
     def keep(self, path: Path, what: str, stamp: tuple[int, int], value: Any) -> None:
         """Remember it."""
         with suppress(sqlite3.Error):  # a full disk, another process that does not let go
-            row = (str(path.absolute()), what, *stamp, json.dumps(value))
+            row = (os.fsencode(path.absolute()), what, *stamp, json.dumps(value))
             self._base.execute("insert or replace into seen values (?, ?, ?, ?, ?)", row)
 
     def close(self) -> None:

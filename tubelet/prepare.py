@@ -140,8 +140,12 @@ def prepare(
     settings = {"short_side": short_side, "gop": gop, "crf": crf}
     ledger = _open_ledger(out / LEDGER, settings)
     places = new_places(root, sources)
-    waiting = [path for path in sources if not _is_done(path, out / places[path], ledger.get(str(places[path])))]
-    failed = _reencode_all(waiting, places, out, settings, ledger, workers)
+    rates = {sample.path: sample.fps for sample in chain.from_iterable(found.splits.values())} if found else {}
+    waiting = [
+        path for path in sources
+        if not _is_done(path, rates.get(path), out / places[path], ledger.get(str(places[path])))
+    ]  # fmt: skip
+    failed = _reencode_all(waiting, places, out, settings, rates, ledger, workers)
     ready = {path: out / place for path, place in places.items() if path not in failed}
     if not ready:
         raise ValueError(
@@ -162,12 +166,22 @@ def prepare(
     )
 
 
-def reencode(source: Path, target: Path, *, short_side: int = 256, gop: int = 12, crf: int = CRF) -> dict[str, Any]:
+def reencode(
+    source: Path, target: Path, *, fps: float | None = None, short_side: int = 256, gop: int = 12, crf: int = CRF
+) -> dict[str, Any]:
     """Write one video anew, frame for frame, each at its time.
 
+    Args:
+        source: a video.
+        target: the file to write.
+        fps: rate of a folder of frames, as in `Video`.
+        short_side: as in `prepare`, like the next two.
+        gop: frames from one keyframe to the next.
+        crf: constant quality.
+
     Returns:
-        What identifies the source (`source`, `size`, `mtime_ns`), the `bytes` that were written, and in `note` what
-        the source lacks.
+        What identifies the source (`source`, `fps`, `size`, `mtime_ns`), the `bytes` that were written, and in `note`
+        what the source lacks.
 
     Raises:
         VideoError: the source cannot be read, or the target not be written.
@@ -175,7 +189,7 @@ def reencode(source: Path, target: Path, *, short_side: int = 256, gop: int = 12
     size, mtime_ns = footprint(source)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        with Video(source) as video:
+        with Video(source, fps) as video:
             frames = _frames(video, new_size(video.height, video.width, short_side))
             # a steady rate is written as such, since times of a file are whole ticks, and their average not the rate
             is_steady = _apart_s(video.times, torch.arange(video.num_frames) / video.fps) < _STEADY_S
@@ -186,7 +200,8 @@ def reencode(source: Path, target: Path, *, short_side: int = 256, gop: int = 12
                     raise VideoError(f"{source}: its frames do not keep their number and times in an mp4")
     note = "; ".join(str(warning.message) for warning in told)
     written = target.stat().st_size
-    return {"source": str(source), "size": size, "mtime_ns": mtime_ns, "bytes": written, "note": note}
+    told_of = {"source": str(source), "fps": fps, "size": size, "mtime_ns": mtime_ns}
+    return {**told_of, "bytes": written, "note": note}
 
 
 def _apart_s(times: Tensor, others: Tensor) -> float:
@@ -338,9 +353,10 @@ def _open_ledger(path: Path, settings: dict[str, int]) -> dict[str, dict[str, An
     return {row["place"]: row for row in rows[1:]}
 
 
-def _is_done(source: Path, target: Path, row: dict[str, Any] | None) -> bool:
+def _is_done(source: Path, fps: float | None, target: Path, row: dict[str, Any] | None) -> bool:
     try:
-        return row is not None and (*footprint(source), target.stat().st_size) == (
+        return row is not None and (fps, *footprint(source), target.stat().st_size) == (
+            row.get("fps"),
             row["size"],
             row["mtime_ns"],
             row["bytes"],
@@ -354,6 +370,7 @@ def _reencode_all(
     places: Mapping[Path, Path],
     out: Path,
     settings: dict[str, int],
+    rates: Mapping[Path, float | None],
     ledger: dict[str, dict[str, Any]],
     workers: int | None,
 ) -> dict[Path, str]:
@@ -362,7 +379,7 @@ def _reencode_all(
 
     def make(path: Path) -> dict[str, Any]:
         unfinished = out / _UNFINISHED / f"{uuid.uuid4().hex}.mp4"
-        row = reencode(path, unfinished, **settings)
+        row = reencode(path, unfinished, fps=rates.get(path), **settings)
         target = out / places[path]
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished.replace(target)

@@ -96,3 +96,18 @@ def test_what_no_list_can_hold_leaves_none(folder, tmp_path):
     with pytest.raises(ValueError, match=r"all.csv: no list holds this data set \(1 samples of train"):
         write_list(tmp_path / "all.csv", wanted)
     assert {path.name for path in tmp_path.iterdir()} == {"videos"}
+
+
+def test_the_rate_of_folders_of_frames_comes_along(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            (tmp_path / name / f"{number}.png").write_bytes(b"seen only by name")
+    samples = [Sample(tmp_path / name, i, fps=fps) for i, (name, fps) in enumerate((("a", 12.0), ("b", None)))]
+    found = VideoData(("jump", "walk"), {"train": samples, "val": samples})
+    path = write_list(tmp_path / "list.csv", found)
+    assert [sample.fps for sample in open_data(path).splits["train"]] == [12.0, None]
+    assert "samples of train" in difference(path, replace(found, splits={"train": [replace(samples[0], fps=None)], "val": samples}))
+    path.write_text(path.read_text().replace("12.0", "-1"))
+    with pytest.raises(ValueError, match=r"row 2 .*fps -1 must be above 0"):
+        open_data(path)

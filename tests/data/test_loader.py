@@ -226,6 +226,13 @@ def test_a_bad_file_is_named_and_the_way_on(quick_end, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+def test_a_name_that_is_no_utf8_is_read_like_others(quick_end, workers):
+    named = Keys(4)
+    named.name = lambda key: f"caf\udce9{index_of(key)}.mp4"
+    assert indices(loader(named, 2, workers=workers)) == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_bad_samples_are_left_out_and_counted(workers, caplog):
     batches = loader(Keys(7, bad=[1, 3, 4, 5]), 3, workers=workers, on_bad="skip")
     for _ in range(2):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -195,20 +196,46 @@ def test_the_first_frame_is_at_time_zero(tmp_path):
         assert read_indices(clip.frames_at([0.4])) == [10]
 
 
-def test_an_edit_list_hides_frames(tmp_path, long):
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("hidden", [5, 20])
+def test_an_edit_list_hides_frames(tmp_path, long, hidden):
+    """Of 20 the first group of 12 is not even among the packets; nothing is damaged."""
     path = tmp_path / "edited.mp4"
     with av.open(str(long)) as source, av.open(str(path), "w", options={"use_editlist": "1"}) as edited:
         stream = edited.add_stream_from_template(source.streams.video[0])
-        shift = int(5 / 25 / source.streams.video[0].time_base)
+        shift = int(hidden / 25 / source.streams.video[0].time_base)
         for packet in source.demux(video=0):
             if packet.size:
                 packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
                 edited.mux(packet)
     reference = list(plain_decode(path))
     with Video(path) as clip:
-        assert clip.num_frames == len(reference) == 55
-        for index in (0, 1, 6, 7, 30, 54):
-            assert read_indices(clip.frames([index])) == [index + 5]
+        assert clip.num_frames == len(reference) == 60 - hidden
+        for index in (0, 1, 6, 7, 30, 59 - hidden):
+            assert read_indices(clip.frames([index])) == [index + hidden]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("options", [{"g": "12"}, {"g": "12", "bf": "2"}])
+def test_frames_that_the_writer_of_an_avi_dropped(tmp_path, options):
+    """Their chunks are empty: the rest is there, and where times are told, at its own."""
+    stamps_ms = [40 * i for i in range(40) if i % 10 not in (3, 4)]
+    path = tmp_path / "dropped.avi"
+    full = encode(tmp_path / "a.mp4", 32, "mpeg4", options=options, stamps_ms=stamps_ms)
+    with av.open(str(full)) as source, av.open(str(path), "w") as copied:
+        stream = copied.add_stream_from_template(source.streams.video[0])
+        stream.time_base = Fraction(1, 25)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                copied.mux(packet)
+    with av.open(str(path)) as whole:
+        assert whole.streams.video[0].frames > len(list(plain_decode(path))) == 32
+    with Video(path) as clip:
+        assert clip.num_frames == 32
+        assert read_indices(clip.frames(range(32))) == list(range(32))
+        if "bf" not in options:
+            assert clip.times.tolist() == pytest.approx([stamp / 1000 for stamp in stamps_ms], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 from painted import HEIGHT, WIDTH, painted, read_index, read_indices
 
 from tubelet.data.container import VideoError
+from tubelet.data.pictures import is_animated
 from tubelet.data.video import Video
 
 Image = pytest.importorskip("PIL.Image")
@@ -79,6 +80,22 @@ def test_a_file_cut_short_offers_what_is_whole(painting, tmp_path):
     (tmp_path / "head.webp").write_bytes(data[:50])
     with pytest.raises(VideoError, match="no whole frame"):
         Video(tmp_path / "head.webp")
+
+
+def test_a_frame_without_its_head_is_none(painting, tmp_path):
+    data = painting.read_bytes()
+    path = tmp_path / "short.webp"
+    path.write_bytes(data + b"ANMF" + (4).to_bytes(4, "little") + bytes(4))
+    with Video(path) as clip:
+        assert clip.num_frames == NUM_FRAMES
+
+
+def test_a_file_that_may_not_be_read_is_named(painting, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    assert not is_animated(painting)
 
 
 def test_a_damaged_frame_is_named(painting, tmp_path):

@@ -61,7 +61,7 @@ _SAMPLE = 60
 _WORTH_KEEPING_S = 1e-3
 
 # Of the numbers in a kept index.
-_VERSION = 1
+_VERSION = 2
 
 # Files closed from one return of freed memory to the next: it takes as long as a small file.
 _CLOSED_BETWEEN = 32
@@ -322,7 +322,7 @@ def _scan(source: _Source) -> Index:
     codec = source.stream.codec_context
     header = read_header(source.path, form, source.stream.id)
     packets = _packets(source, header)
-    is_cut = source.broke_off or header.is_cut or len(packets) < source.stream.frames
+    is_cut = source.broke_off or header.is_cut or len(packets) < _announced(source, header)
     is_damaged = is_cut or not all(packet.is_sound for packet in packets)
     # What the file says. Of the packets FFmpeg says what they look like.
     begins_with_key = any(entry.is_keyframe for entry in source.stream.index_entries[:1])
@@ -378,6 +378,14 @@ def _scan(source: _Source) -> Index:
     )
 
 
+def _announced(source: _Source, header: Header) -> int:
+    """Packets that a whole file has, 0 where it does not tell."""
+    stream, form = source.stream, source.container.format.name
+    if form.startswith("mov,"):  # what an edit list leaves out counts as well
+        return min(stream.frames, len(stream.index_entries))
+    return stream.frames - header.num_dropped
+
+
 def _packets(source: _Source, header: Header) -> list[Packet]:
     """All packets, judged."""
     form = source.container.format.name
@@ -405,7 +413,7 @@ def _packets(source: _Source, header: Header) -> list[Packet]:
             for packet, is_sound, size in zip(packets, marks, sizes, strict=False)
         ]
         packets[-1] = packets[-1]._replace(is_sound=packets[-1].is_sound and not header.is_cut)
-    if form == "avi" and len(packets) < source.stream.frames:
+    if form == "avi" and len(packets) < _announced(source, header):
         # Where the file's own table has a chunk that did not come, all times are wrong from there on.
         places = [entry.pos + _AVI_CHUNK_HEAD for entry in source.stream.index_entries]
         pairs = enumerate(zip(packets, places, strict=False))

@@ -35,11 +35,13 @@ class Header:
         is_turned: the pictures are shown turned by a quarter; None where decoding alone tells their size.
         is_cut: the file ends before the end that it announces.
         holes: damaged bytes, ascending.
+        num_dropped: frames that the writer left out and counts all the same, of AVI: chunks with nothing in them.
     """
 
     is_turned: bool | None = False
     is_cut: bool = False
     holes: tuple[Hole, ...] = ()
+    num_dropped: int = 0
 
 
 def read_header(path: Path, form: str, track: int) -> Header:
@@ -48,7 +50,7 @@ def read_header(path: Path, form: str, track: int) -> Header:
     Args:
         path: the file.
         form: FFmpeg's name of the container.
-        track: the number of the video stream in the container, of mp4.
+        track: the number of the video stream in the container, of mp4 and AVI.
     """
     with _Bytes(path) as data:
         match form:
@@ -57,7 +59,7 @@ def read_header(path: Path, form: str, track: int) -> Header:
             case "matroska,webm":
                 return _walk_matroska(data)
             case "avi":
-                return _walk_avi(data)
+                return _walk_avi(data, track)
             case "mpegts":
                 return _walk_ts(data)
             case "gif":
@@ -266,26 +268,28 @@ def _element(data: _Bytes, place: int) -> _Element:
 # AVI: chunks of RIFF
 
 
-def _walk_avi(data: _Bytes) -> Header:
-    before = place = file_end = 0
+def _walk_avi(data: _Bytes, track: int) -> Header:
+    before = place = file_end = num_dropped = 0
     is_over = False
+    frames = b"%02ddc" % track, b"%02ddb" % track
     while place + 8 <= data.size:
         kind, size = data.at(place, 4), int.from_bytes(data.at(place + 4, 4), "little")
         end = place + 8 + size
         if kind == b"RIFF":
             file_end, is_over = end, False
         elif is_over and place >= file_end:  # FFmpeg reads on
-            return Header(holes=(Hole(place, inf),))
+            return Header(holes=(Hole(place, inf),), num_dropped=num_dropped)
         if kind == b"RIFF" or (kind == b"LIST" and data.at(place + 8, 4) in (b"movi", b"rec ")):
             before, place = place, place + 12
             continue
         is_over |= kind == b"idx1"
         if not _FOUR_LETTERS.fullmatch(kind) or end > data.size:
-            return Header(holes=() if is_over else (Hole(before, inf),))
+            return Header(holes=() if is_over else (Hole(before, inf),), num_dropped=num_dropped)
+        num_dropped += kind in frames and not size
         # Some writers leave out the byte that makes a chunk even.
         is_odd = size % 2 and not (_is_chunk(data, end) and not _is_chunk(data, end + 1))
         before, place = place, end + bool(is_odd)
-    return Header()
+    return Header(num_dropped=num_dropped)
 
 
 def _is_chunk(data: _Bytes, place: int) -> bool:

@@ -88,12 +88,13 @@ def _key(sample: Sample) -> tuple:
     extent = sample.start, sample.end, sample.moment
     # of a whole video nothing is counted in the unit
     is_counted = extent != (0, None, None) or any(isinstance(each, Span) for each in target)
-    return os.path.realpath(sample.path), target, *extent, sample.unit if is_counted else "", sample.group, sample.more
+    unit = sample.unit if is_counted else ""
+    return os.path.realpath(sample.path), target, *extent, unit, sample.group, sample.more, sample.fps
 
 
 _COLUMNS = (
     "path", "image", "label", "labels", "split", "group", "start_frame", "end_frame", "start_s", "end_s", "frame",
-    "time_s", *_BOX,
+    "time_s", "fps", *_BOX,
 )  # fmt: skip
 
 
@@ -101,7 +102,7 @@ def _rows(data: VideoData, split: str, sample: Sample) -> Iterator[dict[str, Any
     """The rows of one sample: one, or one a span or an actor's class."""
     unit = "frame" if sample.unit == "frames" else "s"
     kind = "image" if data.is_volume else "path"
-    row: dict[str, Any] = {kind: sample.path, "split": split, "group": sample.group}
+    row: dict[str, Any] = {kind: sample.path, "split": split, "group": sample.group, "fps": sample.fps or ""}
     target = cast(Any, sample.target)
     if data.task == "segment":
         yield {**row, "label": target}

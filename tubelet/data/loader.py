@@ -391,7 +391,7 @@ class _Reader(Dataset):
         """Items of keys of one sample."""
         worker = get_worker_info()
         note = self.notes[worker.id if worker else 0]
-        note.value = self.dataset.name(keys[0]).encode()[1 - NOTE_BYTES :]  # a file is known by the end of its name
+        note.value = os.fsencode(self.dataset.name(keys[0]))[1 - NOTE_BYTES :]  # a file is known by the end of its name
         try:
             read = getattr(self.dataset, "__getitems__", None)
             return read(keys) if read else [self.dataset[key] for key in keys]

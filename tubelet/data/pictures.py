@@ -47,8 +47,11 @@ def is_animated(path: str | os.PathLike[str]) -> bool:
     path = Path(path)
     if path.suffix.lower() != ".webp" or not path.is_file():
         return False
-    with path.open("rb") as file:
-        head = file.read(21)
+    try:
+        with path.open("rb") as file:
+            head = file.read(21)
+    except OSError:  # whoever reads it tells why it cannot be
+        return False
     return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) == 21 and bool(head[20] & 2)
 
 

@@ -13,6 +13,7 @@ from .container import VideoError, decode_webp
 
 __all__ = ["Webp"]
 
+_ANMF_BYTES = 16  # place, size, duration and flags, before the picture
 _DEFAULT_MS = 100  # a browser's, for a frame that says 0
 
 
@@ -103,7 +104,7 @@ class Webp:
 
 def _parts(data: bytes) -> Iterator[_Part]:
     for kind, start, end in _chunks(data, 12, len(data)):
-        if kind != b"ANMF":
+        if kind != b"ANMF" or end - start < _ANMF_BYTES:
             continue
         left, top, width, height, duration_ms = (_number(data, start + 3 * i, 3) for i in range(5))
         flags = data[start + 15]

@@ -78,6 +78,18 @@ def test_thumos_trains_on_its_validation_part(touch, write):
     assert data.splits["val"][0].target == (Span(0.2, 1.1, 1), Span(0.2, 1.1, 0))
 
 
+def test_what_thumos_calls_ambiguous_is_no_class(touch, write, caplog):
+    database = {
+        "video_validation_0000690": video("Validation", (7.1, 10.9, "BaseballPitch"), (1, 2, "Ambiguous"), fps=30.0),
+        "video_test_0000004": video("Test", (0.2, 1.1, "BaseballPitch"), fps=30.0),
+    }
+    touch(*(f"video/{name}.mp4" for name in database))
+    caplog.set_level("INFO", logger="tubelet")
+    data = open_data(write("thumos14.json", json.dumps({"version": "Thumos14-30fps", "database": database})))
+    assert data.classes == ("BaseballPitch",) and "1 spans are marked Ambiguous; left out" in caplog.text
+    assert data.splits["train"][0].target == (Span(7.1, 10.9, 0),)
+
+
 def test_hacs_segments(touch, write):
     touch("v_--0edUL8zmA.mp4", "v_--8jh-IsoHw.mp4")
     database = {

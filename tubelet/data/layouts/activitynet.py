@@ -17,6 +17,8 @@ from .text import Part, names_of, read_json
 
 log = logging.getLogger("tubelet")
 
+_THUMOS = re.compile(r"video_(validation|test)_\d+")
+
 
 def _is_official(file: Path, head: str) -> bool:
     first = re.match(r'\s*\{\s*"(database|taxonomy|version)"\s*:', head)
@@ -35,7 +37,7 @@ def read(parts: Sequence[Part], task: Task | None) -> Found:
         ValueError: the json has another form.
     """
     rows: list[Row] = []
-    left_out = empty = 0
+    left_out = empty = unsure = 0
     for part in parts:
         held = read_json(part.file)
         database = held.get("database", held)
@@ -47,8 +49,10 @@ def read(parts: Sequence[Part], task: Task | None) -> Found:
                 spans = [_span(each) for each in video.get("annotations") or ()]
             except (ValueError, AttributeError, TypeError, KeyError) as error:
                 raise ValueError(f"{part.file}, video {name}: {error or 'no subset or annotations'}") from None
-            kept = tuple(span for span in spans if span[1] > span[0])
-            empty += len(spans) - len(kept)
+            long = [span for span in spans if span[1] > span[0]]
+            # THUMOS marks what its annotators did not agree on; that is no class of its 20
+            kept = tuple(span for span in long if not (span[2] == "Ambiguous" and _THUMOS.match(name)))
+            empty, unsure = empty + len(spans) - len(long), unsure + len(long) - len(kept)
             left_out += not kept
             row = Row(_names(name), kept, split, unit="s", group=name, fps=_fps(video), file=part.file)
             if task == "classify":
@@ -58,6 +62,8 @@ def read(parts: Sequence[Part], task: Task | None) -> Found:
     folder = parts[0].file.parent
     if left_out or empty:
         log.info("%s: %d videos without annotations and %d empty spans; left out", folder, left_out, empty)
+    if unsure:
+        log.info("%s: THUMOS: %d spans are marked Ambiguous; left out", folder, unsure)
     if {row.split for row in rows} == {"val", "test"} and any(
         name.startswith("video_validation") for name in _stems(rows)
     ):

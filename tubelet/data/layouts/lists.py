@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,14 @@ def _row(values: dict[str, str], label: Any, part: Part, line: int) -> Row:
         return Row(path, label, part.split, file=part.file, line=line)
     start, end, unit = _extent(values)
     split = part.split or split_of(values.get("split", ""))
-    return Row(path, label, split, start, end, unit, None, values.get("group", ""), None, part.file, line)
+    return Row(path, label, split, start, end, unit, None, values.get("group", ""), _fps(values), part.file, line)
+
+
+def _fps(values: dict[str, str]) -> float | None:
+    fps = float(values.get("fps") or "nan")
+    if fps <= 0:
+        raise ValueError(f"fps {fps:g} must be above 0")
+    return None if isnan(fps) else fps
 
 
 def _path(told: str) -> str:

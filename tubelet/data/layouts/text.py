@@ -31,6 +31,7 @@ COLUMNS = {
     "split": ("split", "subset", "set", "part"),
     "group": ("group", "source", "person", "patient", "subject"),
     "frame": ("frame",),
+    "fps": ("fps",),
     "time_s": ("time_s", "timestamp"),
     "x1": ("x1",), "y1": ("y1",), "x2": ("x2",), "y2": ("y2",),
 }  # fmt: skip
