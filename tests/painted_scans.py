@@ -9,6 +9,7 @@ from tubelet.data.volume import Grid, write_volume
 from tubelet.spec import Intensity
 
 SIZE = (20, 24, 18)
+FLAT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # rows to the left, columns to the back
 
 
 def painted(seed, size=SIZE, channels=1):
@@ -38,6 +39,26 @@ def write_table(root, folds, name="cases.csv"):
     rows = [f"images/c{i:02}.nii.gz,labels/c{i:02}.nii.gz,{fold}" for i, fold in enumerate(folds)]
     (root / name).write_text("\n".join(["image,label,fold", *rows]) + "\n")
     return root / name
+
+
+def write_slice(path, values, position, *, along=FLAT, series="1.2.3", spacing=(0.7, 0.8), rescale=(1, 0)):
+    """A slice (H, W) of int16, where its position and directions say."""
+    import SimpleITK as sitk  # noqa: N813
+
+    image = sitk.GetImageFromArray((values * rescale[0] + rescale[1])[None].astype(np.int16))
+    image.SetSpacing((*spacing, 1.0))
+    tags = {
+        "0008|0060": "CT", "0008|103e": f"Brain {series}", "0020|000d": "1.2", "0020|000e": series,
+        "0020|0032": "\\".join(f"{value:.6f}" for value in position),
+        "0020|0037": "\\".join(f"{value:.10f}" for value in along),
+        "0028|1052": str(rescale[1]), "0028|1053": str(rescale[0]),
+    }  # fmt: skip
+    for tag, value in tags.items():
+        image.SetMetaData(tag, value)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetFileName(str(path))
+    writer.Execute(image)
 
 
 class Thresholds(nn.Module):

@@ -70,6 +70,38 @@ def test_windows_are_clips_of_their_own(folder, tmp_path):
     assert torch.allclose(found, torch.stack(expected), atol=1e-4)
 
 
+@pytest.mark.parametrize("window", [None, 8])
+def test_an_optimized_network_stays_as_it_is(folder, tmp_path, window):
+    model = network()
+    fast = tubelet.optimize(model, torch.rand(1, 3, 8, 32, 32), seconds=0)
+    found = []
+    for each in (model, fast):
+        features(each, folder / "a.mp4", layer=0, window=window, out=tmp_path / type(each).__name__)
+        with np.load(tmp_path / type(each).__name__ / "a.mp4.npz") as file:
+            found.append(file["features"])
+    assert np.allclose(*found, atol=1e-4)
+    for each in (model, fast):
+        assert isinstance(each.head, tubelet.heads.Classify) and len(each.stages) == len(each.strides) == 3
+    clip = torch.rand(1, 3, 8, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(fast(clip), model(clip), atol=1e-4)
+
+
+def test_only_the_times_of_a_file_that_is_done_are_read(folder, tmp_path, monkeypatch):
+    model = network()
+    table = features(model, folder / "a.mp4", out=tmp_path)
+    read, read_array = [], np.lib.format.read_array
+
+    def noted(*args, **named):
+        read.append(read_array(*args, **named))
+        return read[-1]
+
+    monkeypatch.setattr(np.lib.format, "read_array", noted)
+    again = features(model, folder / "a.mp4", out=tmp_path)
+    assert again.rows == table.rows and again.rows[0]["channels"] == model.channels[-1]
+    assert sorted(each.ndim for each in read) == [0, 2] and read[-1].shape == (table.rows[0]["vectors"], 2)
+
+
 def test_what_is_done_is_not_done_again(folder, tmp_path, monkeypatch, caplog):
     model = network()
     features(model, folder / "a.mp4", out=tmp_path)

@@ -657,6 +657,114 @@ def test_arguments_by_name_and_an_optimized_network_again(tiny):
     assert type(again.model).__name__ == "Network"
 
 
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(3, 4, 1)
+
+    def forward(self, x, boxes=None, mask=None, *, scale=1.0):
+        y = self.conv(x) * scale
+        return y if mask is None else y * mask
+
+
+@torch.no_grad()
+def test_arguments_that_a_plan_has_no_place_for_are_not_dropped():
+    x, model = torch.randn(1, 3, 2, 4, 4), Masked()
+    fast = optimize(model, x, seconds=0.0)
+    mask = torch.zeros(1, 1, 2, 4, 4)
+    assert torch.equal(fast(x, mask=mask), torch.zeros(1, 4, 2, 4, 4))
+    torch.testing.assert_close(fast(x, scale=3.0), model(x, scale=3.0))
+    torch.testing.assert_close(fast(x=x), model(x))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'masks'"):
+        fast(x, masks=mask)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([0, 20.0, 25.0, 10.0, 12.0], "x2 and y2 must not be below x1 and y1"),
+        ([1, 2.0, 2.0, 20.0, 20.0], "its clip must be one of 0 to 0"),
+        ([0, 2.0, 2.0, float("nan"), 20.0], "its corners finite"),
+    ],
+)
+def test_boxes_are_checked_as_by_the_network(tiny, row, message):
+    model, x = copy.deepcopy(tiny), torch.randn(1, 3, 8, 32, 32)
+    model.head = tubelet.heads.Detect(model.channels[-1], 3, model.strides[-1][1]).eval()
+    right = torch.tensor([[0, 2.0, 3.0, 20.0, 30.0]])
+    fast = optimize(model, (x, right), seconds=0.0)
+    assert_same(fast(x, right), model(x, right))
+    for network in (model, fast):
+        with pytest.raises(ValueError, match=message):
+            network(x, torch.tensor([row]))
+    assert fast.prepare(x, right) is not None
+
+
+class Gained(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(3, 4, 1)
+        self.gain, self.scale = nn.Parameter(torch.ones(1)), 1.0
+
+    def forward(self, x):
+        return self.conv(x) * self.gain * self.scale
+
+
+@torch.no_grad()
+def test_what_is_replaced_through_it_is_seen():
+    x, model = torch.randn(1, 3, 2, 4, 4), Gained()
+    fast = optimize(model, x, seconds=0.0)
+    right = model(x)
+    fast.gain = nn.Parameter(torch.full((1,), 2.0))
+    torch.testing.assert_close(fast(x), 2 * right)
+    fast.scale = 3.0
+    torch.testing.assert_close(fast(x), 6 * right)
+    fast.load_state_dict({f"model.{name}": 2 * value for name, value in model.state_dict().items()}, assign=True)
+    torch.testing.assert_close(fast(x), 12 * right)
+    plan = fast.prepare(x)
+    fast.spec = "any"  # what is not run
+    assert plan is not None and fast.prepare(x) is plan
+    torch.testing.assert_close(model(x), right)
+
+
+def test_a_copy_is_a_network_of_its_own(tiny):
+    x = torch.randn(1, 3, 8, 32, 32)
+    fast = optimize(tiny, x, seconds=0.0)
+    right, other = fast(x), copy.copy(fast)
+    other.head = tubelet.heads.Features()
+    other.channels = ()
+    assert torch.equal(fast(x), right) and type(fast.head) is type(tiny.head) and fast.channels == tiny.channels
+    assert other(x).ndim == 5 and next(other.parameters()) is next(tiny.parameters())
+
+
+def test_weights_written_to_while_others_answer_leave_no_old_plan():
+    """What one thread finds and puts first, when another has thrown all plans away."""
+    net = nn.Sequential(nn.Conv3d(3, 4, 1))
+    small, large = torch.randn(1, 3, 1, 4, 4), torch.randn(1, 3, 1, 5, 5)
+    fast = optimize(net, small, seconds=0.0)
+    fast.prepare(large)
+    old = fast._plans[1]
+
+    class Writing:
+        """A plan that fits when the weights have been written to, and a call of another thread has seen it."""
+
+        def fits(self, tensors, given):
+            if not done:
+                done.append(True)
+                with torch.no_grad():
+                    net[0].weight.mul_(2)
+                with ThreadPoolExecutor(1) as pool:
+                    pool.submit(fast.prepare, large).result()
+            return old.fits(tensors, given)
+
+    done = []
+    fast._plans[1] = Writing()
+    fast.prepare(small)
+    assert len(fast._plans) == 1  # that of the other thread
+    with torch.no_grad():
+        torch.testing.assert_close(fast(small), net(small))
+
+
 class Forked(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from painted_scans import SIZE, Thresholds, expected, painted, write_scans
+from painted_scans import SIZE, Thresholds, expected, painted, write_scans, write_slice
 
 import tubelet
 from tubelet import segment as segments
@@ -69,11 +69,15 @@ def test_a_scan_is_resampled_and_its_mask_brought_back(tmp_path):
     assert 2 * (ball & (truth == 1)).sum() / (ball.sum() + (truth == 1).sum()) > 0.8
 
 
-def test_labels_alone_where_scores_are_too_large(tmp_path, monkeypatch):
+def test_labels_alone_where_scores_are_too_large(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "tubelet")
     scan, _ = painted(1)
     monkeypatch.setattr(segments, "MOST_SCORES", 10)
     (case,) = tubelet.predict(Thresholds(orientation="RAS"), scan).cases
-    assert np.array_equal(case.labels, expected(scan))
+    assert np.array_equal(case.labels, expected(scan)) and not caplog.text
+    write_volume(tmp_path / "scan.nii", scan, GRIDS["plain"])
+    tubelet.predict(Thresholds(spacing_mm=(2.0, 2.0, 2.0)), tmp_path / "scan.nii")
+    assert "scan.nii: its scores are too large to be brought back" in caplog.text
 
 
 def test_an_array_is_a_scan():
@@ -88,6 +92,23 @@ def test_an_array_is_a_scan():
         tubelet.predict(Thresholds(), np.zeros((2, 2)))
     with pytest.raises(ValueError, match="array: 1 channel, and the network takes 2"):
         tubelet.predict(Thresholds(2), scan)
+
+
+@pytest.mark.parametrize("orientation", ["SPR", "RAI", "LSP"])
+def test_an_array_lies_as_the_network_sees_it(orientation):
+    class Edge(Thresholds):
+        """Class 1 where the values rise along the width: no voxel tells that by itself."""
+
+        def forward(self, x):
+            return super().forward(x.roll(-1, -1) - x)
+
+    scan = np.zeros((6, 7, 8), np.float32)
+    scan[..., 3:] = 100
+    for spacing in (None, (3.0, 2.0, 1.0)):
+        network = Edge(orientation=orientation, spacing_mm=spacing, num_frames=6, crop=(7, 8))
+        (case,) = tubelet.predict(network, scan).cases
+        assert case.labels.shape == scan.shape and (case.labels[..., 2] == 1).all() and not case.labels[..., 3:7].any()
+        assert case.grid.orientation == orientation and case.grid.spacing_mm == (spacing or (1.0, 1.0, 1.0))
 
 
 def test_a_network_without_names_and_ways_of_seeing():
@@ -118,6 +139,20 @@ def test_a_scan_is_mirrored_as_in_training():
         assert all(any(torch.allclose(each, whole.flip(flips), atol=1e-2) for each in seen) for flips in wanted)
     with pytest.raises(ValueError, match="trained on no mirrored windows"):
         tubelet.predict(Thresholds(mirror_axes=()), scan, mirrored=True)
+
+
+@pytest.mark.parametrize(
+    ("mirrored", "orientation", "kept"),
+    [
+        ({}, None, (0, 2)),
+        ({1: 1}, None, (0, 2)),
+        ({1: 2, 2: 1}, "SPL", (0,)),
+        ({1: None}, "RPS", (2,)),
+        ({1: 2, 2: 1}, None, ()),
+    ],
+)
+def test_axes_along_which_classes_are_kept(mirrored, orientation, kept):
+    assert segments.keeping_axes((0, 2), mirrored, orientation) == kept
 
 
 def test_specks_and_holes_are_cleaned():
@@ -223,6 +258,8 @@ def test_unreadable_scans_are_named(folder, tmp_path, caplog):
         tubelet.predict(Thresholds(), folder, out=tmp_path / "out2")
     with pytest.raises(VolumeError, match="no scans there"):
         tubelet.predict(Thresholds(), tmp_path / "empty", out=tmp_path / "out2")
+    with pytest.raises(VolumeError, match="no scans there"):
+        tubelet.predict(Thresholds(), "null\0byte.nii")
 
 
 def test_channels_are_one_scan(tmp_path):
@@ -248,6 +285,19 @@ def test_a_dicom_series(tmp_path):
     mask = read_volume(case.file)
     assert case.file.name == source.name + ".nii.gz" and mask.grid.size == scan.grid.size
     assert np.allclose(mask.affine, scan.affine, atol=1e-3)
+
+
+def test_masks_of_two_series_of_one_folder(tmp_path):
+    pytest.importorskip("SimpleITK")
+    (tmp_path / "scan").mkdir()
+    scans = {series: painted(int(series[-1]), (13, 14, 14))[0].round() for series in ("1.2.3", "1.2.4")}
+    for series, scan in scans.items():
+        for z, values in enumerate(scan[0]):
+            write_slice(tmp_path / "scan" / f"{series}.{z}.dcm", values, (0, 0, z), series=series)
+    for series, scan in scans.items():
+        (case,) = tubelet.predict(Thresholds(), tmp_path / "scan", series=series, out=tmp_path / "out").cases
+        assert np.array_equal(case.labels, expected(scan))
+        assert np.array_equal(read_volume(case.file).array[0], case.labels)
 
 
 INTENSITIES = [Intensity("window", -80.0, 80.0), Intensity("z_score"), Intensity("percentile", 1.0, 99.0)]
@@ -326,6 +376,26 @@ def test_a_large_scan_without_contrast(tmp_path, monkeypatch, intensity):
     monkeypatch.setattr(segments, "LARGE", 1000)
     network = Thresholds(value=0.3, intensity=intensity, mean=(0.5,), std=(0.25,))
     assert not tubelet.predict(network, tmp_path / "scan.nii").cases[0].labels.any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_large_scan_that_is_damaged_does_not_end_a_folder(folder, tmp_path, monkeypatch, value):
+    bad = painted(0)[0]
+    bad[0, 3, 4, 5] = value
+    write_volume(folder / "bad.nii", bad, GRIDS["plain"])
+    monkeypatch.setattr(segments, "LARGE", 1000)
+    found = tubelet.predict(Thresholds(), folder, out=tmp_path / "out")
+    assert len(found.cases) == 3 and "NaN or infinite" in found.failed[str(folder / "bad.nii")]
+
+
+def test_links_to_folders_are_followed_once(folder, tmp_path):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "p").symlink_to(folder)
+    (folder / "a" / "loop").symlink_to(tmp_path / "linked")
+    found = segments.scans_of(tmp_path / "linked", 1)
+    assert [path.relative_to(tmp_path / "linked").as_posix() for (path,) in found] == [
+        "p/1.2.840.nii.gz", "p/a/ct.nii.gz", "p/b/ct.nii.gz"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("ending", "written"), [(".mhd", ".mha"), (".nhdr", ".nrrd")])

@@ -15,6 +15,8 @@ import tubelet
 from tubelet import blocks, optimize
 from tubelet.blocks import Join, add, concat
 from tubelet.models import MODELS
+from tubelet.step import Continued, steady
+from tubelet.twins import twins_of
 
 
 def run(stream, x, chunks):
@@ -404,24 +406,67 @@ def test_a_batch_of_dense_streams_has_a_state():
         tubelet.Stream(model, window=2).state = other.state
 
 
-@pytest.mark.parametrize(("dense", "chunk"), [(True, 1), pytest.param(False, 4, marks=pytest.mark.slow)])
-def test_an_optimized_network_streams_with_the_same_answers(dense, chunk):
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.mark.parametrize(
+    ("dense", "chunk", "window", "device"),
+    [
+        (True, 1, None, "cpu"),
+        (False, 4, 8, "cpu"),
+        pytest.param(False, 4, None, "cpu", marks=pytest.mark.slow),
+        pytest.param(True, 1, None, "cuda", marks=[pytest.mark.slow, NO_GPU]),
+        pytest.param(False, 4, None, "cuda", marks=[pytest.mark.slow, NO_GPU]),
+    ],
+)
+def test_an_optimized_network_streams_with_the_same_answers(dense, chunk, window, device, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(0)
-    model = with_statistics(tubelet.create("tiny", num_classes=4))
-    x = torch.rand(1, 3, 72, 16, 16)
-    expected = run(tubelet.Stream(model, dense=dense), x, [72])
-    stream = tubelet.Stream(optimize(model, x[:, :, :2], seconds=0), dense=dense)
+    model = with_statistics(tubelet.create("tiny", num_classes=4)).to(device)
+    x = torch.rand(1, 3, 72, 16, 16, device=device)
+    expected = run(tubelet.Stream(model, dense=dense, window=window), x, [72])
+    stream = tubelet.Stream(optimize(model, x[:, :, :2], seconds=0), dense=dense, window=window)
     chunks = [chunk] * (56 // chunk)
     for _ in range(2):  # the second video begins anew
         assert_equal(run(stream, x, [*chunks, 3, 13]), expected)
     for part in x[:, :, :56].split(chunk, 2):
         stream(part)
     assert stream._live is not None  # it is the graph that runs, and gives its state back
-    other = tubelet.Stream(model, dense=dense)
+    assert stream._live[1].prepare(x[:, :, :chunk], *stream._kept) is not None
+    assert f"chunks of {chunk} frame" in str(stream)
+    other = tubelet.Stream(model, dense=dense, window=window)
     other.state = stream.state
     assert_equal(
         torch.cat([stream(x[:, :, 56:]), stream.flush()], 2), torch.cat([other(x[:, :, 56:]), other.flush()], 2)
     )
+
+
+@pytest.mark.parametrize("layer", [blocks.GlobalMean(), blocks.NonLocal(4, 2, "dot_product")])
+def test_what_looks_at_the_last_steps_is_one_graph_once_it_has_them(layer):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv3d(3, 4, (3, 1, 1), padding=(1, 0, 0)), layer).eval()
+    x = torch.rand(1, 3, 24, 4, 4)
+    expected = run(tubelet.Stream(model, approximate=True, window=6), x, [24])
+    stream = tubelet.Stream(optimize(model, x[:, :, :2], seconds=0), approximate=True, window=6)
+    answers = [stream(chunk) for chunk in x.split(1, 2)]
+    assert stream._live is not None
+    assert_equal(torch.cat([*answers, stream.flush()], 2), expected)
+
+
+@torch.no_grad()
+def test_a_graph_of_a_chunk_keeps_to_its_device():
+    """A device without numbers stands for one that is not the processor."""
+    with torch.device("meta"):
+        pool = nn.AvgPool3d((3, 1, 1), (1, 1, 1), (1, 0, 0), count_include_pad=False)
+        stream = tubelet.Stream(nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), pool))
+        frames = torch.empty(1, 3, 2, 4, 4)
+        stream(frames)
+        graph = Continued(stream.model, *(moment.states for moment in steady(stream.model, frames)))
+        kept = graph.taken({name: twin.state for name, twin in twins_of(stream.model).items()}, frames.device)
+    answers, *after = graph(frames, *kept)
+    assert len(kept[0]) and answers.shape == (1, 4, 2, 4, 4)
+    assert [x.shape for x in after] == [x.shape for x in kept]
+    assert {x.device.type for x in (*kept, *after)} == {"meta"}
 
 
 def test_what_a_stream_costs_is_told():
@@ -522,7 +567,16 @@ class Gated(Unjoined):
         return self.conv(x) * x.mean((2, 3, 4), keepdim=True)
 
 
-@pytest.mark.parametrize("network", [Unjoined, Gated])
+class Gate(nn.Sequential):
+    def forward(self, x):
+        return x * super().forward(x.mean((2, 3, 4), keepdim=True))
+
+
+def gated():
+    return nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), Gate(nn.Conv3d(4, 4, 1), nn.Sigmoid()))
+
+
+@pytest.mark.parametrize("network", [Unjoined, Gated, gated])
 def test_mixing_frames_outside_a_layer_is_found(network):
     with pytest.raises(ValueError, match="cannot be streamed exactly"):
         tubelet.Stream(network())(torch.rand(1, 2, 4, 5, 5))

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from painted_scans import SIZE, painted, write_scans, write_table
+from painted_scans import SIZE, Thresholds, painted, write_scans, write_table
 
 import tubelet
-from tubelet import cli, feed, plan, plot, segment
+from tubelet import cli, feed, fit, plan, plot, segment
 from tubelet.data.distort import Distort
 from tubelet.data.sample import VideoData
 from tubelet.data.scans import ScanWindows
@@ -126,6 +126,17 @@ def test_from_training_to_masks_and_figures(whole, table, tmp_path, capsys):
     assert summaries[0] == summaries[1] and summaries[0]["samples"] == 2
     further = write_scans(tmp_path / "further", 3)  # nothing tells their parts
     assert tubelet.evaluate(whole.out, further, out=tmp_path / "f").summary["samples"] == 3
+
+
+def test_sides_that_a_class_file_names_are_not_mixed_in_prediction(tmp_path, monkeypatch):
+    table = write_table(write_scans(tmp_path, 3), [0, 0, 1])
+    (tmp_path / "classes.csv").write_text("name,mirrored\nbackground,\nball,cube\ncube,ball\n")
+    monkeypatch.setattr(fit, "open_fabric", lambda **_: pytest.exit("no need to train"))
+    network = Thresholds()
+    options = {**PLAIN, "distort": Distort(flip=(0, 1, 2)), "memory": "plain", "out": tmp_path / "run"}
+    with pytest.raises(pytest.exit.Exception):
+        tubelet.train(table, model=network, **options)
+    assert network.spec.orientation == "SPL" and network.spec.mirror_axes == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -278,17 +278,25 @@ class Detect(nn.Module):
         """(B, C, T, H, W) and boxes (N, 5), rows (clip, x1, y1, x2, y2) in input pixels -> logits (N, K).
 
         Raises:
-            ValueError: as in `roi_align`; also when a box's second corner is before its first.
+            ValueError: as in `check`.
         """
-        check_boxes(boxes, x.shape[0])
+        self.check(boxes, x.shape[0])
+        bins = roi_align(self.pool(x), boxes, self.output_size, 1 / self.stride, aligned=self.aligned)
+        return self.fc(self.dropout(bins.amax((2, 3))))
+
+    def check(self, boxes: Tensor, num_clips: int) -> None:
+        """Check boxes (N, 5), rows (clip, x1, y1, x2, y2) in input pixels, for a batch of clips.
+
+        Raises:
+            ValueError: as in `check_boxes`; also when a box's second corner is before its first.
+        """
+        check_boxes(boxes, num_clips)
         is_turned = (boxes[:, 3:] < boxes[:, 1:3]).any(1)
         if not torch.compiler.is_compiling() and is_turned.any():
             row = int(is_turned.nonzero()[0])
             raise ValueError(
                 f"box {row} is {boxes[row].tolist()}: x2 and y2 must not be below x1 and y1 (corners, not a width)"
             )
-        bins = roi_align(self.pool(x), boxes, self.output_size, 1 / self.stride, aligned=self.aligned)
-        return self.fc(self.dropout(bins.amax((2, 3))))
 
 
 class TimeMax(nn.Module):

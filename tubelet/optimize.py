@@ -32,6 +32,7 @@ from . import backends, gpu, kernels, ways
 from .capture import capture
 from .fastest import Backend, Plan
 from .graph import IN_PLACE, Convolution, Graph, Pool, Step
+from .heads import Detect
 from .kernels import arena
 from .terminal import Table, counted
 
@@ -56,14 +57,15 @@ def optimize(
 
     The network is followed by `torch.export`, and its convolutions are timed once on this machine, which is kept in the
     cache folder. Inputs of another size than the example's are prepared for when they first come, in some seconds, and
-    the last 4 sizes are kept; the number of clips is free from 2 up. A network that torch.export cannot follow runs as
-    it is, which the log says.
+    the last 4 sizes are kept; on a CPU the number of clips is free from 2 up. A network that torch.export cannot follow
+    runs as it is, which the log says.
 
     The weights are shared with the network, which does not change; when they are written to, the module follows, or in
     int8, which needs its calibration again, runs as the network does. torch tells nobody of what is written through
     `.data`, through numpy or in inference mode: optimize anew after that.
 
-    With weights or an example on a CUDA device it runs there, by what `tubelet.gpu` measures.
+    With weights or an example on a CUDA device it runs there, by what `tubelet.gpu` measures; each number of clips or
+    boxes is a size of its own there.
 
     Args:
         model: any nn.Module; it answers as in evaluation mode, also when it is in training.
@@ -141,13 +143,17 @@ class Optimized(nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the network takes, (B, C, T, H, W) -> what it answers, without gradients."""
         if named:
-            inputs = inspect.signature(self.model.forward).bind(*inputs, **named).args
-        plan = self.prepare(*inputs)
+            bound = inspect.signature(self.model.forward).bind(*inputs, **named)
+            inputs, named = bound.args, bound.kwargs
+        plan = None if named else self.prepare(*inputs)  # a plan takes nothing by name
         tensors = pytree.tree_leaves(inputs)
         if self.device == CPU and not _are_finite(tensors):
             plan = None  # oneDNN's ReLU makes 0 of what is no number, and hides it
+        if plan is not None and len(inputs) == 2 and isinstance(head := getattr(self.model, "head", None), Detect):
+            clips, boxes = inputs
+            head.check(boxes, len(clips))  # a graph has no way to refuse
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return self.model(*inputs) if plan is None else plan(tensors)
+            return self.model(*inputs, **named) if plan is None else plan(tensors)
 
     def prepare(self, *inputs: Any) -> Plan | None:
         """Be ready for inputs of these shapes, (B, C, T, H, W); forward does so by itself.
@@ -169,14 +175,23 @@ class Optimized(nn.Module):
 
     def _found(self, tensors: list[Tensor], given: Any) -> Plan | None:
         """The plan that there is for such inputs; weights that were written to want new ones."""
-        if self._stamp != [_mark(x) for x in self._marked]:
+        if self._has_changed():
             with _ALONE:
-                self._marked = [*self.model.parameters(), *self.model.buffers()]
-                self._plans, self._refused, self._stamp = [], set(), [_mark(x) for x in self._marked]
-        plan = next((plan for plan in self._plans if plan.fits(tensors, given)), None)
-        if plan is not None and plan is not self._plans[0]:
-            self._plans = [plan, *(each for each in self._plans if each is not plan)]
+                if self._has_changed():  # by now another thread may have seen to it
+                    self._marked = [*self.model.parameters(), *self.model.buffers()]
+                    self._plans, self._refused, self._stamp = [], set(), [_mark(x) for x in self._marked]
+        plans = self._plans
+        plan = next((plan for plan in plans if plan.fits(tensors, given)), None)
+        if plan is not None and plan is not plans[0] and _ALONE.acquire(blocking=False):  # the order can wait
+            try:
+                if self._plans is plans:
+                    self._plans = [plan, *(each for each in plans if each is not plan)]
+            finally:
+                _ALONE.release()
         return plan
+
+    def _has_changed(self) -> bool:
+        return self._stamp != [_mark(x) for x in self._marked]
 
     def _made(self, inputs: tuple[Any, ...], shapes: Any) -> Plan | None:
         try:
@@ -216,9 +231,15 @@ class Optimized(nn.Module):
         if name in ("model", "backend", "device", "training") or name.startswith("_"):
             super().__setattr__(name, value)
             return
-        is_module = isinstance(value, nn.Module)
-        setattr(self.model, name, _evaluating(value) if is_module else value)
-        if is_module:
+        setattr(self.model, name, _evaluating(value) if isinstance(value, nn.Module) else value)
+        if name != "spec":  # which is not run
+            self._stamp = None
+
+    def load_state_dict(self, *args: Any, **named: Any) -> Any:
+        """That of nn.Module; also with `assign=True` the new weights are those that are run."""
+        try:
+            return super().load_state_dict(*args, **named)
+        finally:
             self._stamp = None
 
     @property
@@ -233,6 +254,9 @@ class Optimized(nn.Module):
             if name == "model":
                 raise
             return getattr(self.model, name)
+
+    def __copy__(self) -> Optimized:
+        return Optimized(self.model, self.backend, self.device)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plans": [], "_marked": [], "_stamp": None, "_refused": set()}

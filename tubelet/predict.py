@@ -32,7 +32,7 @@ from .data.pictures import is_frames
 from .data.sampling import Short
 from .data.scans import cut, middle, window_of
 from .data.video import Video, VideoError, write_video
-from .data.volume import Grid, Volume, VolumeError, prepared, read_volume
+from .data.volume import Grid, Volume, VolumeError, oriented, prepared, read_volume
 from .machine import folder_for
 from .models import classifier, read_classes, ready, unnamed
 from .segment import Mask, Masks, Way, dense_classes, masks_of, numbered, scans_of, segment
@@ -388,7 +388,11 @@ def _volume(source: int | np.ndarray | Tensor, spec: ClipSpec) -> Volume:
     if not array.size or not np.isfinite(array).all():
         raise VolumeError(f"array {array.shape}: empty, or with values that are not finite; put numbers in their place")
     depth, height, width = array.shape[1:]
-    return Volume(array, Grid((depth, height, width), spec.spacing_mm or (1.0, 1.0, 1.0)), Path("array"))
+    volume = Volume(array, Grid((depth, height, width), spec.spacing_mm or (1.0, 1.0, 1.0)), Path("array"))
+    if spec.orientation is None:
+        return volume
+    direction = oriented(volume, spec.orientation).grid.direction
+    return replace(volume, grid=replace(volume.grid, direction=direction))
 
 
 def videos_of(source: Path) -> list[Path]:

@@ -52,6 +52,7 @@ __all__ = [
     "Masks",
     "Way",
     "dense_classes",
+    "keeping_axes",
     "masks_of",
     "note_of",
     "numbered",
@@ -165,6 +166,22 @@ def numbered(number: int) -> tuple[str, ...]:
     return ("background", *(f"class {i}" for i in range(1, number)))
 
 
+def keeping_axes(axes: Sequence[int], mirrored: Mapping[int, int | None], orientation: str | None) -> tuple[int, ...]:
+    """Those of the axes, 0 (depth) to 2 (width), along which a mirrored scan keeps its classes.
+
+    Where left and right are classes these are all but the axis from left to right; none where nobody knows which it is.
+
+    Args:
+        axes: of which.
+        mirrored: as `VideoData.mirrored`.
+        orientation: as `ClipSpec.orientation`.
+    """
+    if all(index == other for index, other in mirrored.items()):
+        return tuple(axes)
+    letters = orientation or "RRR"
+    return tuple(axis for axis in axes if letters[axis] not in "RL")
+
+
 @torch.no_grad()
 def segment(
     network: nn.Module, spec: ClipSpec, scan: Sequence[Path] | Volume, way: Way, *, series: str | None = None
@@ -206,6 +223,8 @@ def segment(
         scores = _seen(network, volume, source.path, how).float().cpu().numpy()
         labels = restored_scores(scores, grid, source.grid)
     else:
+        if grid != source.grid:
+            log.info("%s: its scores are too large to be brought back; labels are, from the nearest voxel", source.path)
         labels = _seen(network, volume, source.path, {**how, "labels": True}).cpu().numpy()
         labels = restored(labels, grid, source.grid)
     return _clean(labels, way), source
@@ -215,6 +234,8 @@ def _seen(network: nn.Module, volume: Any, path: Path, how: Mapping[str, Any]) -
     """Logits (K, D, H, W) or labels (D, H, W)."""
     try:
         return windows.sliding(network, volume, **how)[0]
+    except VolumeError:  # of this scan alone
+        raise
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -279,10 +300,7 @@ def _check_channels(source: Volume, spec: ClipSpec) -> None:
 def _mirrored(spec: ClipSpec) -> tuple[int, ...]:
     """Axes of (B, C, D, H, W) along which a mirrored scan has the same classes."""
     axes = (0, 1, 2) if spec.mirror_axes is None else spec.mirror_axes
-    sides = mirrors(spec.classes)
-    if any(index != other for index, other in sides.items()):  # left and right are classes
-        letters = spec.orientation or "RRR"
-        axes = tuple(axis for axis in axes if letters[axis] not in "RL")
+    axes = keeping_axes(axes, mirrors(spec.classes), spec.orientation)
     if not axes:
         raise ValueError("mirrored: this network was trained on no mirrored windows whose classes stay the same")
     return tuple(axis + 2 for axis in axes)
@@ -310,9 +328,17 @@ def scans_of(source: Path, channels: int, *, has_labels: bool = False) -> list[l
     """
     if is_scan(source):
         return [[source]]
+    none = VolumeError(f"{source}: no scans there (NIfTI, NRRD, MHA, DICOM series, TIFF, npy, npz)")
+    if not source.is_dir():
+        raise none
     found: list[Path] = []
-    named = set() if has_labels or not source.is_dir() else labels_named(source)
-    for name, folders, files in os.walk(source):
+    named = set() if has_labels else labels_named(source)
+    seen: set[str] = set()
+    for name, folders, files in os.walk(source, followlinks=True):
+        if (real := os.path.realpath(name)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         if not has_labels and (labels := [folder for folder in folders if is_beside_images(folder, folders)]):
             log.info("%s: labels in %s, left out", name, ", ".join(sorted(labels)))
             folders[:] = [folder for folder in folders if folder not in labels]
@@ -324,7 +350,7 @@ def scans_of(source: Path, channels: int, *, has_labels: bool = False) -> list[l
         log.info("%s: %s that a list there calls labels, left out", source, terminal.counted(len(masks), "mask"))
         found = [path for path in found if path not in masks]
     if not found:
-        raise VolumeError(f"{source}: no scans there (NIfTI, NRRD, MHA, DICOM series, TIFF, npy, npz)")
+        raise none
     if channels == 1:
         return [[path] for path in sorted(found)]
     cases: dict[Path, list[Path]] = {}
@@ -370,7 +396,7 @@ def masks_of(
     scans = scans_of(source, spec.in_channels)
     places = _places(scans, source, out)
     folder = None if out is None or out in places else out
-    note = {"network": digest(network), "spec": spec.to_dict(), "way": asdict(way)}
+    note = {"network": digest(network), "spec": spec.to_dict(), "way": asdict(way), "series": series}
     kept = _kept(folder, note, places) if folder is not None else {}
     cases: list[Mask] = []
     failed: dict[str, str] = {}

@@ -52,10 +52,12 @@ class Step(nn.Module):
     def __init__(self, stream: Any, shape: Sequence[int]) -> None:
         super().__init__()
         stream.measure((*shape[:2], *shape[3:]))
-        shared = {id(tensor): tensor for tensor in (*stream.model.parameters(), *stream.model.buffers())}
-        self.model = copy.deepcopy(stream.model, shared)
+        tensors = (*stream.model.parameters(), *stream.model.buffers())
+        self.model = copy.deepcopy(stream.model, {id(tensor): tensor for tensor in tensors})
         restart(self.model)
-        before, after = _steady(self.model, shape)
+        outline = copy.deepcopy(self.model, {id(tensor): tensor.to("meta") for tensor in tensors})
+        dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+        before, after = steady(outline, torch.empty(tuple(shape), device="meta", dtype=dtype))
         self.filled_after = after.number
         self.lead = -_line(before.number, before.given, after.given).start
         # what each layer keeps: tensors, and numbers that follow from that of the chunk
@@ -66,14 +68,14 @@ class Step(nn.Module):
             self._kept[name] = {**state, **lines}
         # the frame that each layer is given first
         self._first = {name: _line(before.number, before.taken[name], taken) for name, taken in after.taken.items()}
-        tensors = {
+        named = {
             f"{name}.{key}" + (f".{i}" if isinstance(value, list) else ""): tensor
             for name, kept in self._kept.items()
             for key, value in kept.items()
             for i, tensor in enumerate(_tensors(value))
         }
-        self.names = tuple(tensors)
-        self.states = tuple(torch.zeros(tensor.shape, dtype=tensor.dtype) for tensor in tensors.values())
+        self.names = tuple(named)
+        self.states = tuple(torch.zeros(tensor.shape, dtype=tensor.dtype) for tensor in named.values())
 
     def forward(self, frames: Tensor, number: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """A chunk (B, C, n, H, W), its number () from 0 up, the states -> answers (B, K, m), number + 1, states."""
@@ -151,7 +153,7 @@ class Continued(nn.Module):
         try:
             answers = self.model(frames)
             after = {name: twin.state for name, twin in twins.items()}
-            return (answers, *self.taken(after))
+            return (answers, *self.taken(after, frames.device))
         finally:
             for name, twin in twins.items():
                 twin.state = empty[name]
@@ -169,9 +171,9 @@ class Continued(nn.Module):
                 for key, value in state.items()
             }
 
-    def taken(self, states: dict[str, State]) -> tuple[Tensor, ...]:
-        """Counts (N) int64 and all tensors that twins keep."""
-        counts = [torch.as_tensor(states[name][key]) for name, key in self._counters]
+    def taken(self, states: dict[str, State], device: Any) -> tuple[Tensor, ...]:
+        """Counts (N) int64 on a device and all tensors that twins keep."""
+        counts = [torch.as_tensor(states[name][key], device=device) for name, key in self._counters]
         tensors = [
             _last(x)
             for name, state in self._kept.items()
@@ -179,7 +181,7 @@ class Continued(nn.Module):
             if not isinstance(value, int)
             for x in _tensors(states[name][key])
         ]
-        return (torch.stack(counts) if counts else torch.zeros(0, dtype=torch.int64), *tensors)
+        return (torch.stack(counts) if counts else torch.zeros(0, dtype=torch.int64, device=device), *tensors)
 
     def fits(self, states: dict[str, State]) -> bool:
         """Whether twins that keep this can go on here."""
@@ -224,7 +226,7 @@ def _tensors(value: Any) -> list[Tensor]:
     return [value] if isinstance(value, Tensor) else value if isinstance(value, list) else []
 
 
-class _Moment(NamedTuple):
+class Moment(NamedTuple):
     """Where a stream is after so many chunks: steps that each layer took, steps that were given, what is kept."""
 
     number: int
@@ -239,13 +241,16 @@ def _line(number: int, before: int, after: int) -> Line:
     return Line(int(before) - rate * number, rate)
 
 
-def _steady(model: nn.Module, shape: Sequence[int]) -> tuple[_Moment, _Moment]:
+def steady(model: nn.Module, chunk: Tensor) -> tuple[Moment, Moment]:
     """Two moments a chunk apart, from which on each chunk does what the one before it did.
 
-    Shapes alone are computed, on the meta device.
+    Args:
+        model: the network of a stream, which goes on from where it is; on the meta device shapes alone are computed.
+        chunk: (B, C, n, H, W), given again and again.
+
+    Raises:
+        ValueError: chunks of n frames never come to be alike.
     """
-    tensors = (*model.parameters(), *model.buffers())
-    model = copy.deepcopy(model, {id(tensor): tensor.to("meta") for tensor in tensors})
     twins = twins_of(model)
     taken = dict.fromkeys(twins, 0)
 
@@ -254,15 +259,12 @@ def _steady(model: nn.Module, shape: Sequence[int]) -> tuple[_Moment, _Moment]:
 
     for name, twin in twins.items():
         twin.register_forward_pre_hook(partial(take, name))
-    dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
-    chunk = torch.empty(tuple(shape), device="meta", dtype=dtype)
-    moments = [_Moment(0, dict(taken), 0, {name: {} for name in twins})]
+    now = Moment(0, dict(taken), 0, {name: {} for name in twins})
     done: list[Any] = [None]
-    while moments[-1].number * shape[2] < _MOST:
+    while now.number * chunk.shape[2] < _MOST:
         given = model(chunk).shape[2]
         states = {name: dict(twin.state) for name, twin in twins.items()}
-        before, now = moments[-1], _Moment(len(moments), dict(taken), moments[-1].given + given, states)
-        moments.append(now)
+        before, now = now, Moment(now.number + 1, dict(taken), now.given + given, states)
         sizes = [tuple(each.shape) for state in states.values() for value in state.values() for each in _tensors(value)]
         skips = [state.get("skip") for state in states.values()]
         done.append((given, sizes, skips, [now.taken[name] - before.taken[name] for name in twins]))
@@ -271,6 +273,6 @@ def _steady(model: nn.Module, shape: Sequence[int]) -> tuple[_Moment, _Moment]:
         if done[-1] in done[:-1]:  # they take turns
             break
     raise ValueError(
-        f"chunks of {shape[2]} frames do not give equally many answers each: give as the example a chunk "
+        f"chunks of {chunk.shape[2]} frames do not give equally many answers each: give as the example a chunk "
         "(B, C, n, H, W) whose n is a multiple of the frames to one answer (model.strides[-1][0])"
     )

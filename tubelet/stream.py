@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from . import speed
 from .spec import at_least_one
-from .step import Continued
+from .step import Continued, steady
 from .terminal import Table, counted
 from .twins import Reach, Recalling, SoFar, State, Twinning, finish, met, restart, twins_of
 
@@ -217,7 +217,7 @@ class Stream(nn.Module):
             states = {name: twin.state for name, twin in twins_of(self.model).items()}
             if step is None or not step[0].fits(states):
                 return self._as_it_is(frames)
-            self._live, self._kept = step, list(step[0].taken(states))
+            self._live, self._kept = step, list(step[0].taken(states, frames.device))
         answers, *self._kept = step[1](frames, *self._kept)
         return answers
 
@@ -245,18 +245,15 @@ class Stream(nn.Module):
     def _prepared(self, shape: tuple[int, ...], kind: Any, backend: Any, place: torch.device) -> _Step | None:
         """A graph for chunks of this shape once they do alike; None where they never do."""
         model, device, dtype = _outline(self.model)
-
-        def after(frames: int) -> dict[str, State]:
-            model(torch.zeros(*shape[:2], frames, *shape[3:], device=device, dtype=dtype))
-            return {name: dict(twin.state) for name, twin in twins_of(model).items()}
-
-        after((self.delay // max(1, shape[2]) + 2) * shape[2])
+        frames = partial(torch.zeros, device=device, dtype=dtype)
+        model(frames(*shape[:2], (self.delay // shape[2] + 2) * shape[2], *shape[3:]))
         try:
-            step = Continued(self.model, after(shape[2]), after(shape[2]))
+            before, now = steady(model, frames(*shape))
+            step = Continued(self.model, before.states, now.states)
         except ValueError:
             log.info("chunks of %d frames are not alike, and run as they are", shape[2])
             return None
-        example = [torch.zeros(x.shape, dtype=x.dtype, device=place) for x in step.taken(after(0))]
+        example = [torch.zeros(x.shape, dtype=x.dtype, device=place) for x in step.taken(now.states, device)]
         fast = kind(step, backend, place)
         fast.prepare(torch.zeros(shape, device=place), *example)
         return step, fast
@@ -281,6 +278,9 @@ class Stream(nn.Module):
             summary["a whole window"] = (
                 f"{window:.3g} GFLOP for {spec.num_frames} frames, {window / cost:.3g} times a frame's"
             )
+        if self._fast is not None:
+            sizes = [counted(shape[2], "frame") for shape, step in self._steps.items() if step]
+            summary["as one graph"] = f"chunks of {', '.join(sizes)}" if sizes else "no chunks yet"
         lines = {f"approximate, {i}": line for i, line in enumerate(self.approximations, 1)}
         return str(Table([], {**summary, **lines}))
 
@@ -391,5 +391,5 @@ _CANNOT = (
 
 def _is_known(module: nn.Module) -> bool:
     """Whether a forward is code of this library, or no code of its own."""
-    is_plain = isinstance(module, nn.Sequential | nn.ModuleList) or not list(module.children())
+    is_plain = type(module) in (nn.Sequential, nn.ModuleList) or not list(module.children())
     return is_plain or type(module).__module__.startswith("tubelet.")

@@ -41,7 +41,7 @@ from .launch import is_first
 from .machine import aside
 from .models import MODELS, create, load, ready
 from .recipe import Recipe, choose
-from .segment import dense_classes
+from .segment import dense_classes, keeping_axes
 from .spec import ClipSpec, at_least_one, whole_numbers
 
 Size = int | tuple[int, int] | Literal["none"]
@@ -277,7 +277,9 @@ def train(
         cast(Any, model).spec = scans.spec
     network, spec = _ready(model, task, name, data, channels)
     if scans is not None:
-        network.spec = spec = replace(scans.spec, classes=found.classes)
+        # of what a class file says of left and right, the network's classes keep no word for prediction
+        axes = keeping_axes(scans.spec.mirror_axes or (), found.mirrored, scans.spec.orientation)
+        network.spec = spec = replace(scans.spec, classes=found.classes, mirror_axes=axes)
     else:
         network.spec = spec = _spec(spec, found.classes, num_frames, frame_stride, fps, resize, crop)
     network.spec = spec = replace(spec, is_multilabel=tasks.is_multilabel(found))

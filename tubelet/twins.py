@@ -267,7 +267,7 @@ class Sliding(nn.Module):
 
     def _divisor_correction(self, out: Tensor, given: int, seen: int) -> Tensor:
         """kernel / frames that the offline layer divides by: fewer where a window hangs over an end."""
-        start = (torch.arange(out.shape[2]) + given) * self.stride - self.before
+        start = (torch.arange(out.shape[2], device=out.device) + given) * self.stride - self.before
         end = start + self.kernel
         low, high = (-self.before, seen + self.after) if self.layer.count_include_pad else (0, seen)
         if self.is_ending:

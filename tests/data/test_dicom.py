@@ -10,38 +10,20 @@ import pytest
 pytest.importorskip("SimpleITK")
 
 import SimpleITK as sitk  # noqa: N813
+from painted_scans import write_slice
 
 from tubelet.data.volume import VolumeError, is_scan, read_volume
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "dicom"
 COS, SIN = np.cos(0.3), np.sin(0.3)
-FLAT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 TURNED = (COS, SIN, 0.0, 0.0, 0.0, -1.0)  # rows to the left and back, columns down
-
-
-def draw(path: Path, values: np.ndarray, position, *, along=FLAT, series="1.2.3", spacing=(0.7, 0.8), rescale=(1, 0)):
-    """A slice (H, W) of int16, where its position and directions say."""
-    image = sitk.GetImageFromArray((values * rescale[0] + rescale[1])[None].astype(np.int16))
-    image.SetSpacing((*spacing, 1.0))
-    tags = {
-        "0008|0060": "CT", "0008|103e": f"Brain {series}", "0020|000d": "1.2", "0020|000e": series,
-        "0020|0032": "\\".join(f"{value:.6f}" for value in position),
-        "0020|0037": "\\".join(f"{value:.10f}" for value in along),
-        "0028|1052": str(rescale[1]), "0028|1053": str(rescale[0]),
-    }  # fmt: skip
-    for tag, value in tags.items():
-        image.SetMetaData(tag, value)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    writer.SetFileName(str(path))
-    writer.Execute(image)
 
 
 def slices(folder: Path, positions, **changes) -> np.ndarray:
     folder.mkdir(exist_ok=True)
     array = np.random.default_rng(0).integers(0, 500, (len(positions), 4, 5))
     for number, (values, z) in enumerate(zip(array, positions, strict=True)):
-        draw(folder / f"{7 * number % 10}.dcm", values, (1.0, 2.0, z), **changes)
+        write_slice(folder / f"{7 * number % 10}.dcm", values, (1.0, 2.0, z), **changes)
     return array
 
 
@@ -64,7 +46,7 @@ def test_oblique_slices(tmp_path):
     normal = np.cross(TURNED[:3], TURNED[3:])
     array = np.random.default_rng(0).integers(0, 500, (4, 4, 5))
     for number in (2, 0, 3, 1):
-        draw(tmp_path / f"{9 - number}.dcm", array[number], 3.0 * number * normal + (9, 8, 7), along=TURNED)
+        write_slice(tmp_path / f"{9 - number}.dcm", array[number], 3.0 * number * normal + (9, 8, 7), along=TURNED)
     for path in list(tmp_path.iterdir()):
         path.rename(path.with_name(path.stem))  # DICOM files often have no suffix
     volume = read_volume(tmp_path)
@@ -77,7 +59,7 @@ def test_oblique_slices(tmp_path):
 def test_each_slice_has_its_own_rescale(tmp_path):
     values = np.arange(20).reshape(4, 5)
     for number, rescale in enumerate([(1, -1024), (2, -1000), (3, 0)]):
-        draw(tmp_path / f"{number}.dcm", values, (0, 0, number), rescale=rescale)
+        write_slice(tmp_path / f"{number}.dcm", values, (0, 0, number), rescale=rescale)
     expected = np.stack([values - 1024, 2 * values - 1000, 3 * values])
     assert np.array_equal(read_volume(tmp_path).array[0], expected)
     assert np.array_equal(read_volume(tmp_path / "1.dcm").array[0, 0], expected[1])
@@ -124,14 +106,14 @@ def test_gaps_and_doubles(tmp_path, positions, says):
 )
 def test_slices_of_another_kind(tmp_path, values, change, says):
     slices(tmp_path, [0.0, 1.0])
-    draw(tmp_path / "9.dcm", values, (1, 2, 2), **change)
+    write_slice(tmp_path / "9.dcm", values, (1, 2, 2), **change)
     with pytest.raises(VolumeError, match=says):
         read_volume(tmp_path)
 
 
 def test_a_tilted_gantry(tmp_path):
     for number in range(5):
-        draw(tmp_path / f"{number}.dcm", np.zeros((4, 5)), (0, 0.5 * number, 2 * number))
+        write_slice(tmp_path / f"{number}.dcm", np.zeros((4, 5)), (0, 0.5 * number, 2 * number))
     with pytest.raises(VolumeError, match="tilted gantry"):
         read_volume(tmp_path)
 
@@ -153,6 +135,30 @@ def test_frames_of_one_file(tmp_path):
     for path in (tmp_path, tmp_path / "a.dcm"):
         volume = read_volume(path)
         assert np.array_equal(volume.array[0], array) and np.allclose(volume.spacing_mm, (2.5, 0.8, 0.7))
+
+
+@pytest.mark.parametrize("kind", ["481.3", "481.5", "88.33", "11.1", "66.1", "104.1"])
+def test_what_is_no_image_is_left_out(tmp_path, caplog, kind):
+    caplog.set_level("INFO", "tubelet")
+    uid = f"1.2.840.10008.5.1.4.1.1.{kind}".encode()
+    uid += b"\0" * (len(uid) % 2)
+    told = bytes(128) + b"DICM" + b"\2\0\2\0UI" + len(uid).to_bytes(2, "little") + uid
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "a.dcm").write_bytes(told)
+    assert not is_scan(tmp_path / "alone") and not is_scan(tmp_path / "alone" / "a.dcm")
+    with pytest.raises(VolumeError, match="no image among its DICOM files"):
+        read_volume(tmp_path / "alone")
+    array = slices(tmp_path / "scan", [0.0, 1.0, 2.0])
+    (tmp_path / "scan" / "0a").write_bytes(told)
+    assert np.array_equal(read_volume(tmp_path / "scan").array[0], array)
+    assert caplog.messages == [f"{tmp_path / 'scan'}: 1 DICOM file without an image, first 0a, left out"]
+
+
+def test_a_damaged_slice_is_not_taken_for_something_else(tmp_path):
+    slices(tmp_path, [0.0, 1.0, 2.0])
+    (tmp_path / "9.dcm").write_bytes((tmp_path / "7.dcm").read_bytes()[:400])
+    with pytest.raises(VolumeError, match=r"9\.dcm"):
+        read_volume(tmp_path)
 
 
 def test_real_series(tmp_path):

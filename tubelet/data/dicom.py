@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +12,19 @@ import numpy as np
 
 from .grid import Grid, VolumeError
 
-__all__ = ["Slice", "choose", "in_order"]
+__all__ = ["Slice", "choose", "holds_image", "in_order"]
 
 # Positions are written with a few decimals: steps from one slice to the next differ by as much of their median.
 _UNEVEN = 0.2
 # Slices of one scan lie this exactly above one another, and along the same directions.
 _ASIDE_MM = 0.1
 _TURNED = 1e-3
+
+
+# Kinds of objects (DICOM PS3.4, B.5) that hold no image: waveforms, presentation states, registrations, raw data,
+# reports, documents, and of radiotherapy structures, plans and records.
+_OBJECTS = b"1.2.840.10008.5.1.4.1.1."
+_NO_IMAGE = re.compile(rb"(9|11|88|104)\..*|66(\.[12356])?|481\.[3-9]")
 
 
 class Slice(NamedTuple):
@@ -39,6 +46,16 @@ class Slice(NamedTuple):
     def position_mm(self) -> float:
         """Of its first voxel along the direction in which the slices are stacked."""
         return float(self.grid.steps[:, 0] @ self.grid.origin_mm)
+
+
+def holds_image(begin: bytes) -> bool:
+    """Whether a DICOM file can hold an image, by its kind (Media Storage SOP Class UID, in its first KiB)."""
+    place = begin.find(b"\2\0\2\0UI")
+    if place < 0:
+        return True
+    length = int.from_bytes(begin[place + 6 : place + 8], "little")
+    uid = begin[place + 8 : place + 8 + length].rstrip(b"\0 ")
+    return not (uid.startswith(_OBJECTS) and _NO_IMAGE.fullmatch(uid.removeprefix(_OBJECTS)))
 
 
 def choose(slices: Sequence[Slice], folder: Path, series: str | None) -> list[Slice]:

@@ -10,8 +10,8 @@ Items, by the task of the data set:
   only where the scan is smaller.
 - classify: the window in the middle of the scan, and the index of the class.
 
-Outside of a scan is 0: the mean after z-score, the lowest value of a window or of percentiles; and in the mask class 0,
-the background. `windows.sliding` pads with the same.
+Outside of a scan is 0: the mean of the scan after z-score, `spec.mean` of a window or of percentiles; and in the mask
+class 0, the background. `windows.sliding` pads with the same.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def prepared_part(volume: Volume, spec: ClipSpec, grid: Grid, part: tuple[slice,
         (C, d, h, w) float32, what `prepared` has there to six digits.
 
     Raises:
-        VolumeError: as `prepared`.
+        VolumeError: as `prepared`; what is read has values that are not finite.
     """
     box: list[slice] = [part[0]]
     matrices: list[torch.Tensor | None] = []
@@ -140,7 +140,10 @@ def prepared_part(volume: Volume, spec: ClipSpec, grid: Grid, part: tuple[slice,
         box.append(taken)
         matrices.append(rows)
     plain = dataclasses.replace(spec, orientation=None, spacing_mm=None)
-    return _products(prepared(dataclasses.replace(volume, array=volume.array[tuple(box)]), plain).array, matrices)
+    read = volume.array[tuple(box)]
+    if read.dtype.kind == "f" and not np.isfinite(read).all():
+        raise VolumeError(f"{volume.path}: values that are NaN or infinite; write it anew with numbers in their place")
+    return _products(prepared(dataclasses.replace(volume, array=read), plain).array, matrices)
 
 
 def restored(values: np.ndarray, grid: Grid, source: Grid) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 import reprlib
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..machine import aside
-from ..terminal import progress
+from ..terminal import counted, progress
 from . import dicom, itk, nifti, raw
 from .grid import Grid, Volume, VolumeError, distance_mm, ending, oriented
 from .space import cleaned, prepared, prepared_part, resampled, resampled_grid, restored, restored_scores
@@ -24,6 +25,7 @@ __all__ = [
     "Volume",
     "VolumeError",
     "cleaned",
+    "is_dicom_name",
     "is_scan",
     "mapped",
     "oriented",
@@ -38,11 +40,13 @@ __all__ = [
     "write_volume",
 ]
 
+log = logging.getLogger("tubelet")
+
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".tif", ".tiff", ".npy", ".npz")
 WRITTEN = (".nii", ".nii.gz", ".nrrd", ".mha", ".tif", ".tiff", ".npy", ".npz")
 _PLAIN = (".tif", ".tiff", ".npy", ".npz")  # these hold no geometry
 
-# What follows the last dot in the names of DICOM files: others are not opened to see whether they are.
+# What follows the last dot in the names of DICOM files.
 _NAMED = re.compile(r"|\.\d*|\.(dcm|dicom|dic|ima)", re.IGNORECASE)
 
 # A mask belongs to an image where their corners are no farther apart than this part of a voxel's shortest side.
@@ -52,11 +56,18 @@ Path_ = str | os.PathLike[str]
 
 
 def is_scan(path: Path_) -> bool:
-    """Whether this is a file of `SUFFIXES`, a DICOM file of any name, or a folder with DICOM files in it."""
+    """Whether this is a file of `SUFFIXES`, a DICOM image of any name, or a folder with DICOM images in it."""
     path = Path(path)
     if path.is_dir():
-        return bool(_dicoms(path, most=1))
-    return path.is_file() and (ending(path) in SUFFIXES or _is_dicom(path))
+        return bool(_dicoms(path, most=1)[0])
+    if not path.is_file():
+        return False
+    return (ending(path) in SUFFIXES and ending(path) != ".dcm") or _holds_slices(path) is True
+
+
+def is_dicom_name(name: str) -> bool:
+    """Whether a file is called as DICOM files are; others in a folder are not opened to see whether they are."""
+    return bool(_NAMED.fullmatch(Path(name).suffix)) and name != "DICOMDIR" and not name.startswith(".")
 
 
 def read_volume(path: Path_ | Sequence[Path_], *, series: str | None = None) -> Volume:
@@ -223,21 +234,23 @@ def mapped(path: Path_) -> Volume | None:
     return None if values is None else Volume(itk.channels_first(values, len(header.shape)), header.grid, path)
 
 
-def _is_dicom(path: Path) -> bool:
+def _holds_slices(path: Path) -> bool | None:
+    """Whether a DICOM file can hold an image; None where it is none."""
     with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        begin = file.read(1024)
+    return dicom.holds_image(begin) if ending(path) == ".dcm" or begin[128:132] == b"DICM" else None
 
 
-def _dicoms(folder: Path, most: int | None = None) -> list[Path]:
-    """The DICOM files of a folder, or the first of them."""
-    found = []
+def _dicoms(folder: Path, most: int | None = None) -> tuple[list[Path], list[Path]]:
+    """The DICOM files of a folder with images, or the first of them, and those before that hold none."""
+    found: list[Path] = []
+    others: list[Path] = []
     for path in sorted(folder.iterdir()):
-        is_likely = _NAMED.fullmatch(path.suffix) and path.name != "DICOMDIR" and not path.name.startswith(".")
-        if is_likely and path.is_file() and (ending(path) == ".dcm" or _is_dicom(path)):
-            found.append(path)
+        if is_dicom_name(path.name) and path.is_file() and (has_image := _holds_slices(path)) is not None:
+            (found if has_image else others).append(path)
             if len(found) == most:
                 break
-    return found
+    return found, others
 
 
 def _nifti_grid(path: Path, info: nifti.Nifti) -> Grid:
@@ -262,7 +275,7 @@ def _read_file(path: Path) -> Volume:
     if suffix in (".nii", ".nii.gz"):
         info, array = nifti.open_nifti(path)
         return Volume(array, _nifti_grid(path, info), path)
-    if suffix not in SUFFIXES and not _is_dicom(path):
+    if suffix not in SUFFIXES and _holds_slices(path) is None:
         raise VolumeError(f"{path}: not a scan; these are {', '.join(SUFFIXES)}, and folders of DICOM files")
     array, grid = itk.read(path)
     return _plain(path, array) if suffix in _PLAIN else Volume(array, grid, path)
@@ -275,10 +288,14 @@ def _plain(path: Path, array: np.ndarray) -> Volume:
 
 
 def _read_series(folder: Path, series: str | None) -> Volume:
-    paths = _dicoms(folder)
+    paths, others = _dicoms(folder)
     if not paths:
         kinds = "empty" if not any(folder.iterdir()) else "no DICOM file in it"
+        kinds = "no image among its DICOM files" if others else kinds
         raise VolumeError(f"{folder}: {kinds}; give a file, or the folder that holds the slices of a scan")
+    if others:
+        told = counted(len(others), "DICOM file")
+        log.info("%s: %s without an image, first %s, left out", folder, told, others[0].name)
     slices = []
     for path in progress(paths, f"headers of {folder.name}"):
         header = itk.read_header(path, "0020|000e", "0008|103e")

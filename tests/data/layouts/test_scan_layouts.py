@@ -194,6 +194,30 @@ def test_a_folder_of_dicom_is_one_scan(pytestconfig, tmp_path):
     assert sorted(map(len, data.splits.values())) == [2, 2]
 
 
+@pytest.mark.parametrize("name", ["1-00{}.dcm", "CT.{}.IMA", "1.2.840.{}"])
+def test_a_series_is_one_scan_whatever_lies_beside_it(touch, write, refused, name):
+    slices = {f"{group}/p{i}/{name.format(k)}" for group in ("ill", "well") for i in range(2) for k in range(3)}
+    root = touch(*(f"{group}/p{i}/069.xml" for group in ("ill", "well") for i in range(2)))
+    for each in slices:
+        write(each, end="").write_bytes(bytes(128) + b"DICM")
+    data = open_data(root)
+    assert sorted(str(sample.path.relative_to(root)) for part in data.splits.values() for sample in part) == [
+        "ill/p0", "ill/p1", "well/p0", "well/p1"
+    ]  # fmt: skip
+    for each in sorted(slices)[:3]:
+        (root / each).rename(root / "ill" / Path(each).name)
+    assert "ill: slices of DICOM series; put each series into a folder" in refused(root)
+
+
+def test_images_that_are_series(touch, save, write):
+    for i in range(5):
+        touch(f"images/p{i}/069.xml")
+        write(f"images/p{i}/1-001.dcm").write_bytes(bytes(128) + b"DICM")
+        save(f"labels/p{i}.npy", 0, 1)
+    data = open_data(Path())
+    assert sorted(sample.path.name for part in data.splits.values() for sample in part) == [f"p{i}" for i in range(5)]
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [

@@ -29,7 +29,7 @@ from ...processes import Failed, each
 from ...terminal import counted, progress
 from .. import indexes
 from ..sample import Sample, Task, VideoData, shared_groups
-from ..volume import SUFFIXES, is_scan, read_mask
+from ..volume import SUFFIXES, is_dicom_name, is_scan, read_mask
 from .classes import find_classes
 from .collect import collect
 from .lists import SEPARATORS
@@ -370,12 +370,12 @@ def _of_classes(root: Path) -> Cases | None:
     cases: list[Case] = []
     for split, folder in of_class:
         scans = [scan for scan in _scans(folder) if not scan.name.lower().endswith(PLAIN)]
+        if is_scan(folder):
+            raise ValueError(f"{folder}: slices of DICOM series; put each series into a folder of its own in it")
         if not scans:
             if cases:
                 raise ValueError(f"{folder}: no scans ({' '.join(sorted(SUFFIXES))}); fill or remove it")
             return None
-        if any(scan.parent == folder and scan.suffix.lower() in (".dcm", "") for scan in scans) and is_scan(folder):
-            raise ValueError(f"{folder}: slices of DICOM series; put each series into a folder of its own in it")
         cases += [Case((scan,), folder.name, split, where=str(scan)) for scan in scans]
     return Cases("class folders of scans", root, cases) if cases else None
 
@@ -388,8 +388,7 @@ def _scans(root: Path) -> Iterator[Path]:
         if not has_any and len(seen) > PROBES:
             return
         names = sorted(name for name in files if not name.startswith("."))
-        is_dicom = bool(names) and Path(names[0]).suffix.lower() in (".dcm", "")
-        if Path(place) != root and is_dicom and is_scan(place):
+        if Path(place) != root and any(map(is_dicom_name, names)) and is_scan(place):
             folders.clear()
             has_any = True
             yield Path(place)
@@ -400,6 +399,7 @@ def _scans(root: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         scans = [Path(place, name) for name in names if _is_scan_name(name)]
+        scans = [path for path in scans if path.suffix.lower() != ".dcm" or is_scan(path)]
         has_any |= bool(scans)
         yield from scans
 
