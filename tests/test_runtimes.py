@@ -63,12 +63,16 @@ subprocess.run(["true"], check=True)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("norm", [torch.nn.GroupNorm(2, 4), torch.nn.InstanceNorm3d(4, affine=True)])
+@pytest.mark.parametrize("norm", [
+    torch.nn.GroupNorm(2, 4), torch.nn.InstanceNorm3d(4, affine=True), torch.nn.InstanceNorm3d(4),
+    torch.nn.InstanceNorm3d(4, affine=True, track_running_stats=True),
+])  # fmt: skip
 def test_statistics_of_large_maps_are_right_in_onnxruntime(norm):
     """Its own normalization adds a million values one after the other: of a map far from 0 it is 1e-3 off."""
     pytest.importorskip("onnxruntime")
     x = torch.randn(1, 4, 32, 96, 96, generator=torch.Generator().manual_seed(0)) + 3
-    torch.nn.init.uniform_(norm.weight)
+    for tensor in (*norm.parameters(), *(each for each in norm.buffers() if each.is_floating_point())):
+        torch.nn.init.uniform_(tensor, 0.5, 1.5)
     norm.eval()
     with runtimes.quietly():
         model = runtimes.to_onnx(torch.export.export(norm, (x,), strict=False))

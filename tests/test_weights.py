@@ -254,10 +254,8 @@ def test_a_damaged_network_is_compared_with_the_nearest(tmp_path):
     del state["fc.weight"], state["fc.bias"], state["layer2.0.conv1.0.0.weight"]
     state["extra.weight"] = torch.zeros(1)
     torch.save(state, tmp_path / "m.pth")
-    began = time.process_time()
     with pytest.raises(ValueError, match=r"m\.pth: no known network .*the nearest is r2plus1d_18: .*missing") as caught:
         tubelet.load(tmp_path / "m.pth")
-    assert time.process_time() - began < 10
     for part in ("3 missing", "stages.1.0.branch.conv1.spatial.weight", "head.fc.weight", "1 left over: extra.weight"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -78,59 +78,62 @@ def to_onnx(program: ExportedProgram, inputs: Sequence[str] | None = None, outpu
         ValueError: ONNX has nothing for one of its layers, which the message names.
     """
     try:
-        if any(node.target in STATISTICS for node in program.graph.nodes):
-            program = program.run_decompositions(dict(STATISTICS))
-        made = torch.onnx.export(program, (), input_names=inputs, output_names=outputs, verbose=False)
+        made = torch.onnx.export(
+            program, (), input_names=inputs, output_names=outputs, verbose=False, custom_translation_table=_norms()
+        )
     except Exception as error:  # the exporter has errors of many kinds, and the first of them is the cause
         raise ValueError(f"{_untranslated(program, error)} has no counterpart in ONNX") from error
     assert made is not None
     return made.model_proto
 
 
-def _group_norm(
-    x: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, _: bool = True
-) -> Tensor:
-    """Group normalization, (B, C, ...), by means over one axis after the other.
+def _norms() -> dict[Any, Callable[..., Any]]:
+    """Normalizations in ONNX, by means over one axis after the other.
 
     ONNX Runtime adds the values of a channel, a million in a window of 128^3, one after the other, and is then 1e-4
     off; sums of sums are not.
     """
-    values = x.unflatten(1, (groups, -1))
+    from onnxscript import opset18 as op
 
-    def mean(of: Tensor) -> Tensor:
-        for axis in reversed(range(2, of.dim())):
-            of = of.mean(axis, keepdim=True)
-        return of
+    def by_channel(x: Any, weight: Any, bias: Any, rank: int) -> Any:
+        each = op.Constant(value_ints=[-1, *[1] * (rank - 2)])
+        x = x if weight is None else op.Mul(x, op.Reshape(weight, each))
+        return x if bias is None else op.Add(x, op.Reshape(bias, each))
 
-    values = values - mean(values)
-    values = (values * torch.rsqrt(mean(values * values) + eps)).flatten(1, 2)
-    for each, combined in ((weight, torch.mul), (bias, torch.add)):
-        if each is not None:
-            values = combined(values, each.reshape(-1, *[1] * (x.dim() - 2)))
-    return values
+    def group_norm(
+        x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn_enabled: bool = True
+    ) -> Any:
+        rank = len(x.shape)
 
+        def mean(of: Any) -> Any:
+            for axis in reversed(range(2, rank + 1)):
+                of = op.ReduceMean(of, op.Constant(value_ints=[axis]), keepdims=1)
+            return of
 
-def _instance_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    own: bool,
-    momentum: float,
-    eps: float,
-    _: bool,
-) -> Tensor:
-    """Instance normalization, as group normalization of single channels, or by the statistics of training."""
-    if own:
-        return _group_norm(x, x.shape[1], weight, bias, eps)
-    return torch.nn.functional.batch_norm(x, mean, variance, weight, bias, False, momentum, eps)
+        split = op.Constant(value_ints=[groups, int(x.shape[1]) // groups])
+        values = op.Reshape(x, op.Concat(op.Shape(x, start=0, end=1), split, op.Shape(x, start=2), axis=0))
+        values = op.Sub(values, mean(values))
+        deviation = op.Sqrt(op.Add(mean(op.Mul(values, values)), op.Constant(value_float=eps)))
+        return by_channel(op.Reshape(op.Div(values, deviation), op.Shape(x)), weight, bias, rank)
 
+    def instance_norm(
+        x: Any,
+        weight: Any = None,
+        bias: Any = None,
+        running_mean: Any = None,
+        running_var: Any = None,
+        use_input_stats: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        cudnn_enabled: bool = True,
+    ) -> Any:
+        if use_input_stats:
+            return group_norm(x, int(x.shape[1]), weight, bias, eps)
+        deviation = op.Sqrt(op.Add(running_var, op.Constant(value_float=eps)))
+        scale = op.Reciprocal(deviation) if weight is None else op.Div(weight, deviation)
+        return by_channel(by_channel(x, None, op.Neg(running_mean), len(x.shape)), scale, bias, len(x.shape))
 
-STATISTICS: Mapping[Any, Callable[..., Tensor]] = {
-    torch.ops.aten.group_norm.default: _group_norm,
-    torch.ops.aten.instance_norm.default: _instance_norm,
-}
+    return {torch.ops.aten.group_norm.default: group_norm, torch.ops.aten.instance_norm.default: instance_norm}
 
 
 def layer(where: Sequence[str]) -> str:

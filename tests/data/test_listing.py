@@ -107,7 +107,9 @@ def test_the_rate_of_folders_of_frames_comes_along(tmp_path):
     found = VideoData(("jump", "walk"), {"train": samples, "val": samples})
     path = write_list(tmp_path / "list.csv", found)
     assert [sample.fps for sample in open_data(path).splits["train"]] == [12.0, None]
-    assert "samples of train" in difference(path, replace(found, splits={"train": [replace(samples[0], fps=None)], "val": samples}))
+    assert "samples of train" in difference(
+        path, replace(found, splits={"train": [replace(samples[0], fps=None)], "val": samples})
+    )
     path.write_text(path.read_text().replace("12.0", "-1"))
     with pytest.raises(ValueError, match=r"row 2 .*fps -1 must be above 0"):
         open_data(path)
