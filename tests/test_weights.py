@@ -7,7 +7,6 @@ import logging
 import pathlib
 import pickle
 import re
-import time
 from dataclasses import replace
 
 import numpy as np
