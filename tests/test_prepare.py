@@ -322,12 +322,12 @@ def test_a_video_that_breaks_off_keeps_its_beginning(tmp_path):
 def test_a_process_that_dies_or_hangs_costs_one_video(tmp_path, monkeypatch):
     root = classes(tmp_path / "in")
 
-    def troubled(path):
+    def troubled(path, fps=None):
         if path.name == "jump 1.mp4":
             os.kill(os.getpid(), signal.SIGKILL)
         if path.name == "walk 1.mp4":
             time.sleep(60)
-        return Video(path)
+        return Video(path, fps)
 
     monkeypatch.setattr(module, "Video", troubled)
     monkeypatch.setattr(module, "_LIMIT_S", 1.0)
