@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tubelet import frames
+from tubelet import frames, measure
 from tubelet.data.sample import Span
 
 # Truth and answer of three videos, `.` is background, and what eval.py of MS-TCN gives for them (last frames included).
@@ -110,3 +110,12 @@ def test_a_video_without_a_label_is_none():
     labels = torch.tensor([0, 1, 1])
     total = frames.counts(labels, labels) + frames.counts(labels, torch.full((3,), -1))
     assert total.equal(frames.counts(labels, labels))
+
+
+def test_intervals_are_those_of_videos_drawn_again():
+    """Of two videos, one right and one wrong, a draw has both, or one of them twice."""
+    right, wrong = torch.tensor([0, 1, 1]), torch.tensor([1, 0, 0])
+    found = measure._intervals(torch.stack([frames.counts(right, right), frames.counts(wrong, right)]))
+    assert (found["frame_accuracy_low"], found["frame_accuracy_high"]) == (0, 1)
+    same = measure._intervals(torch.stack([frames.counts(right, right)] * 2))
+    assert set(same.values()) == {1.0}

@@ -12,6 +12,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from painted_scans import painted
 from test_evaluate import Brightness, flat, rising
 from test_page import Page
 
@@ -22,7 +23,7 @@ from tubelet.data.distort import Distort
 from tubelet.data.mixing import Mixing
 from tubelet.data.video import Video, write_video
 from tubelet.data.volume import Grid, write_volume
-from tubelet.report import MOST_BAD, MOST_PAIRS, command
+from tubelet.report import MOST_BAD, MOST_PAIRS, _draw_scan, command
 
 
 @pytest.fixture(scope="module")
@@ -350,3 +351,10 @@ def test_the_script_of_the_page_is_whole(measured, tmp_path):
     (script,) = re.findall(r"<script>(.*?)</script>", (measured / "run/evaluate/report.html").read_text(), re.DOTALL)
     (tmp_path / "page.js").write_text(script)
     subprocess.run([node, "--check", tmp_path / "page.js"], check=True, capture_output=True)
+
+
+def test_a_mistake_of_a_scan_is_drawn_as_slices(tmp_path):
+    scan, _ = painted(0)
+    write_volume(tmp_path / "scan.nii.gz", scan, Grid(scan.shape[-3:], (3.0, 1.0, 1.0)))
+    _draw_scan({"path": str(tmp_path / "scan.nii.gz")}, tmp_path / "mistake.png")
+    assert (tmp_path / "mistake.png").read_bytes().startswith(b"\x89PNG")

@@ -171,3 +171,17 @@ def test_what_belongs_to_frames_does_not_mix(videos, tmp_path, monkeypatch):
     monkeypatch.setattr(feed, "open_data", lambda *_, **__: data_of("frames", videos))
     with pytest.raises(ValueError, match="mixing is for one answer a clip, not for task frames"):
         tubelet.train("videos", task="frames", model="tiny_3d", mixing=Mixing(mixup=0.2), out=tmp_path / "run")
+
+
+def test_whether_classes_overlap_is_asked_of_all_parts(videos):
+    """Training, which sees an overlap in its own part, and an evaluation of the other have the same measures."""
+    splits = {"train": [Sample(videos[0], OVERLAPPING[0])], "val": [Sample(videos[1], SPANS[0])]}
+    found = VideoData(NAMES, splits, task="frames")
+    spec = tubelet.ClipSpec(classes=("up", "right", "left"))
+    ordered = tubelet.evaluate.__globals__["_in_order_of"](spec, found, "videos", ["val"])
+    assert tasks.is_multilabel(ordered) and ordered.splits["val"][0].target[0].target == 2
+
+
+def test_classes_of_frames_count_by_how_long_they_are_seen(videos):
+    data = VideoData(NAMES, {"train": [Sample(videos[0], SPANS[0]), Sample(videos[1], SPANS[1])]}, task="frames")
+    assert tubelet.train.__globals__["_class_seconds"](data).tolist() == [6, 6, 10]
