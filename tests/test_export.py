@@ -221,6 +221,8 @@ def test_a_last_map_of_one_place_leaves_the_sizes_free(tmp_path):
     model = Small()
     report = tubelet.export(model, tmp_path / "x.onnx", torch.randn(1, 1, 2, 7, 8))
     assert axes(report) == ["batch", "1", "frames", "height", "width"]
+    # a smaller clip, too, though its last map has one place and the graph was followed with more
+    assert [check.clip for check in report.checks] == ["example", "noise", "larger", "smaller"]
     larger = next(check.size for check in report.checks if check.clip == "larger")
     assert all(n >= 2 * step + step for n, step in zip(larger[2:], model.strides[-1], strict=True))
     model.eval()

@@ -534,7 +534,9 @@ class SamePad(nn.Module):
         """(B, C, T, H, W) -> the same with its edges."""
         edges: list[int] = []
         for size, k, s in zip(x.shape[2:], self.kernel_size, self.stride, strict=True):
-            both = max(0, (-(-size // s) - 1) * s + k - size)
+            # where `max` does nothing it is left out: with it torch.export does not see that n becomes ceil(n / s)
+            both = (size + s - 1) // s * s - size + k - s
+            both = max(0, both) if k < s else both
             edges = [both // 2, both - both // 2, *edges]
         return nn.functional.pad(x, edges)
 
