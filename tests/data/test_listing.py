@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from tubelet.data import listing
 from tubelet.data.layouts import open_data
 from tubelet.data.listing import difference, write_list
 from tubelet.data.sample import Actor, Sample, Span, VideoData
@@ -96,6 +97,24 @@ def test_what_no_list_can_hold_leaves_none(folder, tmp_path):
     with pytest.raises(ValueError, match=r"all.csv: no list holds this data set \(1 samples of train"):
         write_list(tmp_path / "all.csv", wanted)
     assert {path.name for path in tmp_path.iterdir()} == {"videos"}
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_what_fails_leaves_the_list_that_was_there(folder, tmp_path, monkeypatch, error):
+    path = tmp_path / "all.csv"
+    path.write_text("path,label,note\nx.mp4,jump,mine\n")
+    (tmp_path / "all.classes.csv").write_text("name\njump\n")
+    before = {file: file.read_bytes() for file in tmp_path.glob("*.csv")}
+
+    def different(path, data):
+        if error:
+            raise error
+        return "classes"
+
+    monkeypatch.setattr(listing, "difference", different)
+    with pytest.raises(error or ValueError):
+        write_list(path, data(folder, "classify", [0, 1, 1, 0, 1]))
+    assert {file: file.read_bytes() for file in tmp_path.glob("*.csv")} == before
 
 
 def test_the_rate_of_folders_of_frames_comes_along(tmp_path):

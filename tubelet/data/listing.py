@@ -30,27 +30,37 @@ def write_list(path: str | os.PathLike, data: VideoData) -> Path:
         data: any data set.
 
     Raises:
-        ValueError: the list does not read back as the data set, since no list can hold it; nothing is left there.
+        ValueError: the list does not read back as the data set, since no list can hold it; what was there stays.
     """
     path = Path(path)
     rows = [row for split, samples in data.splits.items() for sample in samples for row in _rows(data, split, sample)]
     columns = [name for name in _COLUMNS if any(row.get(name, "") != "" for row in rows)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, columns, ({name: _told(value, path.parent) for name, value in row.items()} for row in rows))
-    reason = difference(path, data)
     classes = own_classes(path)
-    before = classes.read_bytes() if classes.is_file() else None
-    if reason:
-        _write(classes, ["name", "mirrored", "reversed"], _class_rows(data))
+    with _restored(path, classes):
+        _write(path, columns, ({name: _told(value, path.parent) for name, value in row.items()} for row in rows))
         reason = difference(path, data)
-    if reason:
-        path.unlink()
-        if before is None:
-            classes.unlink()
-        else:
-            classes.write_bytes(before)
-        raise ValueError(f"{path}: no list holds this data set ({reason})")
+        if reason:
+            _write(classes, ["name", "mirrored", "reversed"], _class_rows(data))
+            reason = difference(path, data)
+        if reason:
+            raise ValueError(f"{path}: no list holds this data set ({reason})")
     return path
+
+
+@contextmanager
+def _restored(*files: Path) -> Iterator[None]:
+    """Work on files; where it fails or is interrupted, they are what they were before."""
+    before = {file: file.read_bytes() if file.is_file() else None for file in files}
+    try:
+        yield
+    except BaseException:
+        for file, held in before.items():
+            if held is None:
+                file.unlink(missing_ok=True)
+            else:
+                file.write_bytes(held)
+        raise
 
 
 def difference(path: Path, data: VideoData) -> str:

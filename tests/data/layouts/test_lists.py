@@ -231,6 +231,17 @@ def test_numbers_get_names_from_a_class_file(touch, write, named, file):
     assert named(data, "train") == [("1.mp4", "abseiling"), ("2.mp4", "bowling")]
 
 
+def test_the_rate_is_of_folders_of_frames_alone(touch, frames, write):
+    """A file has times of its own, whatever its name."""
+    touch("1.mp4", "2.m4p", "3.npy")
+    frames("4", "5.1")
+    rows = [
+        f"{name},{label},12,train" for name, label in zip(("1.mp4", "2.m4p", "3.npy", "4", "5.1"), "ababa", strict=True)
+    ]
+    data = open_data(write("list.csv", "path,label,fps,split", *rows, "4,b,,val"))
+    assert [sample.fps for sample in data.splits["train"]] == [None, None, 12, 12, 12]
+
+
 def test_paths_of_windows(touch, write, named):
     touch("a/1.mp4", "b/2.mp4")
     data = open_data(
@@ -296,6 +307,7 @@ ERRORS = {
     ),
     "a moment before the video": (("path,time_s,x1,y1,x2,y2,label", "1.mp4,-1,0,0,1,1,a"), r"row 2 .*moment -1 is"),
     "frame folders among videos": (("a 3 0", "1.mp4 1"), r"row 2 \(1\.mp4 1\): other rows are `frame_dir total_frames"),
+    "a comma without quotes": (("path,label", "1.mp4,a,", "2.mp4,to b, then c"), r"row 3 .*more cells .* in quotes"),
     "an offset, or two labels": (("a 2 5 127", "b 2 5 127"), r"three numbers in every row, .* or MMAction2's"),
 }  # fmt: skip
 

@@ -29,6 +29,13 @@ def test_paths_in_folders_of_videos(tmp_path, touch, place, number):
     assert tmp_path / "home" in found.looked
 
 
+def test_a_folder_that_has_a_few_of_many(tmp_path, touch):
+    names = [f"{i}.mp4" for i in range(10 * places.PROBES)]
+    few = {3, 44}  # neither is asked for first
+    root = touch(*(f"videos_{'extra' if i in few else 'main'}/{name}" for i, name in enumerate(names)))
+    assert None not in Places([Row(name, "a") for name in names], root).paths
+
+
 def test_files_in_many_folders_are_listed_not_asked_for(tmp_path, touch, monkeypatch):
     names = [f"videos/{c}/{i}.mp4" for c in "ab" for i in range(200)]
     touch(*names)

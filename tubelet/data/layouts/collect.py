@@ -158,8 +158,13 @@ def _sample(row: Row, place: Path, found: Found, names: dict[str, int]) -> Sampl
     if moment is not None and found.cut_s and (not has_video_suffix(place.name) or "15min" in place.parent.name):
         moment -= found.cut_s
     group = row.group or group_in(place.name)
-    fps = None if row.fps is None or has_video_suffix(place.name) else row.fps
+    fps = None if row.fps is None or _has_times(place) else row.fps
     return Sample(place, target, row.start, row.end, moment, row.unit, group, fps, row.title)
+
+
+def _has_times(place: Path) -> bool:
+    """Whether a video is a file with times of its own; folders of frames, mostly without an ending, are not asked."""
+    return has_video_suffix(place.name) or (place.suffix.lower() not in ("", ".npy") and place.is_file())
 
 
 def _warn_of_shared(path: Path, data: VideoData) -> None:

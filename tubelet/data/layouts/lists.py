@@ -193,6 +193,8 @@ def _table(
     for line, cells in enumerate(table, start=first):
         values = {name: cells[place].strip() for name, place in places.items() if place < len(cells)}
         try:
+            if any(map(str.strip, cells[len(header) :])):
+                raise ValueError("more cells than the header has; put what holds a separator in quotes")
             rows.append(read(values, part, line))
         except ValueError as error:
             raise ValueError(f"{part.file}, row {line} ({' | '.join(cells)}): {error}") from None

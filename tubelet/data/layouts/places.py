@@ -66,18 +66,25 @@ class Places:
             return
         sure = [home, Path()]
         likely = [folder for root in roots(home) for folder in (root, *_video_folders(root, exclude=home))]
+        unlikely: list[Path] = []
         for number, root in enumerate(dict.fromkeys([*sure, *likely])):
             if not left:
                 return
             self.looked.append(root)
             # most folders have none of the videos, which a few show
             some = left if number < len(sure) else left[:: max(1, len(left) // PROBES)]
-            found = _there(root, [str(rows[i].video) for i in some])
-            if any(found) and some is not left:
-                some, found = left, _there(root, [str(rows[i].video) for i in left])
-            for i, path in zip(some, found, strict=True):
-                self.paths[i] = path
-            left = [i for i in left if self.paths[i] is None]
+            if len(some) < len(left) and not any(_there(root, [str(rows[i].video) for i in some])):
+                unlikely.append(root)
+            else:
+                left = self._taken(left, rows, root)
+        for root in unlikely:  # it may have the few that are left
+            left = self._taken(left, rows, root)
+
+    def _taken(self, left: list[int], rows: Sequence[Row], root: Path) -> list[int]:
+        """Take the videos that one folder has; returns the rows of the others."""
+        for i, path in zip(left, _there(root, [str(rows[i].video) for i in left]), strict=True):
+            self.paths[i] = path
+        return [i for i in left if self.paths[i] is None]
 
     def _by_name(self, wanted: dict[int, tuple[str, ...]], home: Path) -> None:
         """Names without an ending, in the folders of `roots` and those in them."""
