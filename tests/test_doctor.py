@@ -18,6 +18,7 @@ from tubelet import doctor, examine, processes
 from tubelet.data import fingerprint
 from tubelet.data.layouts import open_data
 from tubelet.data.motion import draw
+from tubelet.data.sample import Sample
 from tubelet.data.transforms import resize
 from tubelet.data.video import Video, write_video
 from tubelet.data.volume import Grid, write_volume
@@ -165,6 +166,13 @@ def test_one_video_in_two_classes(root):
     assert kinds(doctor.data(root, workers=1)) == {"copy of another class": {"train/walk/1.mp4", "train/jump/3.mp4"}}
 
 
+def test_of_copies_the_one_to_test_on_stays_whatever_is_remembered(root):
+    twice(root / "train" / "walk" / "1.mp4", root)
+    doctor.data(root, workers=1)
+    twice(root / "val" / "walk" / "0.mp4", root)
+    assert kinds(doctor.data(root, workers=1)) == {"copy across splits": {"train/walk/1.mp4", "train/walk/3.mp4"}}
+
+
 def test_problems_come_first_and_each_says_what_to_do(root):
     text(root / "train" / "walk" / "1.mp4", root)
     still(root / "val" / "walk" / "1.mp4", root)
@@ -279,6 +287,16 @@ def test_videos_too_short_for_a_clip(root):
     assert len(diagnosis.findings[0].marks) == 12 and not diagnosis.left_out  # the clip is wrong, not the videos
 
 
+def test_parts_in_seconds_have_the_frames_that_training_finds(tmp_path):
+    clip = drawn(3)
+    steady = write(tmp_path / "steady.mp4", clip)
+    varying = write(tmp_path / "varying.mp4", clip, times_s=[0.04 * i if i < 16 else 4.0 + i for i in range(24)])
+    parts = [Sample(steady, 0, 0.09, 0.9, unit="s"), Sample(varying, 1, 0, 0.65, unit="s")]
+    videos = examine.examine([steady, varying], workers=1)[0]
+    marks = list(doctor._of_samples({"train": parts}, videos, doctor.ClipSpec(num_frames=21, frame_stride=1)))
+    assert [mark.detail for mark in marks] == ["20 frames of 21", "16 frames of 21"]
+
+
 def test_parts_that_lie_outside_of_their_video(root, tmp_path):
     parts = [
         ("train/jump/0.mp4", "jump", 0, 24),
@@ -380,6 +398,9 @@ def test_animated_webp_is_examined(root):
 def test_mistakes_are_told_before_the_work(root):
     with pytest.raises(ValueError, match=r"clean.txt: the clean list is a .csv"):
         doctor.data(root, out="clean.txt")
+    (root / "list.csv").touch()
+    with pytest.raises(ValueError, match=r"list.csv: the list that is examined, which stays"):
+        doctor.data(root / "list.csv", out=root / "val" / ".." / "list.csv")
     with pytest.raises(ValueError, match="tiny5: no such file of weights"):
         doctor.data(root, model="tiny5")
     with pytest.raises(ValueError, match="nowhere: no such folder"):

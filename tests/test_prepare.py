@@ -145,6 +145,34 @@ def test_folders_of_frames_become_videos(tmp_path):
         assert video.fps == pytest.approx(10, rel=1e-9)
 
 
+def test_a_long_video_of_a_steady_rate_is_written_as_such(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", np.zeros((3, 100, 16, 16), np.uint8))
+    given = []
+    monkeypatch.setattr(
+        module,
+        "write_video",
+        lambda *args, times_s, **kw: given.append(times_s) or write_video(*args, times_s=times_s, **kw),
+    )
+    module.reencode(tmp_path / "a.npy", tmp_path / "a.mp4", fps=0.3)
+    assert given == [None]
+
+
+def test_optical_flow_is_no_video_to_write(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 4, 16, 16), np.uint8))
+    with pytest.raises(VideoError, match=r"a\.npy: 2 channels, and an mp4 has 3"):
+        module.reencode(tmp_path / "a.npy", tmp_path / "a.mp4")
+
+
+def test_a_video_that_is_spelled_in_two_ways_keeps_its_samples(tmp_path, monkeypatch):
+    root = classes(tmp_path / "in", count=1)
+    rows = [f"{place}{name}/{name} 0.mp4,{name},{split}" for name in ("jump", "walk")
+            for place, split in (("", "train"), (f"{root}/", "val"))]  # fmt: skip
+    (root / "all.csv").write_text("\n".join(["path,label,split", *rows]))
+    monkeypatch.chdir(tmp_path)
+    result = prepare("in", "out")
+    assert result.videos == 2 and samples(result.data, tmp_path / "out") == samples(root, root)
+
+
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 600))
 def test_sizes_are_even_and_never_larger(height, width, short_side):
     try:

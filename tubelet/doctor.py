@@ -22,12 +22,13 @@ import torch
 
 from . import speed as speeds
 from .data import fingerprint, motion, sampling
+from .data.datasets import part_of
 from .data.layouts import open_data
 from .data.layouts.recognise import recognise
 from .data.layouts.splits import labels_of
 from .data.listing import write_list
 from .data.sample import Sample, Task, VideoData, shared_groups
-from .data.video import VideoError
+from .data.video import Video, VideoError
 from .examine import Scan, Seen, contents, examine, examine_scans
 from .models import MODELS, create, ready
 from .prepare import clip_rate, faster, megabytes, reencode, videos_in
@@ -234,11 +235,13 @@ def data(
         The findings; printed, the problems come first, each with what to do.
 
     Raises:
-        ValueError: there are no videos, the lists of the data set cannot be read, the model is not known, or a clip is
-            given for scans.
+        ValueError: there are no videos, the lists of the data set cannot be read, `out` is the list itself, the
+            model is not known, or a clip is given for scans.
     """
     if out is not None and Path(out).suffix.lower() != ".csv":
         raise ValueError(f"{out}: the clean list is a .csv file; let its name end so")
+    if out is not None and Path(out).resolve() == Path(path).resolve():
+        raise ValueError(f"{out}: the list that is examined, which stays as it is; give the clean one another name")
     spec = _clip(model, num_frames, frame_stride)
     path = motion.motion() if str(path) == "motion" else Path(path)
     found, splits, remarks = _open(path, task, fold)
@@ -419,15 +422,24 @@ def _of_samples(splits: Splits, videos: Mapping[Path, Seen], spec: ClipSpec | No
             continue
         fps = sample.fps or seen.fps
         per_unit = 1 if sample.unit == "frames" else fps
-        end = seen.num_frames if sample.end is None else sample.end * per_unit
-        is_beyond = sample.unit == "frames" and end > seen.num_frames
+        is_beyond = sample.unit == "frames" and sample.end is not None and sample.end > seen.num_frames
         if is_beyond or max(sample.start, sample.moment or 0) * per_unit >= seen.num_frames:
             yield Mark("outside", sample.name, f"the video has {seen.num_frames} frames, {seen.duration_s:.2f} s")
         elif spec is not None and sample.moment is None:
             needed = sampling.span(spec.num_frames, sampling.step(spec, fps))
-            there = round(min(end, seen.num_frames) - sample.start * per_unit)
-            if there < needed:
+            if (there := _frames_there(sample, seen)) < needed:
                 yield Mark("too short", sample.name, f"{there} frames of {needed}")
+
+
+def _frames_there(sample: Sample, seen: Seen) -> int:
+    """Frames of a sample that does not lie outside of its video, as many as training finds."""
+    if sample.unit == "frames" or (sample.start == 0 and sample.end is None):
+        return int(seen.num_frames if sample.end is None else sample.end) - int(sample.start)
+    with warnings.catch_warnings(), suppress(VideoError):  # where no frame lies
+        warnings.simplefilter("ignore")  # of those cut short, which are told anyway
+        with Video(sample.path, sample.fps) as video:
+            return len(part_of(sample, video))
+    return 0
 
 
 def _of_copies(splits: Splits, videos: Mapping[Path, Any], workers: int | None) -> Iterator[Mark]:
@@ -470,8 +482,9 @@ def _same_contents(paths: Sequence[Path], videos: Mapping[Path, Any], workers: i
     count = Counter(videos[path].size for path in files)
     hashes = contents([path for path in files if count[videos[path].size] > 1], workers=workers)
     groups: dict[str, list[Path]] = defaultdict(list)
-    for path, digest in hashes.items():
-        groups[digest].append(path)
+    for path in paths:
+        if path in hashes:
+            groups[hashes[path]].append(path)
     return [group for group in groups.values() if len(group) > 1]
 
 

@@ -184,15 +184,18 @@ def reencode(
         what the source lacks.
 
     Raises:
-        VideoError: the source cannot be read, or the target not be written.
+        VideoError: the source cannot be read, has other than three channels, or the target cannot be written.
     """
     size, mtime_ns = footprint(source)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         with Video(source, fps) as video:
+            if video.channels != 3:
+                raise VideoError(f"{source}: {video.channels} channels, and an mp4 has 3; train on it as it is")
             frames = _frames(video, new_size(video.height, video.width, short_side))
             # a steady rate is written as such, since times of a file are whole ticks, and their average not the rate
-            is_steady = _apart_s(video.times, torch.arange(video.num_frames) / video.fps) < _STEADY_S
+            even = torch.arange(video.num_frames, dtype=torch.float64) / video.fps
+            is_steady = _apart_s(video.times, even) < _STEADY_S
             times = None if is_steady else video.times
             write_video(target, frames, video.fps, times_s=times, crf=crf, gop=gop)
             with Video(target) as made:
@@ -301,13 +304,19 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def _opened(source: Path) -> tuple[VideoData | None, str]:
-    """The data set, or why a folder is none."""
+    """The data set, each video spelled in one way, or why a folder is none."""
     try:
-        return open_data(source), ""
+        found = open_data(source)
     except ValueError as error:
         if not source.is_dir():
             raise
         return None, str(error)
+    spelled: dict[Path, Path] = {}
+    splits = {
+        split: [replace(sample, path=spelled.setdefault(whole(sample.path), sample.path)) for sample in samples]
+        for split, samples in found.splits.items()
+    }
+    return replace(found, splits=splits), ""
 
 
 def _videos(source: Path, found: VideoData | None) -> list[Path]:
