@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tubelet
-from tubelet import cli
+from tubelet import cli, metrics
 from tubelet.compare import Scores, combine, compare, fuse, is_right, mcnemar, paired_bootstrap, read_scores
 from tubelet.data.motion import draw
 from tubelet.data.video import write_video
@@ -256,6 +256,15 @@ def test_samples_with_several_classes(tmp_path):
     assert fused.targets.equal(one.targets) and torch.allclose(fused.scores, one.scores)
     (row,) = compare(tmp_path / "one", tmp_path / "two", rounds=20).rows
     assert (row["figure"], row["a"], row["b - a"], row["p"]) == ("map", row["b"], 0, 1)
+    other = replace(one, scores=one.scores.flip(0))
+    (row,) = compare(one, other, rounds=20).rows
+    told = paired_bootstrap(
+        lambda scores, labels: metrics.average_precision(scores, labels).nanmean(),
+        one.scores, other.scores, one.targets, rounds=20,
+    )  # fmt: skip
+    assert (row["a"], row["b"], row["low"], row["high"], row["p"]) == pytest.approx(
+        (told.a, told.b, told.low, told.high, told.p)
+    )
     with pytest.raises(ValueError, match=r"a is up in one run and left \+ up in the other"):
         fuse([replace(one, targets=torch.tensor([[0, 0, 1], [0, 0, 0]])), one])
     with pytest.raises(ValueError, match="one run has one class a sample, another several"):

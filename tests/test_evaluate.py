@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy
 import pytest
@@ -234,7 +235,7 @@ def test_short_videos_do_what_they_did_in_training(halves, tmp_path):
         tubelet.evaluate(run.out, halves, short="error", **options)
 
 
-def test_a_run_is_measured_on_its_own_fold(ucf, tmp_path, capsys):
+def test_a_run_is_measured_on_its_own_fold(ucf, tmp_path, capsys, monkeypatch):
     options = {"views": 1, "crops": 1, "workers": 0, "audit": False}
     small = {"num_frames": 4, "frame_stride": 1, "crop": 16, "resize": "none"}
     run = tubelet.train(ucf, fold=2, model="tiny_2d", epochs=1, workers=0, out=tmp_path / "run", **small)
@@ -248,7 +249,17 @@ def test_a_run_is_measured_on_its_own_fold(ucf, tmp_path, capsys):
 
     assert measured(run.out) == (2, 4) == measured(run.out / "model.safetensors")
     assert measured(run.out, fold=1) == (1, 2)
-    assert measured(run.load()) == (None, 2)  # a network in memory is of no run: the first fold
+    assert measured(run.load()) == (2, 4)  # it knows the file that it was loaded from
+    of_nothing = run.load()
+    del of_nothing.loaded_from
+    assert measured(of_nothing) == (None, 2)  # the first fold
+    monkeypatch.chdir(tmp_path)  # the path of the data is told from above the run, too
+    assert Path(json.loads((run.out / "run.json").read_text())["data"]) == ucf
+    text = (run.out / "run.json").read_text().replace(str(ucf), "ucf")
+    (run.out / "run.json").write_text(text)
+    assert measured("run", "ucf") == (2, 4)
+    monkeypatch.chdir(run.out)
+    assert measured(".", "../ucf") == (2, 4)
     copy = shutil.copytree(ucf, tmp_path / "copy")
     assert measured(run.out, copy) == (None, 2)
     assert "trained on fold 2" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Edit score and F1 of spans: worked by hand, and against what the published script gives for the same labels."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -119,3 +121,4 @@ def test_intervals_are_those_of_videos_drawn_again():
     assert (found["frame_accuracy_low"], found["frame_accuracy_high"]) == (0, 1)
     same = measure._intervals(torch.stack([frames.counts(right, right)] * 2))
     assert set(same.values()) == {1.0}
+    assert all(math.isnan(end) for end in measure._intervals(frames.counts(wrong, right)[None]).values())

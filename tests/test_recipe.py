@@ -151,6 +151,9 @@ def test_few_scans_are_seen_several_times_an_epoch():
     few, reasons = choose(nn.Conv3d(1, 2, 3), 9, is_dense=True, batch_size=2, unit="scans")
     assert few.repeats == 12 and few.epochs == 180  # 108 windows an epoch
     assert any("repeats 12" in reason for reason in reasons)
+    assert any("epochs 180: 19,440 windows seen" in reason for reason in reasons)
+    same, _ = choose(nn.Conv3d(1, 2, 3), 9, is_dense=True, batch_size=2, unit="scans", asked={"repeats": 12})
+    assert same == few
     many, _ = choose(nn.Conv3d(1, 2, 3), 156, is_dense=True, batch_size=2, unit="scans")
     assert many.repeats == 1 and many.epochs == 180
 

@@ -96,6 +96,18 @@ def test_norms_that_are_held_are_told_from_the_others():
     assert regularize.free_norms(model) == []
 
 
+def test_norms_without_statistics_are_not_held_beside_those_that_have_some():
+    model = tiny()
+    norms = regularize.free_norms(model)
+    norms[0].running_mean += 1  # published weights, whose count of batches may be missing
+    norms[1].running_var *= 2
+    handles = regularize.freeze_norms(model)
+    assert regularize.free_norms(model) == norms[2:]
+    for handle in handles:
+        handle.remove()
+    assert regularize.free_norms(model) == norms
+
+
 def test_frozen_norms_answer_as_in_evaluation_and_still_learn():
     model = tiny()
     for _ in range(2):

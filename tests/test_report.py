@@ -322,6 +322,8 @@ def test_the_commands_of_a_page_can_be_pasted(measured, monkeypatch):
         ({"mixing": vars(Mixing(mixup=0.2))}, "--mixing.mixup 0.2"),
         ({"distort": vars(Distort(noise=(0.1, 0, 0.5)))}, "--distort.noise '[0.1, 0, 0.5]'"),
         ({"spacing_mm": (3.0, 0.5, 0.5)}, "--spacing_mm '[3.0, 0.5, 0.5]'"),
+        ({"spacing_mm": (1, 1, 1)}, "--spacing_mm '[1, 1, 1]'"),
+        ({"crop": (96, 112)}, "--crop 96x112"),
         ({"is_norm_frozen": False}, "--is_norm_frozen false"),
     ],
 )

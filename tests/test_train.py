@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tubelet
@@ -110,6 +111,24 @@ def test_tensorboard_gets_the_figures(clips, tmp_path):
         assert seen == pytest.approx([row[name] for row in run.history])
 
 
+def test_a_logger_of_ones_own_leaves_a_run_that_can_be_replayed(clips, tmp_path):
+    options = {"model": "tiny_3d", "crop": 32, "num_frames": 4, "epochs": 1, "workers": 0}
+    logger = CSVLogger(tmp_path / "mine")
+    run = tubelet.train(clips, logger=logger, out=tmp_path / "run", **options)
+    assert json.loads((run.out / "run.json").read_text())["logger"] == "csv"
+    tubelet.train(clips, logger=logger, out=tmp_path / "run", resume=True, **options)
+
+
+def test_a_network_is_left_as_free_as_it_was(clips, tmp_path):
+    network = tubelet.create("tiny", num_classes=2)
+    network.stem.conv.weight.requires_grad_(False)
+    before = [weight.requires_grad for weight in network.parameters()]
+    options = {"crop": 32, "num_frames": 4, "epochs": 1, "workers": 0, "frozen_stages": 1, "stochastic_depth": 0.5}
+    tubelet.train(clips, model=network, out=tmp_path / "run", norm_parts=2, **options)
+    assert [weight.requires_grad for weight in network.parameters()] == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
 def test_a_logger_that_is_not_there(clips, tmp_path):
     with pytest.raises(ValueError, match="logger 'wandb'; give csv, tensorboard or a Lightning logger"):
         tubelet.train(clips, model="tiny_3d", crop=32, num_frames=4, logger="wandb", out=tmp_path / "run")
@@ -127,6 +146,8 @@ def test_a_long_run_takes_fast_convolutions_and_keeps_its_choice(clips, tmp_path
     assert [row["val_loss"] for row in again.history] == [row["val_loss"] for row in run.history]
     with pytest.raises(ValueError, match="gone: no such file; leave it out"):
         tubelet.train(clips, out=tmp_path / "other", convolutions="gone", **options)
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    tubelet.train(clips, out=moved, convolutions=ways, resume=True, **options)  # as its run.json has it
 
 
 def test_a_step_is_made_to_fit_into_the_memory(clips, tmp_path, monkeypatch, capsys):
@@ -141,6 +162,9 @@ def test_a_step_is_made_to_fit_into_the_memory(clips, tmp_path, monkeypatch, cap
     assert arguments["memory"] == "plain" and "MiB" in capsys.readouterr().err
     chosen = (arguments["precision"], arguments["accumulate"], arguments["checkpointed_stages"])
     assert chosen != ("32", 1, 0) or arguments["returns_memory"]
+    # gone on with beside other work, it keeps to what was chosen
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 100 * peak)
+    tubelet.train(clips, out=tmp_path / "run", memory="auto", resume=True, **options)
     with pytest.raises(ValueError, match=r"checkpointed_stages 9; the network has \d stages"):
         tubelet.train(clips, out=tmp_path / "other", checkpointed_stages=9, **options)
 

@@ -214,7 +214,7 @@ def compare(
     left, right = (_in_order(run, both, first.classes) for run in (first, second))
     _check_targets(left, right)
     if left.targets.ndim > 1:
-        found = paired_bootstrap(_mean_precision, left.scores, right.scores, left.targets, **how)
+        found = _precision_difference(left, right, level, rounds, seed)
         return Table([_row("map", found, found.p)], summary, title)
     rows = []
     for k in (1, metrics.TOP_K) if len(first.classes) > metrics.TOP_K else (1,):
@@ -366,16 +366,23 @@ def paired_bootstrap(
         return statistic(b, *shared) - statistic(a, *shared)
 
     estimates = metrics.bootstrap(difference, a, b, *shared, rounds=rounds, seed=seed)
+    return _difference(float(statistic(a, *shared)), float(statistic(b, *shared)), estimates, level)
+
+
+def _difference(a: float, b: float, estimates: Tensor, level: float) -> Difference:
+    """Of a figure of two runs, from its difference on resamples."""
     low, high = metrics.interval(estimates, level)
     defined = estimates[~estimates.isnan()]
     beyond = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
     p = min(1.0, 2 * (beyond + 1) / (len(defined) + 1))
-    return Difference(float(statistic(a, *shared)), float(statistic(b, *shared)), low, high, p)
+    return Difference(a, b, low, high, p)
 
 
-def _mean_precision(scores: Tensor, labels: Tensor) -> Tensor:
-    """mAP of scores (N, K) for labels (N, K)."""
-    return metrics.average_precision(scores, labels).nanmean()
+def _precision_difference(a: Scores, b: Scores, level: float, rounds: int, seed: int) -> Difference:
+    """Of mAP, as `paired_bootstrap` has it: a seed draws the same resamples of both, which are sorted once."""
+    draws = [metrics.bootstrap_precision(each.scores, each.targets, rounds=rounds, seed=seed) for each in (a, b)]
+    figures = [float(metrics.average_precision(each.scores, each.targets).nanmean()) for each in (a, b)]
+    return _difference(figures[0], figures[1], draws[1] - draws[0], level)
 
 
 def _mean_dice(dice: Tensor) -> Tensor:

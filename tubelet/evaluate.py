@@ -148,7 +148,7 @@ def evaluate(
         if fold is None:
             fold = _fold_of_run(models[0], run, data)
         way = Way(overlap, batch_size, mirrored, largest, holes)
-        is_seen = "data" in run and Path(run["data"]).resolve() == Path(data).resolve()
+        is_seen = _is_of_run(models[0], run, data)
         return _evaluate_masks(models[0], data, opened, fold, split, way, on_bad, out, arguments, is_seen)
     for name, value in {"mirrored": mirrored, "largest": largest, "holes": holes}.items():
         if value:
@@ -238,7 +238,8 @@ def _evaluate_masks(
     if found.is_parted_here and split == "val" and not is_seen:
         every = sorted(chain(*found.splits.values()), key=lambda sample: sample.path)
         found = replace(found, splits={split: every})
-        terminal.say(f"{data}: tells no parts, so that all {terminal.counted(len(every), 'scan')} are measured")
+        told = f"{data}: tells no parts, so that all {terminal.counted(len(every), 'scan')} are measured"
+        terminal.say(told if _is_masks(model) else f"{told}; if it was trained on them, so are those")
     feed.check_parts(data, found, (split,))
     about: dict[str, Any] = {"models": [_name(model)], "clip": None}
     if _is_masks(model):
@@ -332,6 +333,12 @@ def _distinct(models: Sequence[Model]) -> list[str]:
     return names if is_distinct else [f"{number}-{name}" for number, name in enumerate(names, start=1)]
 
 
+def _origin(model: Model) -> Path | None:
+    """The folder that a model's weights are in, or were in when a network in memory was loaded."""
+    loaded_from = getattr(model, "loaded_from", None)
+    return _beside(model) if loaded_from is None else loaded_from.parent
+
+
 def _beside(model: Model) -> Path | None:
     """The folder that a model's weights are in; None for a network in memory or from the catalogue."""
     if isinstance(model, nn.Module) or not Path(model).exists():
@@ -345,7 +352,7 @@ def _default_folder(models: Sequence[Model]) -> Path:
 
 def _run(model: Model) -> dict[str, Any]:
     """The arguments of the run whose model it is; empty where it is of no run."""
-    folder = _beside(model)
+    folder = _origin(model)
     if folder is None or not (path := folder / "run.json").is_file():
         return {}
     try:
@@ -382,12 +389,21 @@ def _same(what: str, values: Mapping[str, Any]) -> Any:
 def _fold_of_run(model: Model, run: Mapping[str, Any], data: str | os.PathLike) -> int | None:
     """The fold that a run was trained on, if on this data: in another, videos of its training would be measured."""
     fold = run.get("fold")
-    if fold is None or Path(run.get("data") or "").resolve() == Path(data).resolve():
+    if fold is None or _is_of_run(model, run, data):
         return fold
     terminal.say(
-        f"{_beside(model)}: trained on fold {fold} of {run.get('data')}; give --fold {fold} if {data} is the same data"
+        f"{_origin(model)}: trained on fold {fold} of {run.get('data')}; give --fold {fold} if {data} is the same data"
     )
     return None
+
+
+def _is_of_run(model: Model, run: Mapping[str, Any], data: str | os.PathLike) -> bool:
+    """Whether a run was trained on this data, whose path it has as it was typed: from here, or from above the run."""
+    if not run.get("data"):
+        return False
+    folder = _origin(model)
+    places = [Path(), *(folder.absolute().parents if folder is not None else ())]
+    return any((place / run["data"]).resolve() == Path(data).resolve() for place in places)
 
 
 def _opened(

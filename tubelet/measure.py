@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -193,6 +194,7 @@ def measured_each(
     measures = task.measures()
     counts, seen, bad = torch.zeros(number), 0, dict[str, str]()
     each: list[dict[str, object]] = []
+    rows_of_each: list[Tensor] = []
     answered = _answered_whole if seeing.is_whole else _answered
     for name, logits, targets in answered(network, spec, found, task, seeing, bad):
         try:
@@ -209,12 +211,14 @@ def measured_each(
                 continue  # no frame has a label: there is nothing to be good at
             of_one = task.measures()
             task.update(of_one, logits, targets)
+            if task.best == "val_frame_accuracy":
+                rows_of_each.append(of_one.rows()[0].double().sum(0))
             figures = {key: value.item() for key, value in of_one.compute().items() if value.ndim == 0}
             each.append({"sample": name, **figures})
     measured = measures.compute()
     summary: dict[str, Any] = {name: value.item() for name, value in measured.items() if value.ndim == 0}
-    if task.best == "val_frame_accuracy":
-        summary |= _intervals(measures.rows()[0].double())
+    if rows_of_each:
+        summary |= _intervals(torch.stack(rows_of_each))
     summary |= {"samples": seen, "bad": len(bad), "missing": found.missing}
     summary |= {} if seeing.is_whole else {"views": seeing.views, "crops": seeing.crops}
     rows: list[dict[str, object]] = []
@@ -227,11 +231,14 @@ def measured_each(
 
 
 def _intervals(counts: Tensor) -> dict[str, float]:
-    """The ends of the intervals of `frames.figures`, from the counts of each video (N, 8), resampled by videos."""
+    """The ends of the intervals of `frames.figures`, from the counts of each video (N, 8), resampled by videos.
+
+    Where there is one video, none is known.
+    """
     found = {}
     for name in frames.figures(counts.sum(0)):
         draws = metrics.bootstrap(lambda drawn, name=name: frames.figures(drawn.sum(0))[name], counts)
-        found[f"{name}_low"], found[f"{name}_high"] = metrics.interval(draws)
+        found[f"{name}_low"], found[f"{name}_high"] = metrics.interval(draws) if len(counts) > 1 else (math.nan,) * 2
     return found
 
 

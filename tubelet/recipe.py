@@ -223,7 +223,7 @@ def choose(
     recipe = replace(recipe, **given)
     case = _Case(model, num_samples, class_counts, is_fine_tuned, batch_size, num_parts, unit, is_dense)
     reasons = [f"recipe {name}: {why}"]
-    for rule in (_epochs, _repeats, _rate, _strength, _augment, _stages, _norms, _weights, _average):
+    for rule in (_repeats, _epochs, _rate, _strength, _augment, _stages, _norms, _weights, _average):
         settings, reason = rule(recipe, case)
         if free := {key: value for key, value in settings.items() if key not in given}:
             recipe = replace(recipe, **free)
@@ -252,9 +252,11 @@ def _named(settings: Mapping[str, Any]) -> str:
 
 def _epochs(recipe: Recipe, case: _Case) -> Choice:
     factor = min(MOST_EPOCHS, max(1.0, math.sqrt(SMALL / case.num_samples)))
-    epochs = math.ceil(recipe.epochs * factor / recipe.repeats)
+    # clips of one video stand for epochs; windows of one scan are what makes an epoch of few
+    epochs = math.ceil(recipe.epochs * factor / (1 if case.is_dense else recipe.repeats))
     seen = epochs * recipe.repeats * case.num_samples
-    return {"epochs": epochs}, f"{seen:,} {case.unit} seen; the fewer there are, the more often each"
+    unit = "windows" if case.is_dense else case.unit
+    return {"epochs": epochs}, f"{seen:,} {unit} seen; the fewer there are, the more often each"
 
 
 def _repeats(recipe: Recipe, case: _Case) -> Choice:

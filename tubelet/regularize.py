@@ -24,7 +24,7 @@ from .blocks import Residual
 __all__ = ["free_norms", "freeze", "freeze_norms", "precise_norms", "set_dropout", "split_norms", "stochastic_depth"]
 
 
-def freeze(model: Any, num_stages: int) -> None:
+def freeze(model: Any, num_stages: int) -> list[RemovableHandle]:
     """Hold the stem and the first stages as they are: no gradient, norms and dropout as in evaluation, for good.
 
     Source: Yosinski et al. 2014, arXiv 1411.1792, on what the first layers of a trained network are worth.
@@ -33,11 +33,15 @@ def freeze(model: Any, num_stages: int) -> None:
         model: a network with `stem` and `stages`.
         num_stages: stages held; 0 holds nothing, not the stem either.
 
+    Returns:
+        Handles of what keeps norms and dropout in evaluation; `remove()` on each takes it back, `requires_grad_` the
+        rest.
+
     Raises:
         ValueError: the network has no such parts, or not as many.
     """
     if not num_stages:
-        return
+        return []
     if not hasattr(model, "stem") or not hasattr(model, "stages"):
         raise ValueError(
             f"{type(model).__name__} has no stem and stages to freeze: call requires_grad_(False) on what is to be held"
@@ -47,29 +51,42 @@ def freeze(model: Any, num_stages: int) -> None:
             f"{num_stages} stages to freeze (num_stages; of train frozen_stages), and the network has "
             f"{len(model.stages)}: give 0 to {len(model.stages)}"
         )
-    for part in (model.stem, *model.stages[:num_stages]):
+    held = (model.stem, *model.stages[:num_stages])
+    for part in held:
         part.requires_grad_(False)
-        for module in part.modules():
-            _hold(module)
+    return [_hold(module) for part in held for module in part.modules()]
 
 
-def freeze_norms(model: nn.Module) -> None:
+def freeze_norms(model: nn.Module) -> list[RemovableHandle]:
     """Hold the statistics of all batch norms as they are; their scale and shift still learn.
+
+    Beside norms that have statistics, those that have none yet, such as a new decoder's, are left free.
 
     For fine-tuning on few clips or small batches, whose own statistics are poor (Wang et al. 2016, arXiv 1608.00859; Wu
     and He 2018, arXiv 1803.08494).
 
+    Returns:
+        Handles; `remove()` on each takes it back.
+
     Raises:
         ValueError: the network has no batch norm.
     """
-    for norm in _batch_norms(model):
-        _hold(norm)
+    norms = _batch_norms(model)
+    return [_hold(norm) for norm in [norm for norm in norms if _has_seen(norm)] or norms]
 
 
-def _hold(module: nn.Module) -> None:
+def _has_seen(norm: _BatchNorm) -> bool:
+    """Whether its statistics are those of data; published weights may come without a count of batches."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    if norm.running_mean.is_meta:  # it has no values
+        return False
+    return bool(norm.running_mean.any()) or bool((norm.running_var != 1).any())
+
+
+def _hold(module: nn.Module) -> RemovableHandle:
     """Keep a module in evaluation mode, whatever `train` says: it is brought back each time before it runs."""
     module.eval()
-    module.register_forward_pre_hook(_evaluate)
+    return module.register_forward_pre_hook(_evaluate)
 
 
 def _evaluate(module: nn.Module, _: Any) -> None:

@@ -160,8 +160,9 @@ def _changed(fields: Mapping[str, Any], kind: type) -> dict[str, Any]:
 
 
 def _typed(value: Any) -> str:
-    if isinstance(value, list):
-        return "x".join(map(str, value)) if all(isinstance(each, int) for each in value) else json.dumps(value)
+    if isinstance(value, list):  # two numbers are a size, which the command line has as 112x112
+        is_size = len(value) == 2 and all(isinstance(each, int) for each in value)
+        return "x".join(map(str, value)) if is_size else json.dumps(value)
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 

@@ -10,7 +10,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from itertools import chain
@@ -52,6 +52,7 @@ PLAN = "plan.json"
 PLANNED = "plain_unet3d"  # the network that a plan describes
 BATCH = 16  # clips
 LONG_S = 120  # of processor time for all steps, from which on the timing of convolutions (5 s) is worth its while
+_OF_MEMORY = "precision", "accumulate", "checkpointed_stages", "returns_memory"  # what memory="auto" chooses
 _SETTINGS = tuple(each.name for each in fields(Recipe))
 # What a resumed run may ask for otherwise: none of it changes a number.
 _FREE = {"workers", "out", "on_bad", "logger", "checkpoint_s", "convolutions", "plan", "returns_memory"}
@@ -258,6 +259,8 @@ def train(
         wanted = _Asked(_window_of(num_frames, crop), spacing_mm, intensity, batch_size)
         if plan is None and resume:
             plan = _plan_of_run(_folder(out, f"{Path(data).stem}-{name}", resume))
+        if plan is not None and out is not None:
+            plan = _moved(plan, Path(out) / PLAN)
         fits = _fits(len(found.classes), optimizer, precision) if is_planned else _any
         scans = _planned(found, wanted, plan, fits, on_bad)
         arguments["distort"] = distort = distort or _distortion(task, scans.spec.mirror_axes)
@@ -289,16 +292,15 @@ def train(
         feed.compute_flow(found, ("train", "val"), on_bad, workers)
 
     if memory == "auto":
-        planned = _plan_memory(network, spec, batch_size, optimizer or "adamw", precision)
-        precision, accumulate = cast(fit.Precision, planned.precision), planned.accumulate
-        checkpointed_stages, returns_memory = planned.num_checkpointed, planned.is_returned
-        arguments |= {
-            "memory": "plain",  # a run that is resumed or replayed elsewhere keeps to what was chosen
-            "precision": precision,
-            "accumulate": accumulate,
-            "checkpointed_stages": checkpointed_stages,
-            "returns_memory": returns_memory,
-        }
+        began = _folder(out, f"{Path(data).stem}-{name}", resume) if resume else None
+        if began is not None and checkpoints.is_in(began):
+            before = json.loads((began / "run.json").read_text())
+            planned = {key: before[key] for key in _OF_MEMORY}
+        else:
+            planned = _plan_memory(network, spec, batch_size, optimizer or "adamw", precision)
+        precision, accumulate, checkpointed_stages, returns_memory = (planned[key] for key in _OF_MEMORY)
+        # a run that is resumed or replayed elsewhere keeps to what was chosen
+        arguments |= {"memory": "plain", **planned}
 
     fabric = fit.open_fabric(precision=precision, devices=devices, strategy=strategy)
     if fabric.broadcast((precision, accumulate, checkpointed_stages)) != (precision, accumulate, checkpointed_stages):
@@ -333,11 +335,11 @@ def train(
     arguments["out"] = folder = fabric.broadcast(
         _folder(out, f"{Path(data).stem}-{name}", resume) if fabric.is_global_zero else None
     )
-    arguments["convolutions"] = ways = Path(convolutions or folder / CONVOLUTIONS).resolve()
+    arguments["convolutions"] = ways = _moved(convolutions, folder / CONVOLUTIONS).resolve()
     if scans is not None:
         if fabric.broadcast(scans) != scans:
             raise ValueError("the processes find memory for different plans: give the plan of a run of one process")
-        arguments["plan"] = Path(plan or folder / PLAN).resolve()
+        arguments["plan"] = _moved(plan, folder / PLAN).resolve()
     if convolutions and (ways.exists() or ways.parent != folder.resolve()):
         _ways(ways)
     if fabric.is_global_zero:
@@ -346,7 +348,6 @@ def train(
             plans.write(scans, folder / PLAN)
     fabric.barrier()
     loggers = fit.loggers_of(logger, folder) if fabric.is_global_zero else []
-    average = _prepare(network, chosen)
     window = None if scans is None else _window_of(spec.num_frames, spec.crop)
     counts = _class_seconds(found) if task == "frames" else counts
     objective = tasks.task_of(found, chosen.loss, chosen.label_smoothing, chosen.class_weights, counts, window)
@@ -392,6 +393,8 @@ def train(
         patience=chosen.patience or None,
         checkpoint_s=checkpoint_s,
     )
+    network.loaded_from = folder / "model.safetensors"
+    average, prepared = _prepare(network, chosen)
     groups = optim.parameter_groups(
         network, chosen.lr, chosen.weight_decay, layer_decay=chosen.layer_decay, head_factor=chosen.head_factor
     )
@@ -439,6 +442,7 @@ def train(
             raise
         raise ConnectionError("another process of this run has ended, and this one with it") from None
     finally:
+        prepared.close()
         bad = batches.bad | val_batches.bad
         if fabric.is_global_zero:
             _write_bad(bad, folder / "bad.csv")
@@ -508,6 +512,11 @@ def _window_of(num_frames: int | None, crop: Size | None) -> tuple[int, int, int
     if num_frames is None or crop is None or crop == "none":
         raise ValueError(f"num_frames {num_frames}, crop {crop}: of scans give both, depth and sides of a window")
     return (num_frames, crop, crop) if isinstance(crop, int) else (num_frames, *crop)
+
+
+def _moved(file: str | os.PathLike | None, kept: Path) -> Path:
+    """A file that a run is to take over, or where its own is: there, too, where the folder of the run was moved."""
+    return kept if file is None or (not Path(file).exists() and kept.exists()) else Path(file)
 
 
 def _plan_of_run(folder: Path) -> Path | None:
@@ -674,29 +683,37 @@ def _class_seconds(data: VideoData) -> torch.Tensor:
     return seconds
 
 
-def _prepare(network: nn.Module, recipe: Recipe) -> Any:
-    """Have a network do what a recipe says while it is trained; the running average of its weights, or None."""
-    if recipe.dropout is not None:
-        regularize.set_dropout(network, recipe.dropout)
-    if recipe.stochastic_depth:
-        regularize.stochastic_depth(network, recipe.stochastic_depth)
-    if recipe.norm_parts > 1:
-        regularize.split_norms(network, recipe.norm_parts)
-    if recipe.is_norm_frozen:
-        regularize.freeze_norms(network)
-    regularize.freeze(network, recipe.frozen_stages)
-    if recipe.precise_norms and not regularize.free_norms(network):
-        raise ValueError(
-            f"precise_norms {recipe.precise_norms}: the network has no batch norm whose statistics are not held; leave "
-            "it out"
-        )
-    return optim.averaged(network, recipe.ema_decay) if recipe.ema_decay else None
+def _prepare(network: nn.Module, recipe: Recipe) -> tuple[Any, ExitStack]:
+    """Have a network do what a recipe says while it is trained.
+
+    Returns:
+        The running average of its weights, or None; and what takes all of it back but the dropout, which is part of the
+        network: a later training of it begins from there.
+    """
+    with ExitStack() as undone:
+        if recipe.dropout is not None:
+            regularize.set_dropout(network, recipe.dropout)
+        for weight in network.parameters():
+            undone.callback(weight.requires_grad_, weight.requires_grad)
+        handles = regularize.stochastic_depth(network, recipe.stochastic_depth) if recipe.stochastic_depth else []
+        handles += regularize.split_norms(network, recipe.norm_parts) if recipe.norm_parts > 1 else []
+        handles += regularize.freeze_norms(network) if recipe.is_norm_frozen else []
+        handles += regularize.freeze(network, recipe.frozen_stages)
+        for handle in handles:
+            undone.callback(handle.remove)
+        if recipe.precise_norms and not regularize.free_norms(network):
+            raise ValueError(
+                f"precise_norms {recipe.precise_norms}: the network has no batch norm whose statistics are not held; "
+                "leave it out"
+            )
+        average = optim.averaged(network, recipe.ema_decay) if recipe.ema_decay else None
+        return average, undone.pop_all()
 
 
 def _plan_memory(
     network: nn.Module, spec: ClipSpec, batch_size: int, optimizer: optim.Optimizer, precision: fit.Precision
-) -> memories.Plan:
-    """How a step fits into the memory at hand, of which each process of this machine has its share."""
+) -> dict[str, Any]:
+    """How a step fits into the memory at hand, of which each process of this machine has its share: `_OF_MEMORY`."""
     if spec.crop is None:
         raise ValueError("memory auto needs a crop: clips of the videos' own size may take any memory")
     if isinstance(getattr(network, "head", None), heads.Detect):
@@ -713,7 +730,9 @@ def _plan_memory(
     )
     if is_first():
         terminal.say(planned.reason)
-    return planned
+    accumulate = min(planned.accumulate, max(1, batch_size // world))  # each part of each process has a clip
+    chosen = planned.precision, accumulate, planned.num_checkpointed, planned.is_returned
+    return dict(zip(_OF_MEMORY, chosen, strict=True))
 
 
 def _checkpointed(network: Any, num_stages: int) -> AbstractContextManager[None]:
@@ -851,6 +870,8 @@ def _write_arguments(folder: Path, arguments: dict[str, Any], name: str, resume:
 
     A resumed run must ask for the same, once a checkpoint is there; one that failed before may be mended.
     """
+    if not isinstance(arguments["logger"], str):  # an object, which no file makes again
+        arguments = arguments | {"logger": "csv"}
     plain = {
         key: value if value is None or isinstance(value, int | float | str | tuple) else
         vars(value) if is_dataclass(value) else name if key == "model" else str(value)

@@ -122,14 +122,13 @@ def test_values_are_changed_as_told_and_the_mask_is_not():
         assert torch.equal(gamma.flatten().argsort()[:5], image.flatten().argsort()[:5])
 
 
+@pytest.mark.parametrize("size", [(31, 37, 41), (40, 56, 48)])  # the nearest voxel of an even share is a half off
 @pytest.mark.parametrize("share", [0.5, 0.6, 0.75, 0.9])
-def test_low_resolution_leaves_the_image_where_its_mask_is(share):
-    size = (31, 37, 41)
+def test_low_resolution_leaves_the_image_where_its_mask_is(share, size):
     for axis, ramp in enumerate(offsets(size)):
         found, _ = Distortion(size, low_resolution=share).apply(ramp[None])
         off = (found[0] - ramp)[4:-4, 4:-4, 4:-4]  # away from the edges, beyond which nothing is read
-        assert off.abs().max() > 0.1
-        assert off.mean().abs() < 0.1, axis
+        assert off.mean().abs() < 0.02, axis
 
 
 def test_blur_is_a_gaussian_of_its_sigma():

@@ -180,6 +180,18 @@ def test_a_state_of_something_else_is_refused():
             other.load_state_dict(state)
 
 
+@pytest.mark.parametrize(("processes", "later", "left"), [(1, 8, 0), (8, 1, 1), (1, 2, 1)])
+def test_a_state_fits_another_number_of_processes(processes, later, left):
+    """Also where a last step of fewer clips than processes is left out: 20 clips are 16 and 4."""
+    one, again = (loader(Keys(20), 16, order=EpochOrder(20, 0), world=world, workers=0) for world in (processes, later))
+    list(islice(one, 1))
+    again.load_state_dict(one.state_dict())
+    assert len(again) - again.position == left
+    parts = loader(Keys(20), 16, order=EpochOrder(20, 0), accumulate=2, workers=0)
+    with pytest.raises(ValueError, match="does not fit"):
+        parts.load_state_dict(loader(Keys(20), 16, order=EpochOrder(20, 0), world=8, workers=0).state_dict())
+
+
 def test_lightning_resumes_in_the_middle_of_an_epoch(clips, tmp_path):
     lightning = pytest.importorskip("lightning.pytorch")
 
@@ -277,6 +289,10 @@ def test_nothing_left_is_an_error():
     with pytest.raises(VideoError, match=r"no sample is left: 3 of 3 samples are bad, first v0\.mp4: damaged"):
         list(loader(Keys(3, bad=range(3)), 2, workers=0, on_bad="skip"))
     assert list(loader(Keys(0), 2, workers=0)) == []
+
+
+def test_one_process_may_have_nothing_left():
+    assert indices(loader(Keys(4, bad=[1, 3]), 2, order=range(1, 4, 2), workers=0, on_bad="skip")) == []
 
 
 def test_bad_samples_survive_a_resume():

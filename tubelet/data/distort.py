@@ -132,8 +132,8 @@ class Distortion:
             changes.append(transforms().RandBiasField(coeff_range=(-self.bias, self.bias), prob=1.0))
         if self.low_resolution != 1:
             zoom = (self.low_resolution, self.low_resolution)
-            # torch's "nearest", MONAI's default, reads half a voxel off the middle: off the mask
-            changes.append(transforms().RandSimulateLowResolution(1.0, "nearest-exact", zoom_range=zoom))
+            # means of what lies in a voxel; the nearest one, MONAI's default, may lie half a voxel off: off the mask
+            changes.append(transforms().RandSimulateLowResolution(1.0, "area", zoom_range=zoom))
         if self.gamma != 1:
             changes.append(transforms().AdjustContrast(self.gamma, invert_image=self.is_negative, retain_stats=True))
         for change in changes:

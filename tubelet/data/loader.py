@@ -78,8 +78,8 @@ def loader(
         dataset: gives an item for each key.
         batch_size: clips in a step, which is one batch unless several processes or parts share it, see `steps.deal`.
         order: the keys: of an `EpochOrder`, epoch after epoch, or these, every time, such as
-            `range(rank, len(dataset), world)` for the part of one process of an exact evaluation. None takes the
-            samples as they stand.
+            `range(rank, len(dataset), world)` for the part of one process of an exact evaluation, of which nothing may
+            be left. None takes the samples as they stand.
         accumulate: batches of a step that a process reads one after another.
         rank: of this process, of `world` that share each step.
         world: number of processes.
@@ -178,14 +178,19 @@ class Batches:
         """Go on where `state_dict` was taken.
 
         Raises:
-            ValueError: the state is of another number of clips, batch size, seed or number of processes.
+            ValueError: the state is of another number of clips, batch size or seed.
         """
-        if state["of"] != self._made_of():
+        of, mine = dict(state["of"]), self._made_of()
+        # a last step of fewer clips than processes is left out, so that other processes may have one step more
+        differ = abs(of.pop("batches") - mine.pop("batches"))
+        step = 1 + next((i for i, part in enumerate(self.parts) if part.is_last), 0)
+        if of != mine or differ not in ((0, step) if len(self.order) % self.batch_size else (0,)):
             raise ValueError(
                 f"the state of a loader of {state['of']} does not fit this one of {self._made_of()}: "
                 "go on with the same data and arguments"
             )
-        self.epoch, self.position, self.bad = state["epoch"], state["position"], dict(state["bad"])
+        self.epoch, self.bad = state["epoch"], dict(state["bad"])
+        self.position = min(state["position"], len(self))
         self._goes_on = True
 
     def _made_of(self) -> dict[str, int]:
@@ -224,7 +229,9 @@ class Batches:
                 if batch is not None:
                     is_empty = False
                     yield batch
-            if is_empty and parts:
+            # one process's part, all of it bad, tells nothing of the others'
+            is_part = isinstance(self.order, range) and self.order.step > 1
+            if is_empty and parts and not is_part:
                 raise VideoError(f"no sample is left: {told(self.bad, len(self.dataset))}")
         except Exception:
             if self._current in (current, None):

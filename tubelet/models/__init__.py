@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +124,7 @@ def load(path: str | os.PathLike, *, model: nn.Module | None = None, **hints: An
     name, known = told
     _check(name, hints)
     model = _filled(name, known, hints, checkpoint).eval()
+    cast(Any, model).loaded_from = checkpoint.path  # what it was trained on, a run tells beside it
     if checkpoint.header is None and _row(checkpoint, told) is None and _likeness(checkpoint.state) != 1:
         _say_assumed(name, known, hints, checkpoint.path)
     return model
@@ -137,6 +138,7 @@ def _into(model: Any, checkpoint: files.Checkpoint, hints: Mapping[str, Any]) ->
         model.load_state_dict(convert(checkpoint.state, model))
     except ValueError as error:
         raise ValueError(f"{checkpoint.path}: {error}") from None
+    model.loaded_from = checkpoint.path
     if checkpoint.header is not None and checkpoint.header["spec"] is not None:
         model.spec = ClipSpec.from_dict(checkpoint.header["spec"])
     return model.eval()
