@@ -176,6 +176,14 @@ def test_agreement_with_float32():
     assert agreement([torch.ones(3)], [torch.ones(3)]) == {}
 
 
+def test_a_dense_stream_is_one_graph_of_openvino():
+    model, x = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.Conv3d(4, 2, 3)).eval(), torch.randn(1, 3, 9, 8, 8)
+    stream = tubelet.Stream(optimize(model, x, backend="openvino"), dense=True)
+    answers = torch.cat([stream(frame) for frame in x.split(1, 2)], 2)
+    assert_same(answers, tubelet.Stream(model, dense=True)(x))
+    assert "as one graph: chunks of 1 frame" in str(stream)
+
+
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("backend", NAMES)

@@ -329,6 +329,25 @@ def test_layers_that_write_to_their_input_answer_the_same():
     assert len(fast._plans) == 1
 
 
+class Repeating(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.kept = nn.Conv3d(3, 4, 1), nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        return x.clone(), self.kept * 2, self.conv(x)
+
+
+def test_an_answer_is_memory_of_its_own():
+    x = torch.randn(1, 3, 2, 4, 4)
+    fast = optimize(Repeating(), x, seconds=0.0)
+    assert len(fast._plans) == 1
+    for answer in fast(x):
+        answer.zero_()
+    assert x.any()
+    assert torch.equal(fast(x)[1], torch.full((2,), 2.0))
+
+
 # The module
 
 
@@ -698,6 +717,26 @@ def test_boxes_are_checked_as_by_the_network(tiny, row, message):
         with pytest.raises(ValueError, match=message):
             network(x, torch.tensor([row]))
     assert fast.prepare(x, right) is not None
+
+
+class Pathways(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.head = model, model.head
+
+    def forward(self, x, boxes):
+        return self.model(x[1], boxes)
+
+
+@torch.no_grad()
+def test_boxes_of_two_pathways_are_of_as_many_clips(tiny):
+    model, x = copy.deepcopy(tiny), torch.randn(3, 3, 8, 32, 32)
+    model.head = tubelet.heads.Detect(model.channels[-1], 3, model.strides[-1][1]).eval()
+    pathways, of_last = [x[:, :, ::4], x], torch.tensor([[2, 2.0, 3.0, 20.0, 30.0]])
+    fast = optimize(Pathways(model), (pathways, of_last), seconds=0.0)
+    assert_same(fast(pathways, of_last), model(x, of_last))
+    with pytest.raises(ValueError, match="its clip must be one of 0 to 2"):
+        fast(pathways, of_last + torch.tensor([1, 0, 0, 0, 0]))
 
 
 class Gained(nn.Module):

@@ -13,6 +13,7 @@ from torch import nn
 
 import tubelet
 from tubelet import blocks, optimize
+from tubelet.backends import Int8
 from tubelet.blocks import Join, add, concat
 from tubelet.models import MODELS
 from tubelet.step import Continued, steady
@@ -441,6 +442,22 @@ def test_an_optimized_network_streams_with_the_same_answers(dense, chunk, window
     )
 
 
+def test_a_backend_of_others_that_has_no_graph_leaves_the_stream_as_it_is(monkeypatch, caplog):
+    torch.manual_seed(0)
+    model, x = nn.Conv3d(3, 4, 3).eval(), torch.rand(1, 3, 8, 4, 4)
+    expected = run(tubelet.Stream(model), x, [8])
+    fast = optimize(model, x, seconds=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fast), "prepare", lambda *_: None)
+        stream = tubelet.Stream(fast)
+        assert_equal(run(stream, x, [2] * 4), expected)
+        assert "no chunks yet" in str(stream)
+    fast.backend = Int8("onnxruntime", [])
+    stream = tubelet.Stream(fast)
+    assert_equal(run(stream, x, [2] * 4), expected)
+    assert "the stream runs in float32" in caplog.text and "as one graph" not in str(stream)
+
+
 @pytest.mark.parametrize("layer", [blocks.GlobalMean(), blocks.NonLocal(4, 2, "dot_product")])
 def test_what_looks_at_the_last_steps_is_one_graph_once_it_has_them(layer):
     torch.manual_seed(0)
@@ -713,6 +730,12 @@ def test_wrong_frames():
         stream(torch.rand(3, 4, 16, 16))
     with pytest.raises(ValueError, match="seen no frames"):
         stream.flush()
+    with pytest.raises(ValueError, match=r"float64 and the network is torch\.float32: give frames\.to"):
+        stream(torch.rand(1, 3, 4, 16, 16).double())
+    with pytest.raises(ValueError, match="state is a NoneType"):
+        stream.state = None
+    with pytest.raises(ValueError, match="must be a network"):
+        tubelet.Stream("tiny")
     stream(torch.rand(1, 3, 4, 16, 16))
     with pytest.raises(ValueError, match=r"\(1, 3, 20, 20\).*\(1, 3, 16, 16\)"):
         stream(torch.rand(1, 3, 4, 20, 20))
@@ -720,12 +743,21 @@ def test_wrong_frames():
 
 def test_a_caller_may_write_each_frame_to_the_same_memory():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 2, 3, padding=1))
-    video, buffer = torch.randn(1, 3, 9, 8, 8), torch.empty(1, 3, 1, 8, 8)
-    for dense in (True, False):
-        one, two = (tubelet.Stream(net, dense=dense) for _ in range(2))
+    net = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 2, 3, padding=1))
+    video, buffer = torch.randn(1, 1, 9, 8, 8), torch.empty(1, 1, 1, 8, 8)
+    for model, dense in ((net, True), (net, False), (optimize(net, video, seconds=0), True)):
+        one, two = (tubelet.Stream(model, dense=dense) for _ in range(2))
         for frame in video.split(1, 2):
             torch.testing.assert_close(one(buffer.copy_(frame)), two(frame.clone()))
+
+
+def test_a_stream_does_not_train():
+    model = with_statistics(tubelet.create("tiny", num_classes=4)).eval()
+    before = copy.deepcopy(model.state_dict())
+    holder = nn.ModuleList([tubelet.Stream(model)]).train()
+    holder[0](torch.rand(1, 3, 20, 16, 16))
+    assert not any(module.training for module in holder[0].modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_an_interrupted_chunk_was_never_seen():

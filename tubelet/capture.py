@@ -70,6 +70,8 @@ def followed(model: nn.Module, inputs: tuple[Any, ...]) -> torch.export.Exported
     Raises:
         Exception: whatever torch.export raises for a network that it cannot follow.
     """
+    # of views of one another, such as every fourth frame, torch.export loses the sizes
+    inputs = pytree.tree_map(lambda x: x.detach().clone(), inputs)
     shapes = torch.export.ShapesCollection()
     for each in pytree.tree_leaves(inputs):
         if each.ndim and each.shape[0] > 1:

@@ -151,7 +151,7 @@ class Optimized(nn.Module):
             plan = None  # oneDNN's ReLU makes 0 of what is no number, and hides it
         if plan is not None and len(inputs) == 2 and isinstance(head := getattr(self.model, "head", None), Detect):
             clips, boxes = inputs
-            head.check(boxes, len(clips))  # a graph has no way to refuse
+            head.check(boxes, len(pytree.tree_leaves(clips)[0]))  # a graph has no way to refuse
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return self.model(*inputs, **named) if plan is None else plan(tensors)
 
@@ -315,6 +315,7 @@ class _Plan:
                 call = _called(step, dtype)
             self.calls.append((step.node, call, step.frees))
         self.constants = {node: _cast(value, dtype) for node, value in captured.constants.items()}
+        self.held = {_memory(x) for x in self.constants.values() if isinstance(x, Tensor)}
         self.others = Counter(step.node.name.rstrip("0123456789_") for step in captured.steps if callable(step.work))
 
     def __call__(self, tensors: Sequence[Tensor]) -> Any:
@@ -329,11 +330,13 @@ class _Plan:
             values[node] = call(values)
             for each in frees:
                 del values[each]
+        held = self.held | {_memory(x) for x in tensors}
         answers = []
         for each in self.graph.outputs:
             value = values[each] if isinstance(each, Node) else each
             if isinstance(value, Tensor):
                 value = value.to(each.meta["val"].dtype).contiguous()
+                value = value.clone() if _memory(value) in held else value  # the caller may write to either
             answers.append(value)
         return answers
 
@@ -358,6 +361,10 @@ class _Plan:
             {"timed, torch ms": sums[0], "timed, ms": sums[1], "left to torch": left or "nothing"},
             f"{shapes}, {str(self.dtype).removeprefix('torch.')}, {counted(torch.get_num_threads(), 'thread')}",
         )
+
+
+def _memory(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
 
 
 def _mark(x: Tensor) -> tuple[int, int]:

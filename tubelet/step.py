@@ -8,7 +8,7 @@ answers, `lead` of them, are of that time and to be dropped; all others are the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -145,11 +145,11 @@ class Continued(nn.Module):
         for counter in self._counters:
             del self.constants[counter]
 
-    def forward(self, frames: Tensor, counts: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """A chunk (B, C, n, H, W), counts (N), what else is kept -> answers (B, K, m) and these two anew."""
+    def forward(self, frames: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
+        """A chunk (B, C, n, H, W), what `taken` gave -> answers (B, K, m) and this anew."""
         twins = twins_of(self.model)
         empty = {name: twin.state for name, twin in twins.items()}
-        self.put(counts.unbind() if len(counts) else (), tensors, twins)
+        self.put(kept, twins)
         try:
             answers = self.model(frames)
             after = {name: twin.state for name, twin in twins.items()}
@@ -158,9 +158,12 @@ class Continued(nn.Module):
             for name, twin in twins.items():
                 twin.state = empty[name]
 
-    def put(self, counts: Sequence[Any], tensors: Sequence[Tensor], twins: dict[str, Any]) -> None:
-        """What `taken` gave, into twins."""
-        numbers, given = dict(zip(self._counters, counts, strict=True)), iter(tensors)
+    def put(
+        self, kept: Sequence[Tensor], twins: dict[str, Any], split: Callable[[Tensor], Sequence[Any]] = torch.unbind
+    ) -> None:
+        """What `taken` gave, into twins, to which `split` gives the counts one by one."""
+        given = iter(kept)
+        numbers = dict(zip(self._counters, split(next(given)), strict=True)) if self._counters else {}
         for name, state in self._kept.items():
             twins[name].state = {
                 key: [_first(next(given)) for _ in value]
@@ -172,7 +175,7 @@ class Continued(nn.Module):
             }
 
     def taken(self, states: dict[str, State], device: Any) -> tuple[Tensor, ...]:
-        """Counts (N) int64 on a device and all tensors that twins keep."""
+        """Counts (N) int64 on a device, where there are some, and all tensors that twins keep."""
         counts = [torch.as_tensor(states[name][key], device=device) for name, key in self._counters]
         tensors = [
             _last(x)
@@ -181,7 +184,7 @@ class Continued(nn.Module):
             if not isinstance(value, int)
             for x in _tensors(states[name][key])
         ]
-        return (torch.stack(counts) if counts else torch.zeros(0, dtype=torch.int64, device=device), *tensors)
+        return (*([torch.stack(counts)] if counts else []), *tensors)
 
     def fits(self, states: dict[str, State]) -> bool:
         """Whether twins that keep this can go on here."""

@@ -66,17 +66,24 @@ class Stream(nn.Module):
         self, model: nn.Module, *, window: int | None = None, dense: bool = False, approximate: bool = False
     ) -> None:
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model {model!r} must be a network: `tubelet.load(path)` reads one from a file")
         if window is not None:
             at_least_one(window=window)
         self._fast: tuple[Any, ...] | None = None
         if type(model).__name__ == "Optimized":  # by name, since its import takes long
             fast: Any = model
-            self._fast, model = (type(fast), fast.backend, fast.device), fast.model
+            model = fast.model
+            if type(fast.backend).__name__ == "Int8":  # calibrated on clips, and not on what the twins keep
+                log.warning("int8 is for whole clips; the stream runs in float32")
+            else:
+                self._fast = (type(fast), fast.backend, fast.device)
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         twinning = Twinning(window, dense, approximate)
         self.model = twinning.twin(copy.deepcopy(model, shared)).eval()
         self.window = window
         self.dense = dense
+        self.training = False
         self.approximations = tuple(twinning.approximations)
         self._offline = (model,)  # in a tuple, so that it is no part of this module
         self._shape: tuple[int, ...] | None = None
@@ -98,6 +105,9 @@ class Stream(nn.Module):
             raise ValueError(f"frames are {tuple(frames.shape)}; a stream takes (B, C, n, H, W)")
         if not frames.is_floating_point():
             raise ValueError(f"frames are {frames.dtype}; a stream takes floats, normalised as a clip is")
+        dtype = next((x.dtype for x in self.model.parameters() if x.is_floating_point()), frames.dtype)
+        if frames.dtype != dtype and not torch.is_autocast_enabled(frames.device.type):
+            raise ValueError(f"frames are {frames.dtype} and the network is {dtype}: give frames.to({dtype})")
         shape = (*frames.shape[:2], *frames.shape[3:])
         if self._shape is None:
             self.measure(shape)
@@ -132,6 +142,10 @@ class Stream(nn.Module):
         self._shape, self._live = None, None
         restart(self.model)
 
+    def train(self, mode: bool = True) -> Stream:
+        """Nothing: a stream stays in evaluation mode, also within a network that trains."""
+        return self
+
     @property
     def state(self) -> State:
         """What the stream keeps between chunks: {"shape": ..., layer name: {name: tensor or number}}.
@@ -151,6 +165,8 @@ class Stream(nn.Module):
         self._settle()
         twins = twins_of(self.model)
         names = {"shape", "window", "dense", *twins}
+        if not isinstance(state, dict):
+            raise ValueError(f"state is a {type(state).__name__}; give what `state` of a stream of this network gave")
         if set(state) != names:
             odd = sorted(set(state) ^ names)
             raise ValueError(f"the state is of another network: it differs in {', '.join(odd[:5])}")
@@ -203,6 +219,8 @@ class Stream(nn.Module):
         return self._reach
 
     def _advance(self, frames: Tensor) -> Tensor:
+        if self.dense and frames.shape[2] == 1:
+            frames = frames.clone()  # it is kept as it is, and the caller may write the next frame to the same memory
         if self._fast is None:
             return self._as_it_is(frames)
         shape = tuple(frames.shape)
@@ -222,8 +240,6 @@ class Stream(nn.Module):
         return answers
 
     def _as_it_is(self, frames: Tensor) -> Tensor:
-        if self.dense and frames.shape[2] == 1:
-            frames = frames.clone()  # it is kept as it is, and the caller may write the next frame to the same memory
         twins = twins_of(self.model)
         before = {name: twin.state for name, twin in twins.items()}
         try:
@@ -237,8 +253,7 @@ class Stream(nn.Module):
     def _settle(self) -> None:
         """Give what a graph holds back to the twins."""
         if self._live is not None:
-            counts, *tensors = self._kept
-            self._live[0].put(counts.tolist(), tensors, twins_of(self.model))
+            self._live[0].put(self._kept, twins_of(self.model), Tensor.tolist)
             self._live = None
 
     @torch.no_grad()
@@ -255,8 +270,7 @@ class Stream(nn.Module):
             return None
         example = [torch.zeros(x.shape, dtype=x.dtype, device=place) for x in step.taken(now.states, device)]
         fast = kind(step, backend, place)
-        fast.prepare(torch.zeros(shape, device=place), *example)
-        return step, fast
+        return None if fast.prepare(torch.zeros(shape, device=place), *example) is None else (step, fast)
 
     def __str__(self) -> str:
         reach = self._known_reach()
