@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tubelet import checkpoints
+from tubelet import checkpoints, fit
+from tubelet.data.video import VideoError
 
 SCRIPT = Path(__file__).with_name("fit_script.py")
 STEPS = 9  # three epochs of three
@@ -256,3 +258,21 @@ def test_two_hosts_have_the_losses_of_one(whole, hosts, tmp_path):
         status, out = finished(process)
         assert status == 0, out
     assert_same_losses(whole, folder)
+
+
+def test_validation_ends_the_run_where_no_process_has_a_sample_left():
+    class Batches(list):
+        bad, dataset = {"a.mp4": "a.mp4: damaged"}, range(2)
+
+    network = torch.nn.Identity()
+    network.spec = None
+    measures = SimpleNamespace(to=lambda device: SimpleNamespace(compute=dict))
+    task = SimpleNamespace(measures=lambda: measures, figures=dict)
+
+    def validated(others):
+        fabric = SimpleNamespace(world_size=2, device="cpu", all_reduce=lambda values, reduce_op: values + others)
+        return fit._validate(fabric, network, task, Batches(), set())
+
+    assert validated(others=1) == {"val_loss": 1}
+    with pytest.raises(VideoError, match=r"no sample is left to validate on: 1 of 2 samples are bad, first a\.mp4"):
+        validated(others=0)

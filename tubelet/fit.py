@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from . import checkpoints, feed, regularize, sharding, terminal
 from .data import transforms
-from .data.loader import Batches
+from .data.loader import Batches, told
 from .data.mixing import Mixing
+from .data.video import VideoError
 from .launch import is_launched
 from .machine import needs
 from .tasks import Task, inputs_of
@@ -375,7 +376,9 @@ def _validate(fabric: Any, network: nn.Module, task: Task, batches: Batches, sai
     measures = task.measures().to(fabric.device)
     losses = torch.zeros(2, dtype=torch.float64, device=fabric.device)
     spec: Any = network.spec
+    has_clips = False
     for views, *targets, _, notes in batches:
+        has_clips = True
         feed.say_once(notes, said)
         clips, *targets = (each.to(fabric.device) for each in (views[:, 0], *targets))
         if task.name in ("frames", "segment"):
@@ -385,6 +388,8 @@ def _validate(fabric: Any, network: nn.Module, task: Task, batches: Batches, sai
         counted = len(clips) * task.density(clips, targets)
         losses += torch.stack([task.plain_loss(logits, targets[-1]).double(), losses.new_ones(())]) * counted
         task.update(measures, logits, targets)
+    if not any(_agreed(fabric, has_clips)):
+        raise VideoError(f"no sample is left to validate on: {told(batches.bad, len(batches.dataset))}")
     losses = fabric.all_reduce(losses, reduce_op="sum")
     return {"val_loss": (losses[0] / losses[1].clamp(min=1e-9)).item()} | task.figures(measures.compute())
 
