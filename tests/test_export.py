@@ -157,7 +157,8 @@ class Looking(torch.nn.Module):
 def test_the_layer_that_cannot_be_exported_is_named(tmp_path):
     model = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 1), torch.nn.Sequential(torch.nn.ReLU(), Looking()))
     with pytest.raises(ValueError, match=r"layer 1\.1 cannot be exported \("):
-        tubelet.export(model, tmp_path / "x.pt2", torch.randn(1, 1, 2, 4, 4))
+        tubelet.export(model, tmp_path / "new" / "x.pt2", torch.randn(1, 1, 2, 4, 4))
+    assert not (tmp_path / "new").exists()
 
 
 def test_mistakes_are_told_in_one_line(tiny, tmp_path, capsys):
@@ -171,6 +172,8 @@ def test_mistakes_are_told_in_one_line(tiny, tmp_path, capsys):
         tubelet.export(tiny, tmp_path / "x.pt2", torch.zeros(3, 8, 32, 32))
     with pytest.raises(ValueError, match=r"^example is a tuple; give a tensor \(B, C, T, H, W\), the path of"):
         tubelet.export(tiny, tmp_path / "x.pt2", (torch.zeros(1, 3, 8, 32, 32), torch.zeros(1, 5)))
+    with pytest.raises(ValueError, match="example holds nan or infinity"):
+        tubelet.export(tiny, tmp_path / "x.pt2", torch.full((1, 3, 8, 32, 32), torch.nan))
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(ValueError, match=r"folder\.onnx: is a folder; give a file in it, such as .*model\.onnx$"):
         tubelet.export(tiny, tmp_path / "folder.onnx")

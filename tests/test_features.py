@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from painted_scans import Thresholds
+from PIL import Image
 from test_evaluate import flat, rising
 
 import tubelet
@@ -82,6 +83,7 @@ def test_an_optimized_network_stays_as_it_is(folder, tmp_path, window):
     assert np.allclose(*found, atol=1e-4)
     for each in (model, fast):
         assert isinstance(each.head, tubelet.heads.Classify) and len(each.stages) == len(each.strides) == 3
+    features(fast, folder / "a.mp4", layer=0, window=window, out=tmp_path / type(model).__name__)  # are its weights
     clip = torch.rand(1, 3, 8, 32, 32)
     with torch.no_grad():
         assert torch.allclose(fast(clip), model(clip), atol=1e-4)
@@ -110,9 +112,11 @@ def test_what_is_done_is_not_done_again(folder, tmp_path, monkeypatch, caplog):
     (copy).mkdir()
     shutil.copy2(folder / "a.mp4", copy / "a.mp4")
     (copy / "bad.mp4").write_bytes(b"no video")
+    (copy / "gone.mp4").symlink_to("nowhere.mp4")
     table = features(model, copy, out=tmp_path)
     assert (tmp_path / "a.mp4.npz").stat() == before and len(table.rows) == 1
     assert "left out: " in caplog.text and "bad.mp4" in caplog.text
+    assert f"left out: {copy / 'gone.mp4'}: No such file" in caplog.text
     with pytest.raises(ValueError, match=r"a\.mp4\.npz: was made with window None, not 8; give another folder as out"):
         features(model, folder / "a.mp4", window=8, out=tmp_path)
     other = network()
@@ -123,6 +127,15 @@ def test_what_is_done_is_not_done_again(folder, tmp_path, monkeypatch, caplog):
     features(model, copy, out=tmp_path)
     assert (tmp_path / "a.mp4.npz").stat() != before
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["a.mp4.npz"]
+
+
+def test_a_folder_of_frames_has_its_name_from_within(tmp_path, monkeypatch):
+    (tmp_path / "frames").mkdir()
+    for number, picture in enumerate(rising(8)):
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / "frames" / f"{number}.png")
+    monkeypatch.chdir(tmp_path / "frames")
+    assert features(network(), ".", out=tmp_path / "out").rows[0]["video"] == "frames"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["frames.npz"]
 
 
 def test_what_does_not_fit(folder, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import os
 import re
 import time
@@ -17,6 +18,7 @@ import tubelet
 from tubelet import heads
 from tubelet.data import transforms
 from tubelet.data.video import Video, write_video
+from tubelet.predict import write
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_an_array_gives_what_its_file_gives(video):
     assert frames.times[0].tolist() == [0, 4]
 
 
-def test_a_folder_of_frames_gives_what_its_file_gives(video, tmp_path):
+def test_a_folder_of_frames_gives_what_its_file_gives(video, tmp_path, monkeypatch):
     with Video(video) as opened:
         clip = opened.frames(range(opened.num_frames))
     for number, picture in enumerate(clip.permute(1, 2, 3, 0).numpy(), start=1):
@@ -68,6 +70,11 @@ def test_a_folder_of_frames_gives_what_its_file_gives(video, tmp_path):
     both = tubelet.predict(Brightness(), tmp_path)
     assert [part.sources[0] for part in both.videos()] == [str(tmp_path / "deep" / name) for name in ("a", "b")]
     assert both.times[-1, 1].item() == pytest.approx(len(clip[0]) / 30)
+    monkeypatch.chdir(tmp_path / "deep" / "a")
+    (tmp_path / "out").mkdir()
+    within = tubelet.predict(Brightness(), ".")
+    assert write(within, tmp_path / "out")[-1] == tmp_path / "out" / "a_seen.mp4"
+    assert within.top(1).rows[0]["video"] == "a"
 
 
 def test_a_flow_network_reads_flow(tmp_path):
@@ -205,6 +212,16 @@ def test_a_stream_shorter_than_a_window():
         tubelet.predict(model, url)
 
 
+def test_a_network_of_one_frame_sees_a_stream():
+    model = Brightness()
+    model.spec = dataclasses.replace(model.spec, num_frames=1)
+    with serve(mpegts(30, fps=50, is_paced=True)) as url:
+        seen = tubelet.predict(model, url)
+    assert (seen.times.diff(dim=1) > 0).all()
+    start = dataclasses.replace(seen, times=torch.tensor([[0.0, 0]] + [[0.0, 1]] * (len(seen.times) - 1)))
+    assert all("from s" in row for row in start.top().rows)
+
+
 def test_a_live_source_has_its_own_times():
     with pytest.raises(ValueError, match=r"fps 25: 0 is live and has times of its own"):
         tubelet.predict(Brightness(), 0, fps=25)
@@ -266,6 +283,18 @@ def test_what_does_not_fit(video, tmp_path):
         tubelet.predict(Brightness(), video, fps=25)
     with pytest.raises(ValueError, match="has no spec"):
         tubelet.predict(torch.nn.Identity(), video)
+    array = torch.zeros(3, 8, 16, 16, dtype=torch.uint8)
+    for named, says in (
+        ({"short": "pad"}, "short 'pad'; there is error, loop, hold"),
+        ({"stride_s": math.inf}, "stride_s inf must be above 0 seconds and finite"),
+        ({"fps": math.inf}, "fps inf; it must be above 0 and finite"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            tubelet.predict(Brightness(), array, **named)
+    with pytest.raises(ValueError, match="source '' is no path"):
+        tubelet.predict(Brightness(), "")
+    with pytest.raises(ValueError, match="k -1 must be at least 1"):
+        tubelet.predict(Brightness(), array).top(-1)
 
 
 def with_head(head):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import pytest
 import torch
@@ -85,10 +86,12 @@ def test_tables(tmp_path):
     ("call", "says"),
     [
         (lambda: smooth(column(1.0), TIMES[:1], -1), "seconds -1 must be"),
+        (lambda: smooth(column(1.0), TIMES[:1], math.nan), "seconds nan must be"),
         (lambda: smooth(column(1.0), TIMES, 1), "1 scores for 5 times"),
         (lambda: segments(column(1.0), TIMES[:1], ["a"], enter=0.4, leave=0.5), "leave 0.5 and enter 0.4"),
         (lambda: segments(column(1.0), TIMES[:1], ["a", "b"]), r"scores \(1, 1\) for 1 times and 2 classes"),
         (lambda: segments(column(1.0), TIMES[:1], ["a"], shortest_s=-1), "shortest_s -1"),
+        (lambda: segments(column(1.0), TIMES[:1], ["a"], shortest_s=math.nan), "shortest_s nan"),
         (lambda: segments(column(1.0, 1.0), TIMES[:2].flip(0), ["a"]), "in the order of time"),
         (lambda: smooth(column(1.0, 1.0), TIMES[:2].flip(0), 1), "in the order of time"),
     ],

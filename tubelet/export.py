@@ -8,7 +8,6 @@ only when its answers are those of the network.
 from __future__ import annotations
 
 import copy
-import errno
 import inspect
 import json
 import os
@@ -30,7 +29,7 @@ from .data import sampling, transforms
 from .data.scans import cut, middle, window_of
 from .data.video import Video
 from .data.volume import prepared, read_volume
-from .machine import aside
+from .machine import aside, folder_for
 from .models import ready
 from .runtimes import Run
 from .spec import ClipSpec
@@ -271,6 +270,8 @@ def _clip(example: Tensor | str | os.PathLike | None, spec: ClipSpec | None) -> 
         if spec is None:
             raise ValueError(f"example is {clip.dtype} and the network has no spec to normalise it: give float32")
         clip = transforms.prepared(clip, spec)
+    if not clip.isfinite().all():
+        raise ValueError("example holds nan or infinity: give a clip of finite values, or None for noise")
     return clip.detach().to("cpu", torch.float32)
 
 
@@ -572,10 +573,7 @@ def _form(path: Path) -> _Format:
 @contextmanager
 def _writable(path: Path) -> Iterator[None]:
     """Find out before the work whether a file can be written; none of the exporters' own lines are shown meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    with runtimes.quietly():
+    with folder_for(path.parent), runtimes.quietly():
         yield
 
 

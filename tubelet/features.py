@@ -79,14 +79,15 @@ def features(
         except ValueError as error:
             raise ValueError(f"{error}; for clips of their own give window, such as window={spec.num_frames}") from None
     source, folder = Path(source), Path(out)
-    settings = {"layer": layer, "window": window, "stride": stride, "network": digest(network), "spec": spec.to_dict()}
+    weights = digest(getattr(network, "_saved_as", network))
+    settings = {"layer": layer, "window": window, "stride": stride, "network": weights, "spec": spec.to_dict()}
     videos = videos_of(source)
     rows, failed = [], 0
     for path in terminal.progress(videos, "features") if len(videos) > 1 else videos:
-        name = path.name if path == source else str(path.relative_to(source))
+        name = path.absolute().name if path == source else str(path.relative_to(source))
         target = folder / f"{name}.npz"
         try:
-            note = {**settings, "video": footprint(path)}
+            note = {**settings, "video": _footprint(path)}
             if not _is_done(target, note):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _write(target, json.dumps(note), cut, spec, path, window, stride)
@@ -116,6 +117,13 @@ def _cut(network: nn.Module, layer: int) -> nn.Module:
     cut.stages, cut.head = nn.ModuleList(list(stages)[:number]), Features()
     cut.strides, cut.channels = network.strides[:number], network.channels[:number]  # type: ignore
     return cut
+
+
+def _footprint(path: Path) -> tuple[int, int]:
+    try:
+        return footprint(path)
+    except OSError as error:  # a link to nothing, say
+        raise VideoError(f"{path}: {error.strerror}") from None
 
 
 def _is_done(target: Path, note: Mapping[str, Any]) -> bool:

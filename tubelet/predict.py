@@ -29,7 +29,7 @@ from .data.datasets import check_channels
 from .data.layouts import SUFFIXES
 from .data.layouts.places import videos_among
 from .data.pictures import is_frames
-from .data.sampling import Short
+from .data.sampling import SHORTS, Short
 from .data.scans import cut, middle, window_of
 from .data.video import Video, VideoError, write_video
 from .data.volume import Grid, Volume, VolumeError, oriented, prepared, read_volume
@@ -78,18 +78,24 @@ class Prediction:
         return parts
 
     def top(self, k: int = 5) -> Table:
-        """The k best classes of each video, by the mean score of its windows, and when each scored highest."""
+        """The k best classes of each video, by the mean score of its windows, and when each scored highest.
+
+        Raises:
+            ValueError: k is below 1.
+        """
+        at_least_one(k=k)
         rows: list[dict[str, object]] = []
         paths = {Path(source) for source in self.sources}
+        is_of_scans = not self.times.any()
         names_tell = len({path.name for path in paths}) == len(paths)
         for part in self.videos():
             video = Path(part.sources[0])
             mean = part.scores.mean(0)
             for place in mean.topk(min(k, len(mean))).indices.tolist():
                 start, end = part.times[int(part.scores[:, place].argmax())].tolist()
-                name = video.name if names_tell else str(video)
+                name = video.absolute().name if names_tell else str(video)
                 row: dict[str, object] = {"class": self.classes[place], "score": f"{mean[place]:.3f}"}
-                if start == end:  # of a scan
+                if is_of_scans:
                     rows.append({"scan": name, **row})
                     continue
                 row["highest"] = f"{part.scores[:, place].max():.3f}"
@@ -253,6 +259,10 @@ def predict(
         source = os.fsdecode(source)
     if not isinstance(source, int | str | os.PathLike | np.ndarray | Tensor):
         raise TypeError(f"source {reprlib.repr(source)}; give one path, array or number of a camera")
+    if isinstance(source, str) and not source:
+        raise ValueError("source '' is no path; give '.' for the current folder")
+    if short not in SHORTS:
+        raise ValueError(f"short {short!r}; there is {', '.join(SHORTS)}")
     network, spec = ready(model)
     if spec.intensity is not None:
         _check_unused("videos", stride_s=stride_s, fps=fps, short=None if short == "error" else short)
@@ -275,8 +285,8 @@ def predict(
     batch_size = batch_size or BATCH
     if out is not None:
         raise ValueError(f"out {out} is for masks of scans; a Prediction is written by its to_csv, to_json or to_video")
-    if stride_s is not None and not stride_s > 0:
-        raise ValueError(f"stride_s {stride_s} must be above 0 seconds")
+    if stride_s is not None and not 0 < stride_s < math.inf:
+        raise ValueError(f"stride_s {stride_s} must be above 0 seconds and finite")
     is_file = isinstance(source, str | os.PathLike) and Path(source).suffix.lower() in SUFFIXES
     network, spec = classifier(model, classes, is_video=is_file or is_live(source), may_label_frames=True)
     if heads.labels_frames(network):
@@ -515,18 +525,19 @@ _Looks = Callable[[Camera], Iterator[_Look]]
 def _newest(network: nn.Module, spec: ClipSpec, step: int, stride_s: float | None) -> tuple[int, _Looks]:
     """How many frames the camera is to keep, and windows of the newest frames."""
     span = sampling.span(spec.num_frames, step)
+    buffer = max(2, span)  # how long a single frame lasts is known from the one before it
     new = max(1, span // 2) if stride_s is None else 1
 
     def looks(camera: Camera) -> Iterator[_Look]:
         after_s = -math.inf
-        while (window := camera.read(span, new, after_s)) is not None:
-            clip, times = window
+        while (window := camera.read(buffer, new, after_s)) is not None:
+            clip, times = window[0][:, -span:], window[1]
             scores = _run(network, spec, [transforms.center_crop(clip[:, ::step], spec.crop)], 1)
-            first_s, last_s = times[0].item(), times[-1].item()
+            last_s = times[-1].item()
             after_s = last_s + (stride_s or 0)
-            yield first_s, last_s + (last_s - first_s) / max(1, span - 1), scores, ""
+            yield times[-span].item(), last_s + (last_s - times[0].item()) / (buffer - 1), scores, ""
 
-    return span, looks
+    return buffer, looks
 
 
 def _steps(network: nn.Module, spec: ClipSpec, step: int, stride_s: float | None) -> tuple[int, _Looks]:
@@ -656,10 +667,11 @@ def write(prediction: Prediction, out: Path, *, is_drawn: bool = True) -> list[P
     if not is_drawn:
         return written
     on_disk = [part for part in prediction.videos() if Path(part.sources[0]).exists()]  # what was live is not
-    folders = [Path(part.sources[0]).absolute().parent for part in on_disk]
-    for number, (part, folder) in enumerate(zip(on_disk, folders, strict=True), start=1):
-        place = out / folder.relative_to(os.path.commonpath(folders))  # as the videos lie
-        path = place / f"{Path(part.sources[0]).stem}_seen.mp4"
+    videos = [Path(part.sources[0]).absolute() for part in on_disk]  # "." has a name as well
+    shared = os.path.commonpath([video.parent for video in videos]) if videos else ""
+    for number, (part, video) in enumerate(zip(on_disk, videos, strict=True), start=1):
+        place = out / video.parent.relative_to(shared)  # as the videos lie
+        path = place / f"{video.stem}_seen.mp4"
         place.mkdir(parents=True, exist_ok=True)
         if path in written:  # a.mp4 and a.avi
             path = path.with_stem(f"{path.stem}_{number}")

@@ -43,9 +43,9 @@ def smooth(scores: Tensor, times: Tensor, seconds: float, *, median: bool = Fals
         median: take the median of each class (of an even number the mean of the two in the middle) instead of the mean.
 
     Raises:
-        ValueError: seconds is negative, scores and times are not as many, or the times go back.
+        ValueError: seconds is not at least 0, scores and times are not as many, or the times go back.
     """
-    if seconds < 0:
+    if not seconds >= 0:
         raise ValueError(f"seconds {seconds} must be at least 0")
     if len(scores) != len(times):
         raise ValueError(f"{len(scores)} scores for {len(times)} times: give one for each window")
@@ -111,7 +111,7 @@ def segments(
     leave = enter if leave is None else leave
     if not 0 <= leave <= enter <= 1:
         raise ValueError(f"leave {leave} and enter {enter}: there must be 0 <= leave <= enter <= 1")
-    if shortest_s < 0:
+    if not shortest_s >= 0:
         raise ValueError(f"shortest_s {shortest_s} must be at least 0")
     if scores.shape != (len(times), len(classes)):
         raise ValueError(f"scores {tuple(scores.shape)} for {len(times)} times and {len(classes)} classes")

@@ -1,5 +1,6 @@
 """Videos that are pictures already: a folder of frames, an array. `Video` is the face of both."""
 
+import math
 import os
 import re
 from collections import defaultdict
@@ -288,6 +289,6 @@ def _in_order(folder: Path, numbered: list[_Numbered]) -> list[str]:
 
 def _times(num_frames: int, fps: float | None) -> tuple[Tensor, float]:
     rate = FPS if fps is None else fps
-    if not rate > 0:
-        raise ValueError(f"fps {fps}; it must be above 0")
+    if not 0 < rate < math.inf:
+        raise ValueError(f"fps {fps}; it must be above 0 and finite")
     return torch.arange(num_frames, dtype=torch.float64) / rate, num_frames / rate
