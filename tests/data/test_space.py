@@ -196,6 +196,23 @@ def test_labels_of_the_nearest_voxel():
     assert resampled(mask, (1, 1, 1.33), is_mask=True).array.ravel().tolist() == [1, 3, 7]
 
 
+@pytest.mark.parametrize("ratio", [1.5, 2.0, 3.0, 4.0])
+def test_larger_voxels_have_the_label_with_the_largest_share(ratio):
+    """Balls stay where they are and as large; half a voxel of a vessel stays a vessel."""
+    grid = Grid((48, 48, 48), (1.0, 1.0, 1.0))
+    off, sizes = [], []
+    for middle in np.random.default_rng(0).uniform(20, 28, (12, 3)):
+        ball = ((np.stack(np.indices(grid.size), -1) - middle) ** 2).sum(-1) < 121
+        seen = resampled(Volume(ball[None].astype(np.uint8), grid, Path("a")), (ratio,) * 3, is_mask=True)
+        off.append(seen.grid.at(np.argwhere(seen.array[0])).mean(0) - grid.at(np.argwhere(ball)).mean(0))
+        sizes.append(seen.array.sum() * ratio**3 / ball.sum())
+    assert np.abs(np.mean(off, 0)).max() < 0.06 * ratio and abs(np.mean(sizes) - 1) < 0.06
+    vessel = np.zeros((1, 4, 4, 6), np.int64)
+    vessel[..., 1], vessel[..., 2:4], vessel[0, 0, 0, 2] = 5, 7, 0
+    seen = resampled(Volume(vessel, Grid((4, 4, 6), (1.0, 1.0, 1.0)), Path("a")), (1, 0.5, 2), is_mask=True)
+    assert seen.array.shape == (1, 4, 8, 3) and (seen.array == [5, 7, 0]).all() and seen.array.dtype == np.int64
+
+
 @pytest.mark.parametrize("spacing", [(0, 1, 1), (1, -1, 1), (1, 1), (1, float("nan"), 1)])
 def test_spacings_that_are_none(spacing):
     with pytest.raises(VolumeError, match="must be three lengths above 0"):
@@ -263,3 +280,15 @@ def test_specks_and_holes_go():
     corner[0, 0, 0] = corner[1, 1, 1] = 1
     assert cleaned(corner, largest=True, holes=True).tolist() == corner.tolist()
     assert not cleaned(np.zeros((3, 3, 3), np.uint8), largest=True, holes=True).any()
+
+
+def test_what_becomes_background_is_filled():
+    """A speck of class 2 in class 1; and holes of one slice, but not those of a slice among others."""
+    labels = np.zeros((12, 12, 12), np.uint8)
+    labels[1:9, 1:9, 1:9], labels[10:, 10:, 10:] = 1, 2
+    labels[4, 4, 4] = 2
+    assert cleaned(labels, largest=True, holes=True)[4, 4, 4] == 1
+    ring = np.array([[0, 0, 0, 0], [0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 1, 1]], np.uint8)
+    for axis in range(3):
+        assert (cleaned(np.expand_dims(ring, axis), largest=False, holes=True) != 0).sum() == 9
+        assert (cleaned(np.stack([ring, 0 * ring], axis), largest=False, holes=True) != 0).sum() == 8

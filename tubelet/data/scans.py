@@ -47,7 +47,7 @@ log = logging.getLogger("tubelet")
 
 Key = tuple[int, int] | tuple[int, int, int]
 
-VERSION = 1  # of what is kept of a scan
+VERSION = 2  # of what is kept of a scan
 MOST_PLACES = 2000  # of each class
 TIME_LIMIT_S = 900.0  # for the preparation of one scan
 

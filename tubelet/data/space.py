@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,8 +29,10 @@ def resampled(volume: Volume, spacing_mm: Sequence[float], *, is_mask: bool) -> 
     Values are cubic B-splines (ITK's, order 3), which bring a scan to smaller voxels and back (`restored`) without
     visible loss, where linear interpolation blurs it. Beyond the outermost centres values go on as they come. Towards
     larger voxels, a Gaussian goes before, of (ratio - 1) / 2 voxels as in scikit-image and MONAI, so that fine texture
-    does not turn into coarse. Labels are those of the nearest voxel: no label is made up, and what went to smaller
-    voxels comes back exactly.
+    does not turn into coarse.
+
+    No label is made up. Towards smaller voxels labels are those of the nearest voxel, and come back exactly; a larger
+    voxel has the label with the largest share of it, of equal ones the highest.
 
     Args:
         volume: array (C, D, H, W).
@@ -45,9 +48,9 @@ def resampled(volume: Volume, spacing_mm: Sequence[float], *, is_mask: bool) -> 
     """
     own, grid = volume.grid, resampled_grid(volume.grid, spacing_mm)
     if is_mask:
-        array = volume.array
+        array = _most(volume.array, [min(n, m) for n, m in zip(own.size, grid.size, strict=True)])
         for axis, (n, m) in enumerate(zip(own.size, grid.size, strict=True), start=1):
-            if n != m:
+            if n < m:
                 array = array.take((2 * np.arange(m) + 1) * n // (2 * m), axis)
         return dataclasses.replace(volume, array=array, grid=grid)
     each = zip(own.size, grid.size, strict=True)
@@ -80,6 +83,34 @@ def _products(array: np.ndarray, matrices: Sequence[torch.Tensor | None]) -> np.
         parts = torch.matmul(matrix, parts) if axis < 2 else parts[..., 0] @ matrix.T
         values = parts.reshape(*shape[: axis + 1], len(matrix), *shape[axis + 2 :])
     return values.numpy()
+
+
+def _most(labels: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Labels (C, D, H, W) in as many voxels or fewer: the nearest one's would lie half a voxel off at even ratios."""
+    own = labels.shape[1:]
+    if own == tuple(size):
+        return labels
+    shares = [_shares(n, m) if n > m else None for n, m in zip(own, size, strict=True)]
+    result = np.zeros((len(labels), *size), labels.dtype)
+    for channel, made in zip(labels, result, strict=True):
+        most = np.zeros(size, np.float32)
+        # one label after the other, each in its box alone, since a scan may have a hundred
+        for label, box in {0: tuple(slice(0, n) for n in own), **itk.boxes(channel)}.items():
+            each = list(zip(own, size, box, strict=True))
+            here = tuple(slice(part.start * m // n, -(-part.stop * m // n)) for n, m, part in each)
+            of_box = zip(shares, here, box, strict=True)
+            matrices = [None if share is None else share[rows, part] for share, rows, part in of_box]
+            share = _products((channel[box] == label)[None], matrices)[0]
+            made[here][share >= most[here]] = label  # a tie with the background is won: half a voxel of a vessel stays
+            np.maximum(most[here], share, out=most[here])
+    return result
+
+
+def _shares(n: int, m: int) -> torch.Tensor:
+    """(m, n) float32: how much of each of n voxels lies in each of m larger ones, in whole numbers: ties are exact."""
+    near, far = np.arange(m)[:, None] * n, np.arange(n) * m
+    inside = np.minimum(near + n, far + m) - np.maximum(near, far)
+    return torch.from_numpy((inside.clip(0) // math.gcd(n, m)).astype(np.float32))
 
 
 def prepared(volume: Volume, spec: ClipSpec, *, is_mask: bool = False) -> Volume:
@@ -199,7 +230,8 @@ def cleaned(labels: np.ndarray, *, largest: bool, holes: bool) -> np.ndarray:
     Args:
         labels: whole numbers from 0 on.
         largest: keep of each class the largest part that hangs together, by corners too; the rest becomes background.
-        holes: fill background that one class encloses on all sides. What belongs to another class stays.
+        holes: fill background that one class encloses on all sides, in a single slice within it. What belongs to
+            another class stays.
 
     Returns:
         A new array of the same type.
@@ -208,15 +240,19 @@ def cleaned(labels: np.ndarray, *, largest: bool, holes: bool) -> np.ndarray:
         ImportError: SimpleITK is not installed.
     """
     labels = labels.copy()
-    for label, box in itk.boxes(labels).items():
-        part = labels[box]
-        mask = part == label
-        if largest:
-            kept = itk.largest(mask)
-            part[mask & ~kept] = 0
-            mask = kept
-        if holes:
-            part[itk.filled(mask) & (part == 0)] = label
+    if largest:
+        for label, box in itk.boxes(labels).items():
+            part = labels[box]
+            mask = part == label
+            part[mask & ~itk.largest(mask)] = 0
+    if holes:  # after all are at their largest: what became background may lie in another class
+        # an axis of one voxel has no sides: walls along it close what lies between
+        walls = [(int(n == 1),) * 2 for n in labels.shape]
+        inner = tuple(slice(wall, -wall or None) for wall, _ in walls)
+        for label, box in itk.boxes(labels).items():
+            part = labels[box]
+            closed = itk.filled(np.pad(part == label, walls, constant_values=True))[inner]
+            part[closed & (part == 0)] = label
     return labels
 
 
