@@ -41,19 +41,20 @@ def write_table(root, folds, name="cases.csv"):
     return root / name
 
 
-def write_slice(path, values, position, *, along=FLAT, series="1.2.3", spacing=(0.7, 0.8), rescale=(1, 0)):
+def write_slice(path, values, position, *, along=FLAT, series="1.2.3", spacing=(0.7, 0.8), rescale=(1, 0), tags=None):
     """A slice (H, W) of int16, where its position and directions say."""
     import SimpleITK as sitk  # noqa: N813
 
     image = sitk.GetImageFromArray((values * rescale[0] + rescale[1])[None].astype(np.int16))
     image.SetSpacing((*spacing, 1.0))
-    tags = {
+    held = {
         "0008|0060": "CT", "0008|103e": f"Brain {series}", "0020|000d": "1.2", "0020|000e": series,
         "0020|0032": "\\".join(f"{value:.6f}" for value in position),
         "0020|0037": "\\".join(f"{value:.10f}" for value in along),
         "0028|1052": str(rescale[1]), "0028|1053": str(rescale[0]),
+        **(tags or {}),
     }  # fmt: skip
-    for tag, value in tags.items():
+    for tag, value in held.items():
         image.SetMetaData(tag, value)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()

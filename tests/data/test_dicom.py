@@ -12,6 +12,7 @@ pytest.importorskip("SimpleITK")
 import SimpleITK as sitk  # noqa: N813
 from painted_scans import write_slice
 
+from tubelet.data.dicom import thickness_mm
 from tubelet.data.volume import VolumeError, is_scan, read_volume
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "dicom"
@@ -125,6 +126,24 @@ def test_a_slice_cut_short(tmp_path, capfd):
     with pytest.raises(VolumeError, match=r"7\.dcm: cannot be read"):
         read_volume(tmp_path)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("stored", "found"), [("5.0", 5.0), ("0", 1.0)])
+def test_a_single_slice_is_as_thick_as_its_header_says(tmp_path, caplog, stored, found):
+    caplog.set_level("INFO", "tubelet")
+    file = tmp_path / "0.dcm"
+    write_slice(file, np.zeros((4, 5)), (0, 0, 3), tags={"0018|0050": stored})
+    # at times ITK adds SpacingBetweenSlices: give that another number
+    file.write_bytes(file.read_bytes().replace(b"\x18\0\x88\0\2\0\0\0", b"\x18\0\x89\0\2\0\0\0"))
+    for path in (tmp_path, file):
+        assert read_volume(path).spacing_mm == pytest.approx((found, 0.8, 0.7))
+        assert (f"{path}: one slice whose header tells no thickness" in caplog.text) == (found == 1)
+
+
+def test_the_spacing_of_slices_comes_before_their_thickness():
+    assert thickness_mm({"0018|0050": "5", "0018|0088": "6.5"}) == 6.5
+    assert thickness_mm({"0018|0050": "5", "0018|0088": "0"}) == 5
+    assert thickness_mm({"0018|0050": "thick"}) is None
 
 
 def test_frames_of_one_file(tmp_path):

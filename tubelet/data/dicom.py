@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,9 @@ import numpy as np
 
 from .grid import Grid, VolumeError
 
-__all__ = ["Slice", "choose", "holds_image", "in_order"]
+__all__ = ["THICKNESS", "Slice", "choose", "holds_image", "in_order", "thickness_mm"]
+
+THICKNESS = ("0018|0088", "0018|0050")  # SpacingBetweenSlices, SliceThickness: the first that is there counts
 
 # Positions are written with a few decimals: steps from one slice to the next differ by as much of their median.
 _UNEVEN = 0.2
@@ -56,6 +59,15 @@ def holds_image(begin: bytes) -> bool:
     length = int.from_bytes(begin[place + 6 : place + 8], "little")
     uid = begin[place + 8 : place + 8 + length].rstrip(b"\0 ")
     return not (uid.startswith(_OBJECTS) and _NO_IMAGE.fullmatch(uid.removeprefix(_OBJECTS)))
+
+
+def thickness_mm(tags: Mapping[str, str]) -> float | None:
+    """Of a slice, from what stands in its header under the names in `THICKNESS`; None where nothing above 0 does."""
+    for tag in THICKNESS:
+        with suppress(ValueError):
+            if 0 < (value := float(tags.get(tag, ""))) < float("inf"):
+                return value
+    return None
 
 
 def choose(slices: Sequence[Slice], folder: Path, series: str | None) -> list[Slice]:

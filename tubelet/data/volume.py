@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ __all__ = [
     "prepared_part",
     "read_mask",
     "read_volume",
+    "reading",
     "resampled",
     "resampled_grid",
     "restored",
@@ -85,8 +87,9 @@ def read_volume(path: Path_ | Sequence[Path_], *, series: str | None = None) -> 
         (H, W), (D, H, W) or (C, D, H, W).
 
     Raises:
-        VolumeError: no such file, no scan, cut short or damaged, values that are not finite, a spacing of 0; files that
-            do not lie on one grid; slices that are missing, double or of another kind, or several series.
+        VolumeError: no such file, no right to read it, no scan, cut short or damaged, values that are not finite, a
+            spacing of 0; files that do not lie on one grid; slices that are missing, double or of another kind, or
+            several series.
         TypeError: no path and no sequence of paths.
         ImportError: SimpleITK is not installed.
     """
@@ -101,14 +104,15 @@ def read_volume(path: Path_ | Sequence[Path_], *, series: str | None = None) -> 
         array = np.concatenate([volume.array for volume in volumes]) if len(volumes) > 1 else volumes[0].array
         return dataclasses.replace(volumes[0], array=array)
     path = Path(os.fsdecode(path))
-    if path.is_dir():
-        volume = _read_series(path, series)
-    elif not path.is_file():
-        raise VolumeError(f"{path}: no such file or folder")
-    elif series is not None:
-        raise VolumeError(f"{path}: series={series} is for a folder of DICOM files")
-    else:
-        volume = _read_file(path)
+    with reading(path):
+        if path.is_dir():
+            volume = _read_series(path, series)
+        elif not path.is_file():
+            raise VolumeError(f"{path}: no such file or folder")
+        elif series is not None:
+            raise VolumeError(f"{path}: series={series} is for a folder of DICOM files")
+        else:
+            volume = _with_thickness(_read_file(path), path)
     if volume.array.dtype.kind == "f" and not (is_finite := np.isfinite(volume.array)).all():
         where = tuple(map(int, np.argwhere(~is_finite)[0]))
         raise VolumeError(
@@ -116,6 +120,19 @@ def read_volume(path: Path_ | Sequence[Path_], *, series: str | None = None) -> 
             "height, width); write it anew with numbers in their place"
         )
     return volume
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Where files of a scan are read: what the system refuses is an error of that scan.
+
+    Raises:
+        VolumeError: a file may not be read, or not any more.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise VolumeError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from None
 
 
 def read_mask(path: Path_, like: Grid | None) -> Volume:
@@ -220,6 +237,12 @@ def mapped(path: Path_) -> Volume | None:
     suffix = ending(path)
     if suffix not in (".npy", ".nii", ".mha", ".mhd") or not path.is_file():
         return None
+    with reading(path):
+        return _mapped(path)
+
+
+def _mapped(path: Path) -> Volume | None:
+    suffix = ending(path)
     if suffix == ".npy":
         return _plain(path, raw.open_array(path, "r"))
     if suffix == ".nii":
@@ -242,14 +265,15 @@ def _holds_slices(path: Path) -> bool | None:
 
 
 def _dicoms(folder: Path, most: int | None = None) -> tuple[list[Path], list[Path]]:
-    """The DICOM files of a folder with images, or the first of them, and those before that hold none."""
+    """The DICOM files of a folder with images, or the first that may be read, and those before that hold none."""
     found: list[Path] = []
     others: list[Path] = []
     for path in sorted(folder.iterdir()):
-        if is_dicom_name(path.name) and path.is_file() and (has_image := _holds_slices(path)) is not None:
-            (found if has_image else others).append(path)
-            if len(found) == most:
-                break
+        with nullcontext() if most is None else suppress(OSError):  # what asks for one does not read it
+            if is_dicom_name(path.name) and path.is_file() and (has_image := _holds_slices(path)) is not None:
+                (found if has_image else others).append(path)
+        if len(found) == most:
+            break
     return found, others
 
 
@@ -306,7 +330,19 @@ def _read_series(folder: Path, series: str | None) -> Volume:
     arrays = [_read_file(one.path).array for one in progress(chosen, f"slices of {folder.name}")]
     if len({len(array) for array in arrays}) > 1:
         raise VolumeError(f"{folder}: slices of {sorted({len(array) for array in arrays})} channels; keep one kind")
-    return Volume(np.concatenate(arrays, axis=1), grid, folder)
+    return _with_thickness(Volume(np.concatenate(arrays, axis=1), grid, folder), chosen[0].path)
+
+
+def _with_thickness(volume: Volume, file: Path) -> Volume:
+    """A scan of one DICOM slice as thick as its header says; ITK does not look at SliceThickness."""
+    if volume.grid.size[0] > 1 or ending(file) in set(SUFFIXES) - {".dcm"}:
+        return volume
+    thickness = dicom.thickness_mm(itk.read_header(file, *dicom.THICKNESS).tags)
+    depth, height, width = volume.spacing_mm
+    if thickness is None and depth == 1:
+        log.info("%s: one slice whose header tells no thickness, taken as 1 mm", volume.path)
+    grid = dataclasses.replace(volume.grid, spacing_mm=(thickness or depth, height, width))
+    return dataclasses.replace(volume, grid=grid)
 
 
 def _check_same(volume: Volume, grid: Grid, other: str) -> None:
