@@ -63,6 +63,12 @@ def test_what_is_asked_for_is_taken():
     assert sum("as asked" in reason for reason in found.reasons) == 4
 
 
+def test_ct_whose_foreground_has_one_value():
+    found = plan(seen((36, 50, 35), (1, 1, 1), low=-1024.0, values=np.full(1000, 100.0)))
+    assert found.spec.intensity == Intensity("z_score")
+    assert any("CT whose foreground is 100 throughout" in reason for reason in found.reasons)
+
+
 def test_what_does_not_fit_is_made_smaller():
     def size(found):
         return found.batch_size * found.spec.num_frames * np.prod(found.spec.crop)

@@ -351,8 +351,11 @@ def _values(seen: Look, asked: Intensity | None) -> tuple[Intensity, tuple[float
         asked, why = Intensity("z_score"), "no CT, whose values mean the same in every scan"
     elif asked is None:
         low, high = np.percentile(np.concatenate(seen.values), CUT)
-        asked = Intensity("window", float(low), float(high))
-        why = f"CT, as values below {IS_CT:g} tell; {CUT[0]:g} % to {CUT[1]:g} % of the foreground lie below"
+        if low < high:
+            asked = Intensity("window", float(low), float(high))
+            why = f"CT, as values below {IS_CT:g} tell; {CUT[0]:g} % to {CUT[1]:g} % of the foreground lie below"
+        else:
+            asked, why = Intensity("z_score"), f"CT whose foreground is {low:g} throughout: no window of its values"
     else:
         why = "as asked"
     if asked.kind == "z_score":
