@@ -86,3 +86,14 @@ def test_a_full_disk_leaves_nothing_behind(cache, file, monkeypatch):
     monkeypatch.setattr(type(file), "write_bytes", full)
     indexes.save(file, file.stat(), "1", NUMBERS)
     assert not entries(cache)
+
+
+@pytest.mark.parametrize("header", ["a.mhd", "a.nhdr"])
+def test_the_voxels_of_a_header_belong_to_it(tmp_path, header):
+    sitk = pytest.importorskip("SimpleITK")
+    sitk.WriteImage(sitk.Image(4, 5, 6, sitk.sitkUInt8), str(tmp_path / header))
+    (voxels,) = (path for path in tmp_path.iterdir() if path.name != header)
+    before = indexes.footprint(tmp_path / header)
+    assert before[0] == sum(path.stat().st_size for path in tmp_path.iterdir())
+    os.utime(voxels, ns=(0, before[1] + 1))
+    assert indexes.footprint(tmp_path / header) == (before[0], before[1] + 1)

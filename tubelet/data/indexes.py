@@ -5,6 +5,7 @@ a file that comes to a taken one takes it over: the folder stays below that many
 """
 
 import os
+import re
 import zlib
 from hashlib import blake2b
 from pathlib import Path
@@ -17,15 +18,26 @@ __all__ = ["footprint", "load", "save"]
 
 _SLOTS = 1 << 18
 _KEY_SIZE = 16
+_HEADERS = (".mhd", ".nhdr")  # of scans whose voxels lie in another file, which they name
+_DATA = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)(.+)$", re.MULTILINE)
 
 
 def footprint(path: Path) -> tuple[int, int]:
-    """Bytes, and time of the last change (ns), of a video, file or folder of frames: with others it is another one."""
+    """Bytes, and time of the last change (ns), of a video, file or folder of frames: with others it is another one.
+
+    Of the header of a scan in two files, those of the file of its voxels count as well.
+    """
     status = path.stat()
-    if not path.is_dir():
-        return status.st_size, status.st_mtime_ns
-    inside = [file.stat() for file in path.rglob("*")]
-    return sum(s.st_size for s in inside), max(s.st_mtime_ns for s in [status, *inside])
+    if path.is_dir():
+        inside = [file.stat() for file in path.rglob("*")]
+        return sum(s.st_size for s in inside), max(s.st_mtime_ns for s in [status, *inside])
+    both = [status]
+    if path.suffix.lower() in _HEADERS:
+        with path.open("rb") as file:
+            named = _DATA.findall(file.read(2**16))
+        files = [path.parent / os.fsdecode(name.strip()) for name in named]
+        both += [file.stat() for file in files if file.is_file()]
+    return sum(s.st_size for s in both), max(s.st_mtime_ns for s in both)
 
 
 def load(path: Path, state: os.stat_result, version: str) -> np.ndarray | None:

@@ -142,10 +142,10 @@ def labels_in(masks: Iterable[Path]) -> dict[Path, dict[int, int]]:
         ValueError: a mask cannot be read, or holds labels below 0.
     """
     found: dict[Path, dict[int, int]] = {}
-    states: dict[Path, os.stat_result] = {}
+    states: dict[Path, tuple[os.stat_result, str]] = {}
     for path in masks:
-        states[path] = path.stat()
-        known = indexes.load(path, states[path], LABELS_VERSION)
+        states[path] = path.stat(), f"{LABELS_VERSION} {indexes.footprint(path)}"
+        known = indexes.load(path, *states[path])
         if known is not None:
             found[path] = dict(known.reshape(-1, 2).tolist())
     waiting = [path for path in states if path not in found]
@@ -156,7 +156,7 @@ def labels_in(masks: Iterable[Path]) -> dict[Path, dict[int, int]]:
                     raise ValueError(answer.reason if str(path) in answer.reason else f"{path}: {answer.reason}")
                 found[path] = answer
                 numbers = np.array(list(answer.items()), np.int64).ravel()
-                indexes.save(path, states[path], LABELS_VERSION, numbers)
+                indexes.save(path, *states[path], numbers)
     return found
 
 
