@@ -1,5 +1,6 @@
 """Masks of scans: on the scan's own grid, in its own file's geometry, folder by folder, of scans of any size."""
 
+import gzip
 import json
 import shutil
 import struct
@@ -220,6 +221,41 @@ def test_a_folder_is_gone_on_with(folder, tmp_path, monkeypatch):
     assert seen[2:] == ["scans", "a", "b"]
 
 
+def test_a_call_with_other_options_is_gone_on_with(folder, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    tubelet.predict(Thresholds(), folder, out=out)
+    plain, network = segments.segment, Thresholds(value=60.0)
+
+    def cut_off(network, spec, scan, way, **options):
+        if Path(scan[0]).parent.name == "a":
+            raise KeyboardInterrupt
+        return plain(network, spec, scan, way, **options)
+
+    monkeypatch.setattr(segments, "segment", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        tubelet.predict(network, folder, out=out)
+    monkeypatch.setattr(segments, "segment", plain)
+    (folder / "b" / "ct.nii.gz").write_bytes(b"no scan")
+    found = tubelet.predict(network, folder, out=out)
+    assert len(found.cases) == 2 and len(found.failed) == 1
+    assert np.array_equal(read_volume(out / "a" / "ct.nii.gz").array[0], expected(painted(0)[0], 60.0))
+    assert not (out / "b" / "ct.nii.gz").exists()  # the first network's
+
+
+def test_a_call_that_ends_between_mask_and_note_is_gone_on_with(folder, tmp_path, monkeypatch):
+    plain = segments.write_volume
+
+    def killed(*arguments, **options):
+        plain(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segments, "write_volume", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tubelet.predict(Thresholds(), folder, out=tmp_path / "out")
+    monkeypatch.setattr(segments, "write_volume", plain)
+    assert len(tubelet.predict(Thresholds(), folder, out=tmp_path / "out").cases) == 3
+
+
 def test_nothing_of_the_users_is_replaced(folder, tmp_path):
     network, scan = Thresholds(), folder / "a" / "ct.nii.gz"
     before = scan.read_bytes()
@@ -260,6 +296,49 @@ def test_unreadable_scans_are_named(folder, tmp_path, caplog):
         tubelet.predict(Thresholds(), tmp_path / "empty", out=tmp_path / "out2")
     with pytest.raises(VolumeError, match="no scans there"):
         tubelet.predict(Thresholds(), "null\0byte.nii")
+
+
+def test_a_scan_that_may_not_be_read_does_not_end_a_folder(folder, tmp_path, monkeypatch):
+    (folder / "locked").write_bytes(b"")
+
+    def refusing(plain):
+        def opened(path, *arguments, **options):
+            if Path(path) in (folder / "a" / "ct.nii.gz", folder / "locked"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return plain(path, *arguments, **options)
+
+        return opened
+
+    monkeypatch.setattr(Path, "open", refusing(Path.open))
+    monkeypatch.setattr(gzip, "open", refusing(gzip.open))
+    found = tubelet.predict(Thresholds(), folder, out=tmp_path / "out")
+    assert len(found.cases) == 2
+    assert set(found.failed.values()) == {
+        f"{folder / name}: cannot be read (Permission denied)" for name in ("a/ct.nii.gz", "locked")
+    }
+
+
+def test_scans_beside_a_dicom_series_are_told(tmp_path, caplog):
+    pytest.importorskip("SimpleITK")
+    caplog.set_level("INFO", "tubelet")
+    folder = tmp_path / "in" / "series"
+    (folder / "more").mkdir(parents=True)
+    for number in range(2):
+        write_slice(folder / f"{number}.dcm", np.zeros((4, 5)), (0, 0, number))
+    assert segments.scans_of(tmp_path / "in", 1) == [[folder]] and not caplog.text
+    write_volume(folder / "more" / "x.nii.gz", painted(0)[0], GRIDS["plain"])
+    for source in (tmp_path / "in", folder):
+        caplog.clear()
+        assert segments.scans_of(source, 1) == [[folder]]
+        assert f"{folder}: a DICOM series; 1 file of other scans in it, first more/x.nii.gz, left out" in caplog.text
+
+
+def test_numbers_of_patients_are_not_those_of_channels(tmp_path):
+    names = ["a_0000.nii", "a_0001.nii", "b_0001.nii", "b_0002.nii", "c_0000.nii", "c_0001.nii", "c_0002.nii"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    found = [[path.name for path in paths] for paths in segments.scans_of(tmp_path, 2)]
+    assert found == [names[:2], *([name] for name in names[2:])]
 
 
 def test_channels_are_one_scan(tmp_path):

@@ -36,6 +36,7 @@ from .data.volume import (
     prepared_part,
     read_mask,
     read_volume,
+    reading,
     resampled_grid,
     restored,
     restored_scores,
@@ -320,13 +321,15 @@ def _clean(labels: np.ndarray, way: Way) -> np.ndarray:
 def scans_of(source: Path, channels: int, *, has_labels: bool = False) -> list[list[Path]]:
     """The scans of a path, each as its channels: itself, or the files and DICOM series below it.
 
-    Files whose names end in nnU-Net's number of a channel, as in case_0000.nii.gz, are one scan where a network takes
-    several channels. Masks that training would read as labels of the scans are left out, unless `has_labels`.
+    Where a network takes several channels, files whose names end in nnU-Net's numbers of all of them, as in
+    case_0000.nii.gz and case_0001.nii.gz for two, are one scan. The folder of a DICOM series is that scan alone. Masks
+    that training would read as labels of the scans are left out, unless `has_labels`.
 
     Raises:
         VolumeError: no scan is there.
     """
-    if is_scan(source):
+    if _may_be_scan(source):
+        _tell_others(source)
         return [[source]]
     none = VolumeError(f"{source}: no scans there (NIfTI, NRRD, MHA, DICOM series, TIFF, npy, npz)")
     if not source.is_dir():
@@ -342,10 +345,12 @@ def scans_of(source: Path, channels: int, *, has_labels: bool = False) -> list[l
         if not has_labels and (labels := [folder for folder in folders if is_beside_images(folder, folders)]):
             log.info("%s: labels in %s, left out", name, ", ".join(sorted(labels)))
             folders[:] = [folder for folder in folders if folder not in labels]
-        series = [folder for folder in sorted(folders) if is_scan(Path(name, folder))]
+        series = [folder for folder in sorted(folders) if _may_be_scan(Path(name, folder))]
         folders[:] = sorted(folder for folder in folders if folder not in series and not folder.startswith("."))
-        found += [Path(name, folder) for folder in series]
-        found += [Path(name, file) for file in files if not file.startswith(".") and is_scan(Path(name, file))]
+        for folder in series:
+            _tell_others(Path(name, folder))
+            found.append(Path(name, folder))
+        found += [Path(name, file) for file in files if not file.startswith(".") and _may_be_scan(Path(name, file))]
     if masks := {path for path in found if path.resolve() in named}:
         log.info("%s: %s that a list there calls labels, left out", source, terminal.counted(len(masks), "mask"))
         found = [path for path in found if path not in masks]
@@ -353,11 +358,32 @@ def scans_of(source: Path, channels: int, *, has_labels: bool = False) -> list[l
         raise none
     if channels == 1:
         return [[path] for path in sorted(found)]
-    cases: dict[Path, list[Path]] = {}
+    groups: dict[Path, list[Path]] = {}
     for path in sorted(found):
         name = stem(path)
-        cases.setdefault(path.with_name(CHANNEL.sub("", name)) if CHANNEL.search(name) else path, []).append(path)
-    return list(cases.values())
+        groups.setdefault(path.parent / CHANNEL.sub("", name) if CHANNEL.search(name) else path, []).append(path)
+    all_channels = [f"_{channel:04}" for channel in range(channels)]
+    cases = []
+    for paths in groups.values():
+        is_one = [stem(path)[-5:] for path in paths] == all_channels
+        cases += [paths] if is_one else [[path] for path in paths]
+    return cases
+
+
+def _may_be_scan(path: Path) -> bool:
+    """Whether a path is a scan, or may not be read, which is told where it is read."""
+    try:
+        return is_scan(path)
+    except OSError:
+        return True
+
+
+def _tell_others(series: Path) -> None:
+    """Log which files of other scans lie in the folder of a DICOM series."""
+    files = (path for path in series.rglob("*") if ending(path) in SUFFIXES)
+    if others := sorted(path for path in files if ending(path) != ".dcm" or path.parent != series):
+        told, first = terminal.counted(len(others), "file"), others[0].relative_to(series)
+        log.info("%s: a DICOM series; %s of other scans in it, first %s, left out", series, told, first)
 
 
 def stem(path: Path) -> str:
@@ -404,14 +430,19 @@ def masks_of(
     with nullcontext() if home is None else folder_for(home):
         for paths, place in zip(terminal.progress(scans, "segmenting"), places, strict=True):
             name = "" if place is None or folder is None else place.relative_to(folder).as_posix()
-            state = [list(footprint(path)) for path in paths]
+            state: list[list[int]] = []
             try:
+                with reading(paths[0]):
+                    state = [list(footprint(path)) for path in paths]
                 if place is not None and place.exists() and kept.get(name) == [str(paths[0].resolve()), state]:
                     done = read_mask(place, None)
                     labels, grid = done.array[0], done.grid
                 else:
                     labels, scan = segment(network, spec, paths, way, series=series)
                     grid = scan.grid
+                    if folder is not None:  # that it is ours, should the call end before its state is noted
+                        kept[name] = None
+                        _note(folder, {**note, "masks": kept})
                     if place is not None:
                         place.parent.mkdir(parents=True, exist_ok=True)
                         write_volume(place, labels, grid, like=paths[0])
@@ -419,6 +450,9 @@ def masks_of(
                         kept[name] = [str(paths[0].resolve()), state]
                         _note(folder, {**note, "masks": kept})
             except VolumeError as error:
+                # its mask is of other options or of another state of the scan, unless that is not known
+                if place is not None and name in kept and (state or kept[name] is None):
+                    place.unlink(missing_ok=True)
                 if len(scans) == 1:
                     raise
                 log.warning("left out: %s", error)
@@ -472,7 +506,7 @@ def _places(scans: Sequence[Sequence[Path]], source: Path, out: Path | None) -> 
 
 
 def _kept(out: Path, note: Mapping[str, Any], places: Sequence[Path | None]) -> dict[str, Any]:
-    """The masks that an earlier call has made in the same way, by name, each with the state of its scan."""
+    """The masks of earlier calls, by name, each with the state of its scan; with None if made in another way."""
     found = note_of(out)
     masks = found.get("masks")
     masks = masks if isinstance(masks, dict) else {}
@@ -480,7 +514,7 @@ def _kept(out: Path, note: Mapping[str, Any], places: Sequence[Path | None]) -> 
         if place is not None and place.exists() and place.relative_to(out).as_posix() not in masks:
             raise ValueError(f"{place}: is there and was not made by predict; move it away, or give another folder")
     is_same = all(found.get(key) == json.loads(json.dumps(value)) for key, value in note.items())
-    return masks if is_same else {}
+    return masks if is_same else dict.fromkeys(masks)
 
 
 def _note(out: Path, note: Mapping[str, Any]) -> None:
