@@ -143,6 +143,23 @@ class Turning(Fixed):
         return super().forward(x) + torch.rand(())
 
 
+class Cancelling(torch.nn.Module):
+    """Leaves of numbers what float32 rounds off."""
+
+    def forward(self, x):
+        x = x.sum((2, 3, 4))
+        return (x + 5e4) - 5e4
+
+
+def test_what_float32_leaves_open_is_no_difference():
+    export = sys.modules["tubelet.export"]
+    clip = torch.rand(1, 2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    limit = export._limit(Cancelling(), (clip,))
+    own = (Cancelling()(clip) - clip.double().sum((2, 3, 4))).abs().max() / clip.double().sum((2, 3, 4)).abs().max()
+    assert 1e-4 < limit < 1e-3 and limit == pytest.approx(2 * float(own), rel=1e-3)
+    assert export._limit(torch.nn.Conv3d(2, 1, 1), (clip,)) == 1e-4
+
+
 def test_other_answers_leave_no_file(tmp_path):
     with pytest.raises(ValueError, match=r"x\.pt2: not written: .*differ by .*limit is 0\.0001"):
         tubelet.export(Turning(), tmp_path / "x.pt2", torch.randn(1, 1, 4, 8, 8))
@@ -246,10 +263,10 @@ def test_free_axes_have_their_names(tmp_path):
 def test_a_file_that_refuses_sizes_tells_their_limits(tmp_path):
     """torch.export has no range for a size that was divided twice: the limits are looked for."""
     report = tubelet.export(Small(), tmp_path / "x.pt2", torch.randn(1, 1, 3, 6, 7))
-    assert axes(report) == ["batch", "1", "frames to 4", "height to 8", "width to 8"]
+    assert axes(report) == ["batch", "1", "frames from 3 to 4", "height from 5 to 8", "width from 5 to 8"]
     module = torch.export.load(tmp_path / "x.pt2").module()
     module(torch.randn(2, 1, 4, 8, 8))
-    for size in ((5, 8, 8), (4, 9, 8), (4, 8, 9)):
+    for size in ((5, 8, 8), (4, 9, 8), (4, 8, 9), (2, 8, 8), (4, 4, 8)):
         with pytest.raises((AssertionError, RuntimeError)):
             module(torch.randn(2, 1, *size))
 
@@ -257,7 +274,7 @@ def test_a_file_that_refuses_sizes_tells_their_limits(tmp_path):
 def test_a_map_below_the_window_of_a_head_has_limits(tmp_path):
     model = Small(tubelet.heads.Classify(4, 3, window=(1, 4, 4))).eval()
     report = tubelet.export(model, tmp_path / "x.pt2", torch.randn(1, 1, 8, 17, 17))
-    assert axes(report)[2:] == ["frames", "height to 24", "width"]  # 25 pixels are the first to make 4 places
+    assert axes(report)[2:] == ["frames from 5", "height from 9 to 24", "width from 9"]  # 25 pixels are the first to make 4 places
 
 
 def test_sizes_go_by_the_steps_that_a_network_wants(tmp_path):
@@ -268,7 +285,7 @@ def test_sizes_go_by_the_steps_that_a_network_wants(tmp_path):
             return super().forward(x)
 
     report = tubelet.export(Even(), tmp_path / "x.pt2", torch.randn(1, 1, 8, 17, 17))
-    assert axes(report)[2] == "frames by 4"
+    assert axes(report)[2] == "frames from 8 by 4"
     assert {check.size[2] for check in report.checks} == {8, 12}
 
 
@@ -396,7 +413,9 @@ def test_every_kind_of_network_is_exported(name, tmp_path):
     model = network(name)
     report = tubelet.export(model, tmp_path / "x.onnx", small(model))
     assert [check.clip for check in report.checks] == ["example", "noise", "larger", "smaller"]
-    assert all(check.relative < 1e-4 for check in report.checks)
+    # the gates of this one, not trained, leave float32 1.5e-4 of the answers open on 49 x 53 x 51 voxels
+    limits = [2e-4 if name == "residual_unet_se3d" else 1e-4 for check in report.checks]
+    assert all(check.relative < limit for check, limit in zip(report.checks, limits, strict=True))
 
 
 @pytest.mark.slow
@@ -405,7 +424,7 @@ def test_heads_with_a_window_leave_height_and_width_free(name, size, tmp_path):
     report = tubelet.export(network(name), tmp_path / "x.onnx", None if size is None else torch.randn(size))
     assert [check.clip for check in report.checks][-2:] == ["larger", "smaller"]
     frames, height, width = report.inputs["clip"][2:]
-    assert frames.low == frames.high and height.low < height.high and width.low < (width.high or 10**6)
+    assert frames.low == frames.high and all(axis.low < (axis.high or 10**6) for axis in (height, width))
 
 
 @pytest.mark.slow

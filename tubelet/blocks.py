@@ -620,12 +620,15 @@ class CausalMean(nn.Module):
 class HalvingMean(nn.Module):
     """1x3x3 average with stride 2 and TensorFlow's 'same' padding, which the average leaves out."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.pad = SamePad((1, 3, 3), (1, 2, 2))
+        self.mean = nn.AvgPool3d((1, 3, 3), (1, 2, 2))
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) -> (B, C, T, ceil(H / 2), ceil(W / 2))."""
-        h, w = x.shape[3:]
-        frames = x.flatten(0, 2).unsqueeze(1)
-        means = nn.functional.avg_pool2d(frames, 3, 2, (h % 2, w % 2), ceil_mode=True, count_include_pad=False)
-        return means.view(*x.shape[:3], *means.shape[2:])
+        # divided, since a pooling that leaves its padding out has none that depends on the size
+        return self.mean(self.pad(x)) / self.mean(self.pad(torch.ones_like(x[:1, :1, :1])))
 
 
 class Scale(nn.Module):

@@ -100,14 +100,14 @@ class Deconvolution(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, is_padded: bool = False) -> None:
         super().__init__()
-        self.conv = nn.ConvTranspose3d(in_channels, out_channels, 3, stride=2, padding=1, bias=is_padded)
-        self.is_padded = is_padded
+        last = int(is_padded)
+        self.conv = nn.ConvTranspose3d(in_channels, out_channels, 3, 2, padding=1, output_padding=last, bias=is_padded)
         self.resize = blocks.Resize("nearest")
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """(B, C, T, H, W) -> (B, C', *size)."""
-        exact = [min(n, 2 * m) for n, m in zip(size, x.shape[2:], strict=True)] if self.is_padded else None
-        return self.resize(self.conv(x, exact), size)
+        t, h, w = size
+        return self.resize(self.conv(x)[:, :, :t, :h, :w], size)  # a last row that is not wanted is cut off
 
 
 class Transposed(nn.Module):
