@@ -274,7 +274,8 @@ def test_a_file_that_refuses_sizes_tells_their_limits(tmp_path):
 def test_a_map_below_the_window_of_a_head_has_limits(tmp_path):
     model = Small(tubelet.heads.Classify(4, 3, window=(1, 4, 4))).eval()
     report = tubelet.export(model, tmp_path / "x.pt2", torch.randn(1, 1, 8, 17, 17))
-    assert axes(report)[2:] == ["frames from 5", "height from 9 to 24", "width from 9"]  # 25 pixels are the first to make 4 places
+    # 25 pixels are the first to make 4 places
+    assert axes(report)[2:] == ["frames from 5", "height from 9 to 24", "width from 9"]
 
 
 def test_sizes_go_by_the_steps_that_a_network_wants(tmp_path):
