@@ -3,6 +3,7 @@ import http.server
 import json
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -127,7 +128,7 @@ def ours(server, tmp_path, monkeypatch):
 
 
 def cached(tmp_path):
-    return [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+    return [file for file in (tmp_path / "cache").rglob("*") if file.is_file() and file.name != ".lock"]
 
 
 def test_a_file_is_downloaded_and_converted_once(server, ours, tmp_path):
@@ -149,6 +150,25 @@ def test_a_file_is_downloaded_and_converted_once(server, ours, tmp_path):
     assert spec == ours.spec
     assert tubelet.create("tiny", num_classes=4, weights="toys").head.fc.out_features == 4
     assert server[2] == ["/tiny.pth"]
+
+
+def test_two_that_want_a_file_at_once_download_it_once(server, ours):
+    with ThreadPoolExecutor(2) as both:
+        one, other = both.map(weights.fetch, [ours, ours])
+    assert one == other and server[2] == ["/tiny.pth"]
+
+
+def test_a_download_that_cannot_be_written_is_kept(server, ours, tmp_path, monkeypatch):
+    with monkeypatch.context() as full:
+        full.setattr(weights, "_write", lambda *_: raises(OSError("No space left on device")))
+        with pytest.raises(OSError, match="No space left"):
+            weights.fetch(ours)
+    assert [file.name for file in cached(tmp_path)] == ["tiny.pth"]
+    assert weights.fetch(ours).exists() and server[2] == ["/tiny.pth"]
+
+
+def raises(error):
+    raise error
 
 
 def test_a_file_put_there_by_hand_is_taken_and_kept(server, ours, tmp_path):

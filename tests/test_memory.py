@@ -321,3 +321,29 @@ def test_freed_memory_is_returned():
     inside, after = map(float, done.stdout.split())
     assert inside == pytest.approx(-63 * 4, abs=8)
     assert after > inside / 2
+
+
+def test_what_others_call_stages_may_be_anything():
+    class Net(nn.Module):
+        stages = 4
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv3d(1, 2, 3)
+
+        def forward(self, x):
+            return self.conv(x).mean((2, 3, 4))
+
+    assert memory.predict_peak(Net(), torch.rand(1, 1, 4, 8, 8)).total > 0
+    assert memory.plan(Net(), 2, (1, 4, 8, 8), available=2**30).num_checkpointed == 0
+
+
+def test_stages_that_take_arguments_by_name_are_computed_again():
+    class Named(nn.Module):
+        def forward(self, x, *, factor):
+            return factor * x.exp()
+
+    stage, x = Named(), torch.rand(3, requires_grad=True)
+    with memory.checkpointed([stage]):
+        stage(x, factor=2).sum().backward()
+    torch.testing.assert_close(x.grad, 2 * x.exp())

@@ -2,6 +2,7 @@ import codecs
 import io
 import pickle
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -52,6 +53,38 @@ def test_nothing_is_called(tmp_path, monkeypatch, protocol, evil):
     assert not list(tmp_path.iterdir())
     for key in "bc":
         assert isinstance(found[key], Shell | bytes)
+
+
+def evil_array():
+    """A pickle of an array of objects whose dtype says that it holds none, filled with bytes for pointers, and used."""
+
+    def named(module, name):
+        return f"c{module}\n{name}\n".encode()
+
+    def text(value):
+        return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+    def number(value):
+        return b"J" + value.to_bytes(4, "little", signed=True)
+
+    state = b"(" + number(3) + text("|") + b"NNN" + number(-1) + number(-1) + number(0) + b"tb"
+    dtype = named("numpy", "dtype") + b"(" + text("O8") + b"\x89\x88tR" + state
+    raw = named("_codecs", "encode") + b"(" + text("A" * 8) + text("latin1") + b"tR"
+    array = named("numpy.core.multiarray", "_reconstruct") + b"(" + named("numpy", "ndarray") + b"(" + number(0) + b"t"
+    array += text("b") + b"tR(" + number(1) + b"(" + number(1) + b"t" + dtype + b"\x89" + raw + b"tb"
+    return b"\x80\x02}" + text("w") + array + number(0) + number(7) + b"ss."
+
+
+def test_bytes_of_a_file_are_no_pointers(tmp_path):
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(evil_array())
+    code = f"from tubelet import weights\ntry: weights.read({str(path)!r})\nexcept ValueError as e: print('told', e)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith(f"told {path}: not a file of weights")
+    for array in (np.array([{}, "a"], object), np.array([(1, None)], [("a", "i4"), ("b", "O")])):
+        assert loads(pickle.dumps(array)).size == 0
+    words = np.array(["left", "right"])
+    assert np.array_equal(loads(pickle.dumps(words)), words)
 
 
 def test_no_module_is_imported(monkeypatch):

@@ -490,3 +490,23 @@ def test_convolutions_before_a_head_that_looks_at_boxes_are_known():
     clips, box = torch.zeros(1, 3, 4, 32, 32), torch.tensor([[0.0, 0, 0, 16, 16]])
     plain = tubelet.create("r2plus1d_18", num_classes=3)
     assert speed._layers(model, (clips, box)) == speed._layers(plain, (clips,))
+
+
+def test_inference_in_another_thread_leaves_training_its_functions():
+    """Also where it began later: what trains within `applied` keeps its convolutions."""
+    seen = []
+    with speed.applied(speed.Choices({})), speed.inference(), torch.enable_grad():
+        under = speed._ACTIVE[0]["conv3d"]
+        speed._ACTIVE[0]["conv3d"] = lambda *given: seen.append(given[0]) or under(*given)
+        F.conv3d(torch.randn(1, 2, 3, 5, 5), torch.randn(4, 2, 3, 3, 3, requires_grad=True)).sum().backward()
+    assert len(seen) == 1
+
+
+def test_a_batch_norm_without_a_bias_trains():
+    x = speed.channels_last(torch.randn(2, 4, 3, 5, 5)).requires_grad_()
+    norm = nn.BatchNorm3d(4)
+    norm.bias = None
+    expected = torch.autograd.grad(norm(x).square().sum(), x)[0]
+    conv = speed.Layer(4, (3, 5, 5), 4, (1, 1, 1), (1, 1, 1), (0, 0, 0), (1, 1, 1), 1)
+    with speed.applied(speed.Choices({conv: speed.Route("plain", "plain", "plain")})):
+        torch.testing.assert_close(torch.autograd.grad(norm(x).square().sum(), x)[0], expected)

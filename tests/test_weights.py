@@ -413,6 +413,14 @@ def test_code_in_a_file_does_not_run(tmp_path, monkeypatch, kind):
     assert not (tmp_path / "run").exists()
 
 
+def test_what_holds_itself_is_one_error(tmp_path):
+    content = {"a": torch.ones(1)}
+    content["model"] = content
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match=r"m\.pkl: not a file of weights \(what it holds, holds itself\)"):
+        weights.read(tmp_path / "m.pkl")
+
+
 def truncated(path):
     save_file({"a": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:2000])

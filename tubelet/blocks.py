@@ -674,6 +674,12 @@ class Resize(nn.Module):
         return self.mode
 
 
+def stages_of(model: nn.Module) -> list[nn.Module]:
+    """The stages of a network that has some as `Network` does; what others call so may be anything."""
+    stages = getattr(model, "stages", None)
+    return list(stages) if isinstance(stages, nn.Sequential | nn.ModuleList) else []
+
+
 class Network(nn.Module):
     """An encoder and its head: `head(stages(stem(x)))`.
 

@@ -31,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
+from .blocks import stages_of
 from .machine import glibc
 from .recipe import SMALL_BATCH
 
@@ -104,7 +105,7 @@ def predict_peak(
     Raises:
         ValueError: the network's shapes depend on values, or it has fewer stages.
     """
-    stages = list(getattr(model, "stages", ()))
+    stages = stages_of(model)
     if not 0 <= num_checkpointed <= len(stages):
         raise ValueError(
             f"num_checkpointed {num_checkpointed} must be from 0 to {len(stages)}, the stages of the network"
@@ -127,7 +128,7 @@ def predict_peak(
             gradients = live.add(*(each.grad for each in learned if each.grad is not None))
             state = live.add(*(each for each in tree_leaves([*made.state.values()]) if isinstance(each, Tensor)))
             live.add(*clips)
-            with live, checkpointed(list(twin.stages)[:num_checkpointed] if num_checkpointed else []):
+            with live, checkpointed(stages_of(twin)[:num_checkpointed]):
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     output = twin(*clips)
                 loss = sum(each.float().square().mean() for each in tree_leaves(output))
@@ -267,7 +268,7 @@ def plan(
         raise ValueError(f"precision {precision!r}; there is {', '.join(DTYPES)}")
     device = _device(model)
     available = available_bytes(device) if available is None else available
-    num_stages = len(getattr(model, "stages", ()))
+    num_stages = len(stages_of(model))
     has_norms = any(isinstance(module, _BatchNorm) for module in model.modules())
     shape = tuple(clip_shape)
 
@@ -453,10 +454,10 @@ def checkpointed(stages: Iterable[nn.Module]) -> Iterator[None]:
             del stage.forward
 
 
-def _run(stage: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+def _run(stage: nn.Module, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     if not torch.is_grad_enabled():
-        return forward(*inputs)
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, stage))
+        return forward(*inputs, **named)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, stage), **named)
 
 
 def _contexts(stage: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:

@@ -78,7 +78,7 @@ class Inert(pickle.Unpickler):
         # new functions each time: a pickle can set attributes on what it is given, and these are thrown away with it
         makers: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
-            "numpy.ndarray": np.ndarray,
+            "numpy.ndarray": type("ndarray", (), {}),  # what is made of it, `_reconstruct` tells
             "numpy.dtype": np.dtype,
             "_codecs.encode": lambda text, encoding="latin1": codecs.latin_1_encode(text)[0],
             "torch._utils._rebuild_tensor_v2": lambda *given: _tensor(*given[:4]),
@@ -87,7 +87,7 @@ class Inert(pickle.Unpickler):
             "torch.storage._load_from_bytes": lambda content: _read(io.BytesIO(content)),
         }
         for core in ("numpy.core", "numpy._core"):  # before and since numpy 2
-            makers[f"{core}.multiarray._reconstruct"] = lambda *_: np.ndarray.__new__(np.ndarray, (0,), "b")
+            makers[f"{core}.multiarray._reconstruct"] = lambda *_: _Array.__new__(_Array, (0,), "b")
             makers[f"{core}.numeric._frombuffer"] = lambda *given: _array(*given)
         if full in makers:
             return makers[full]
@@ -120,7 +120,23 @@ class InertZip(Inert):
         return _numbers(self.archive.read(f"{self.folder}/data/{key}"), dtype)
 
 
+_NUMBERS = "biufcSU"  # kinds of arrays whose bytes are what they hold, numbers and texts
+
+
+class _Array(np.ndarray):
+    """An array that a pickle fills with numbers or texts.
+
+    Of objects, whose bytes numpy takes for pointers if a file's dtype says that it has none, it stays empty.
+    """
+
+    def __setstate__(self, state: Any) -> None:
+        if state[2].kind in _NUMBERS:
+            super().__setstate__(state)
+
+
 def _array(content: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Any) -> np.ndarray:
+    if dtype.kind not in _NUMBERS:
+        return np.empty(0, "b")
     return np.frombuffer(content, dtype).reshape(shape, order=order)
 
 

@@ -445,7 +445,7 @@ def _batch_norm(
     """`F.batch_norm`, more exactly where it trains on a float32 batch (B, C, T, H, W) in channels-last layout."""
     is_last = input.ndim == 5 and input.is_contiguous(memory_format=LAST) and not input.is_contiguous()
     is_single = input.device.type == "cpu" and input.dtype == torch.float32
-    if not (training and is_last and is_single and weight is not None):
+    if not (training and is_last and is_single and weight is not None and bias is not None):
         return BATCH_NORM(input, running_mean, running_var, weight, bias, training, momentum, eps)
     output, mean, var = _BatchNorm.apply(input, weight, bias, eps)
     if running_mean is not None and running_var is not None:
@@ -531,11 +531,13 @@ def _conv3d_alone(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """`torch.conv3d` without gradients."""
+    """`torch.conv3d` without gradients; with them what stood here before."""
     alike = (weight.dtype, weight.device, weight.shape[1] * groups) == (input.dtype, input.device, input.shape[1])
     layer = _layer(input, weight, stride, padding, dilation, groups) if _is_fast(input) and alike else None
-    if layer is None:
-        return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
+    if layer is None:  # of another thread, say, that trains within `applied`
+        others = (each.get("conv3d") for each in reversed([*_ACTIVE]))
+        under = next((other for other in others if other not in (None, _conv3d_alone)), torch.conv3d)
+        return under(input, weight, bias, stride, padding, dilation, groups)
     sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
     is_large = min(layer.output_size) > 0 and len(input) * math.prod(layer.output_size) >= WORTH_PACKING
     if is_large and kernels.supports(*sizes, groups, layer.in_channels, layer.out_channels) and kernels.available():

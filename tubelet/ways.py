@@ -353,16 +353,17 @@ def _file() -> Path:
 def _kept() -> dict[str, Choice]:
     try:
         return {key: Choice(**choice) for key, choice in json.loads(_file().read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):  # none yet, or damaged: it is timed again
+    # none yet, or damaged: it is timed again; or nobody's home is known
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError):
         return {}
 
 
 def _keep(timed: Mapping[str, Choice]) -> None:
-    file = _file()
     text = json.dumps({key: asdict(choice) for key, choice in {**_kept(), **timed}.items()}, indent=0)
     try:
+        file = _file()
         file.parent.mkdir(parents=True, exist_ok=True)
         with machine.kept(file) as made:
             made.write_text(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         log.warning("what was timed is not kept: %s", error)

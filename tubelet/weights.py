@@ -147,6 +147,15 @@ def fetch(row: Published) -> Path:
     kept = place.with_name(f"{place.stem}.safetensors")
     if kept.exists():
         return kept
+    from filelock import FileLock
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.parent / ".lock"):  # other processes wait, and find it made
+        return kept if kept.exists() else _fetched(row, place, kept)
+
+
+def _fetched(row: Published, place: Path, kept: Path) -> Path:
+    """What `fetch` gives, made anew."""
     advice = f"fetch it elsewhere and put it at {place}"
     is_by_hand = place.exists()
     if not is_by_hand and row.is_by_hand:
@@ -159,10 +168,14 @@ def fetch(row: Published) -> Path:
     except ValueError as error:
         raise ValueError(f"{row.tag}: {error}; {advice}") from error
     try:
-        _write(read(place).state, kept, {"format": "pt", "tag": row.tag})
-    finally:
+        state = read(place).state
+    except ValueError:
         if not is_by_hand:
             place.unlink()
+        raise
+    _write(state, kept, {"format": "pt", "tag": row.tag})
+    if not is_by_hand:  # a download that could not be written is there for the next call
+        place.unlink()
     return kept
 
 
@@ -188,7 +201,10 @@ def read(path: str | os.PathLike) -> Checkpoint:
     except Exception as error:  # what the bytes of some other file run into has any type
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a file of weights, or a damaged one ({reason})") from error
-    return Checkpoint(path, _unwrap(content, path))
+    try:
+        return Checkpoint(path, _unwrap(content, path))
+    except RecursionError:
+        raise ValueError(f"{path}: not a file of weights (what it holds, holds itself)") from None
 
 
 def _is_safetensors(path: Path) -> bool:
