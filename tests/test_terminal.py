@@ -1,6 +1,7 @@
 import csv
 import io
 import logging
+import os
 
 import pytest
 
@@ -88,6 +89,16 @@ def test_what_is_said_is_plain_text(monkeypatch):
     monkeypatch.setattr(terminal, "_console", lambda: Console(file=out, width=20, highlight=False))
     say("wrote runs[bold]/:x:/a very long name of a file.mp4")
     assert out.getvalue() == "wrote runs[bold]/:x:/a very long name of a file.mp4\n"
+
+
+def test_a_pipe_that_nobody_reads_ends_nothing(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr("sys.stderr", pipe)
+        say("a line")
+        say("another")
+        print("and what does not come from us", file=pipe, flush=True)
 
 
 def test_log_lines_come_once(capsys, monkeypatch):

@@ -25,7 +25,13 @@ def _console() -> Console:
     """One for bars and lines, so that a line appears above a running bar."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    class Unbroken(Console):
+        def on_broken_pipe(self) -> None:
+            """What is said to a pipe that nobody reads any more is lost; rich would end the run."""
+            with Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.file.fileno())
+
+    return Unbroken(stderr=True, highlight=False)
 
 
 class Bar:
