@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tubelet
-from tubelet import cli, metrics
+from tubelet import cli, measure, metrics
 from tubelet.compare import Scores, combine, compare, fuse, is_right, mcnemar, paired_bootstrap, read_scores
 from tubelet.data.motion import draw
 from tubelet.data.video import write_video
@@ -272,6 +272,14 @@ def test_samples_with_several_classes(tmp_path):
     unknown = [["a", '["down"]', 0, 0, 0.9, 0.2, 0.6]]
     with pytest.raises(ValueError, match="line 2 is not whole"):
         read_scores(write(tmp_path / "three", unknown))
+
+
+def test_sigmoid_scores_are_read_as_they_were(tmp_path):
+    """1 and the sigmoid of 16 are alike in six digits, and their logits are not."""
+    scores = torch.tensor([[16.0, -20.0]]).double().sigmoid()
+    with (tmp_path / "scores.csv").open("w", newline="") as file:
+        measure._writer(file, CLASSES[:2])("a", torch.tensor([1, 0]), scores, 1)
+    assert read_scores(tmp_path).scores.equal(scores)
 
 
 def test_a_sample_that_is_there_twice(tmp_path):

@@ -488,6 +488,9 @@ def test_models_of_several_folds_are_not_fused(ucf, tmp_path):
         (folder / "run.json").write_text(json.dumps({"fold": fold, "data": str(ucf), "task": "classify"}))
     with pytest.raises(ValueError, match=r"models differ in fold: .*run1 has 1, .*run2 has 2; .*--fold"):
         tubelet.evaluate([tmp_path / "run1", tmp_path / "run2"], ucf, out=tmp_path / "out", **ONCE)
+    loaded = [tubelet.load(tmp_path / name) for name in ("run1", "run2")]
+    with pytest.raises(ValueError, match=r"models differ in fold: 1-\w+ has 1, 2-\w+ has 2; .*--fold"):
+        tubelet.evaluate(loaded, ucf, out=tmp_path / "out", **ONCE)
 
 
 def small_model():
@@ -620,7 +623,7 @@ class Steps(nn.Module):
 
 
 @pytest.mark.parametrize("num_frames", [8, 4, 6])
-def test_frames_by_hand(halves, tmp_path, num_frames):
+def test_frames_by_hand(halves, tmp_path, monkeypatch, num_frames):
     """Labels turn light at frame 5 of 8, the network at frame 4; in the other video it says nothing but dark, rightly.
 
     15 of 16 frames; of the light and the dark span of the first, the overlaps are 3/4 and 4/5, so F1 at 0.5 is 1. In
@@ -636,7 +639,8 @@ def test_frames_by_hand(halves, tmp_path, num_frames):
     options = {"task": "frames", "workers": 0, "out": tmp_path.with_name("frames")}
     model = Steps()
     model.spec = dataclasses.replace(model.spec, num_frames=num_frames)
-    table = tubelet.evaluate(model, tmp_path, **options)
+    monkeypatch.chdir(tmp_path)
+    table = tubelet.evaluate(model, Path(), **options)
     assert table.summary["frame_accuracy"] == pytest.approx(15 / 16)
     assert table.summary["edit"] == table.summary["f1_50"] == pytest.approx(1)
     assert (table.summary["samples"], table.rows) == (2, [])
@@ -646,7 +650,7 @@ def test_frames_by_hand(halves, tmp_path, num_frames):
     page = (tmp_path.with_name("frames") / "report.html").read_text()
     assert "93.8 %" in page and "whole videos" in page and "Worst videos" in page
     assert [row["frame_accuracy"] for row in report["worst"]] == pytest.approx([7 / 8, 1])
-    assert report["worst"][0]["sample"].endswith("a.mp4")
+    assert report["worst"][0]["sample"] == str(tmp_path / "a.mp4")
     (tmp_path / "b.mp4").write_text("no video")
     with pytest.raises(ValueError, match=r"b\.mp4: .*--on_bad skip"):
         tubelet.evaluate(model, tmp_path, **options)
@@ -689,6 +693,11 @@ def test_boxes_by_hand(data, tmp_path):
         "".join(f'label {{\n  name: "{name}"\n  label_id: {i}\n}}\n' for i, name in ((1, "stand"), (2, "sit")))
     )
     options = {"task": "detect", "workers": 0, "out": tmp_path.with_name("boxes")}
+    file, model = tmp_path.with_name("file"), Boxes()
+    file.touch()
+    model.forward = None
+    with pytest.raises(FileExistsError):  # before anything is measured
+        tubelet.evaluate(model, tmp_path, **options | {"out": file})
     table = tubelet.evaluate(Boxes(), tmp_path, **options)
     assert [(row["class"], row["boxes"]) for row in table.rows] == [("stand", 1), ("sit", 2)]
     assert [row["average_precision"] for row in table.rows] == pytest.approx([1 / 2, (1 + 2 / 3) / 2])

@@ -133,6 +133,26 @@ def test_the_page_is_of_what_was_measured_into_the_folder(measured, tmp_path):
     assert f"--out {measured / 'run'}" in page and f"--out {tmp_path}" not in page.split("Training")[0].splitlines()[0]
 
 
+def test_a_page_can_be_made_from_another_folder(measured, tmp_path, monkeypatch):
+    monkeypatch.chdir(measured)
+    model = Brightness()
+    model.spec = tubelet.ClipSpec.from_dict({**model.spec.to_dict(), "classes": ("flat", "dark", "rising")})
+    tubelet.evaluate(model, "clips", views=1, crops=1, workers=0, audit=False, out=tmp_path)
+    assert len(Page(tmp_path / "report.html").all("video")) > 0
+    monkeypatch.chdir(tmp_path)
+    before = Page(tmp_path / "report.html").all("video")
+    page = tubelet.report(tmp_path)
+    assert [each["src"] for each in Page(page).all("video")] == [each["src"] for each in before]
+    assert f"The files are in {measured / 'clips'}" in shown(page)
+
+
+def test_an_interval_that_is_not_known_is_left_out(measured, tmp_path):
+    found = json.loads((measured / "run" / "evaluate" / "evaluate.json").read_text())
+    found["summary"] |= {"top1_low": None, "top1_high": None}
+    (tmp_path / "evaluate.json").write_text(json.dumps(found))
+    assert "95 % interval" not in shown(tubelet.report(tmp_path))
+
+
 def test_many_classes_are_a_table_of_pairs(measured, tmp_path):
     """Of 51 classes, i is taken for the next one i times: the matrix would be too small to read."""
     shutil.copy(measured / "run" / "evaluate" / "evaluate.json", tmp_path)

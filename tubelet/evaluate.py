@@ -22,7 +22,7 @@ from .data import flow
 from .data.sample import Actor, Sample, Span, Task, VideoData
 from .data.sampling import SHORTS, Short
 from .data.volume import is_scan
-from .machine import aside
+from .machine import aside, folder_for
 from .models import classifier, read_classes, ready, unnamed
 from .report import command, report_of_evaluation
 from .segment import NOTE, Way, dense_classes, numbered
@@ -122,7 +122,8 @@ def evaluate(
         raise ValueError("no model: give one, or several to fuse")
     arguments["model"] = [_name(each) for each in models]
     row = protocols.protocol(protocol) if protocol is not None else None
-    runs = {_name(each): _run(each) for each in models}
+    names = _apart(arguments["model"])
+    runs = {name: _run(each) for name, each in zip(names, models, strict=True)}
     opened = None
     if task is None and _answers_voxels(models[0]):
         task = "segment"
@@ -144,7 +145,7 @@ def evaluate(
         if len(models) > 1:
             raise ValueError("several models are not for task segment: give one")
         at_least_one(batch_size=1 if batch_size is None else batch_size)
-        run = runs[arguments["model"][0]]
+        run = runs[names[0]]
         if fold is None:
             fold = _fold_of_run(models[0], run, data)
         way = Way(overlap, batch_size, mirrored, largest, holes)
@@ -166,7 +167,9 @@ def evaluate(
     if temperature and task != "classify":
         raise ValueError(f"temperature is for one class a video, not for task {task}: leave it out")
     if fold is None:
-        fold = _same("fold", {_name(each): _fold_of_run(each, runs[_name(each)], data) for each in models})
+        fold = _same("fold", {
+            name: _fold_of_run(each, runs[name], data) for name, each in zip(names, models, strict=True)
+        })  # fmt: skip
     folder = Path(out) if out is not None else _default_folder(models)
     feed.check_apart(data, folder)
     networks = [_opened(each, classes, row, task) for each in models]
@@ -329,6 +332,11 @@ def _name(model: Model) -> str:
 def _distinct(models: Sequence[Model]) -> list[str]:
     """Short names of models, no two alike: the folder of a run, the tag of weights, the class of a network."""
     names = [folder.resolve().name if (folder := _beside(model)) else Path(_name(model)).name for model in models]
+    return _apart(names)
+
+
+def _apart(names: list[str]) -> list[str]:
+    """Names, all with their number where two are alike."""
     is_distinct = len(set(names)) == len(names)
     return names if is_distinct else [f"{number}-{name}" for number, name in enumerate(names, start=1)]
 
@@ -502,10 +510,10 @@ def _finish_each(
     report: dict[str, Any],
 ) -> Table:
     """Figures of frames or boxes, measured and written."""
-    summary, rows, worst, bad = measure.measured_each(network, spec, found, seeing)
-    folder.mkdir(parents=True, exist_ok=True)
+    with folder_for(folder):
+        summary, rows, worst, bad = measure.measured_each(network, spec, found, seeing)
     report |= {"combine": None, "classes": spec.classes, "summary": summary, "per_class": rows, "bad": bad}
-    report["worst"] = worst[:MISTAKES]
+    report["worst"] = [row | {"sample": str(Path(str(row["sample"])).absolute())} for row in worst[:MISTAKES]]
     _write_report(folder, report)
     seen_as = "whole videos" if seeing.is_whole else "each clip"
     seen_as += ", the true boxes given" if found.task == "detect" else ""
@@ -613,7 +621,7 @@ def _mistakes(scores: Scores, samples: Sequence[Sample]) -> list[dict[str, Any]]
         rows.append(
             {
                 "sample": sample.name,
-                "path": str(sample.path),
+                "path": str(sample.path.absolute()),
                 "start": sample.start,
                 "end": sample.end,
                 "unit": sample.unit,

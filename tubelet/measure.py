@@ -302,6 +302,8 @@ def _writer(file: TextIO, classes: Sequence[str]) -> Callable[[str, Tensor, Tens
         of_several = [classes[i] for i in target.nonzero().flatten().tolist()] if target.ndim else None
         label = classes[int(target)] if of_several is None else json.dumps(of_several, ensure_ascii=False)
         for i, row in enumerate(scores.tolist()):
-            writer.writerow([name, label, i // crops, i % crops, *(f"{value:.6g}" for value in row)])
+            # in six digits a high sigmoid score would be 1, whatever its logit
+            written = row if of_several is not None else [f"{value:.6g}" for value in row]
+            writer.writerow([name, label, i // crops, i % crops, *written])
 
     return write

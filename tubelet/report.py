@@ -276,7 +276,7 @@ def _headline(runs: Sequence[_Run], measured: Mapping[str, Any]) -> dict[str, st
         found = measured["summary"]
         name = next(name for name in FIGURES if name in found)
         tiles = {FIGURES[name]: _percent(found[name])}
-        if f"{name}_low" in found:
+        if found.get(f"{name}_low") is not None:
             low, high = _percent(found[f"{name}_low"]), _percent(found[f"{name}_high"])
             tiles["95 % interval"] = f"{low.removesuffix(' %')} to {high}"
         if "auc" in found:
@@ -372,7 +372,7 @@ def _mask_figures(measured: Mapping[str, Any]) -> Section:
     rows = []
     for name, (word, _, says) in _OF_MASKS.items():
         value = _measure(name, found[name])
-        if name == "dice":
+        if name == "dice" and found["dice_low"] is not None:
             value += f" ({_percent(found['dice_low']).removesuffix(' %')} to {_percent(found['dice_high'])})"
         rows.append({"figure": word, "value": value, "what it is": says})
     text = (
@@ -458,7 +458,9 @@ def _root(names: Sequence[str]) -> str:
 
 
 def _below(name: str, root: str) -> str:
-    return str(Path(name).absolute()).removeprefix(root + os.sep)
+    """A name as it is told below a folder; one that does not lie in it, such as a title, as it is."""
+    path = str(Path(name).absolute())
+    return path.removeprefix(root + os.sep) if path.startswith(root + os.sep) else name
 
 
 def _confusion(measured: Mapping[str, Any], place: Path) -> Section | None:
