@@ -273,6 +273,7 @@ def test_spans_that_overlap_have_a_row_a_class(videos):
         ((Span(5, 9, 1), Span(0, 5.5, 0)), True),
         ((Span(0, 9, 0), Span(2, 3, 0), Span(4, 5, 0)), False),
         ((Span(0, 9, 0), Span(2, 3, 0), Span(4, 5, 1)), True),
+        ((Span(0, 0.1 + 0.2, 0), Span(0.3, 1, 1)), False),
     ],
 )
 def test_overlap(spans, overlap):

@@ -283,7 +283,7 @@ def _overlap(spans: Sequence[Span]) -> bool:
     """Whether two spans of different classes share a moment."""
     last: Span | None = None
     for span in sorted(spans):
-        if last is not None and span.start < last.end and span.target != last.target:
+        if last is not None and span.start < last.end - _TIME_TOLERANCE_S and span.target != last.target:
             return True
         last = span if last is None or span.end > last.end else last
     return False
