@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import tubelet
 from tubelet import checkpoints, fit
 from tubelet.data import motion
 from tubelet.data.video import write_video
+from tubelet.launch import launch
 
 OPTIONS = ["--model", "tiny_3d", "--batch_size", "4", "--num_frames", "4", "--crop", "32", "--workers", "1"]
 
@@ -87,6 +89,27 @@ def test_one_that_is_killed_ends_the_run_which_goes_on(clips, tmp_path, strategy
     assert losses(run) == losses(whole)
     one, other = (torch.load(folder / checkpoints.LAST)["model"] for folder in (whole, run))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_processes_have_time_to_write_a_checkpoint(monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    configs = []
+    monkeypatch.setattr(
+        "torch.distributed.launcher.api.elastic_launch", lambda config, _: configs.append(config) or print
+    )
+    assert launch([], 2) == 0
+    assert configs[0].shutdown_timeout == 600
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ends"), [("INT", "TERM", True), ("TERM", "INT", True), ("TERM", "TERM", False)]
+)
+def test_a_second_ctrl_c_ends_at_once_however_it_comes(first, second, ends):
+    with fit._asked_to_stop() as is_asked:
+        signal.raise_signal(signal.Signals[f"SIG{first}"])
+        assert is_asked()
+        with pytest.raises(KeyboardInterrupt) if ends else nullcontext():
+            signal.raise_signal(signal.Signals[f"SIG{second}"])
 
 
 def test_several_processes_want_a_launcher(clips, tmp_path):

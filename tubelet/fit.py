@@ -445,22 +445,22 @@ def _finalized(loggers: Sequence[Any]) -> Iterator[None]:
 @contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C was pressed, or the system wants its machine back; a second Ctrl-C ends the run at once."""
-    asked = False
+    asked = 0
 
     def note(number: int, _: Any) -> None:
         nonlocal asked
-        if asked and number == signal.SIGINT:
+        if asked and signal.SIGINT in (asked, number):  # of several processes, torch tells a second Ctrl-C as SIGTERM
             raise KeyboardInterrupt
         if not asked:
             terminal.say("stopping after this step; Ctrl-C again stops at once, at the last checkpoint")
-        asked = True
+        asked = number
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: bool(asked)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
