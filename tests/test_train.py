@@ -23,6 +23,7 @@ from tubelet.data import motion
 from tubelet.data.augment import RECIPES, Augment
 from tubelet.data.sample import Sample, VideoData
 from tubelet.data.video import write_video
+from tubelet.train import _folder
 
 SMALL = ["--model", "tiny_3d", "--batch_size", "4", "--num_frames", "4", "--crop", "32x32", "--workers", "1"]
 
@@ -356,6 +357,18 @@ def test_a_run_without_a_name_takes_the_next_free_folder(clips, tmp_path, monkey
     runs = [tubelet.train(clips, **options) for _ in range(2)]
     assert [str(run.out) for run in runs] == [f"runs/{clips.name}-tiny_2d", f"runs/{clips.name}-tiny_2d-2"]
     assert str(tubelet.train(clips, resume=True, **options).out) == f"runs/{clips.name}-tiny_2d-2"
+
+
+def test_the_last_run_is_resumed(tmp_path, monkeypatch):
+    """Where a run between was deleted, and a folder after it is empty."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"runs/a: no run to resume"):
+        _folder(None, "a", resume=True)
+    for name in ("a", "a-3"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").write_text("{}")
+    assert str(_folder(None, "a", resume=False)) == "runs/a-4"
+    assert str(_folder(None, "a", resume=True)) == "runs/a-3"
 
 
 @pytest.fixture(scope="module")

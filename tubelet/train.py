@@ -24,6 +24,7 @@ from . import checkpoints, feed, fit, heads, optim, plot, regularize, speed, tas
 from . import memory as memories
 from . import plan as plans
 from . import weights as files
+from .blocks import stages_of
 from .data import datasets, flow
 from .data import distort as distortions
 from .data.augment import RECIPES as AUGMENTS
@@ -738,11 +739,10 @@ def _plan_memory(
 def _checkpointed(network: Any, num_stages: int) -> AbstractContextManager[None]:
     if not num_stages:
         return nullcontext()
-    if not 0 < num_stages <= len(getattr(network, "stages", ())):
-        raise ValueError(
-            f"checkpointed_stages {num_stages}; the network has {len(getattr(network, 'stages', ()))} stages"
-        )
-    return memories.checkpointed(list(network.stages)[:num_stages])
+    stages = stages_of(network)
+    if not 0 < num_stages <= len(stages):
+        raise ValueError(f"checkpointed_stages {num_stages}; the network has {len(stages)} stages")
+    return memories.checkpointed(stages[:num_stages])
 
 
 def _timed(
@@ -845,15 +845,18 @@ def _spec(
 
 
 def _folder(out: str | os.PathLike | None, name: str, resume: bool) -> Path:
-    """Folder of the run: the one given, else a new `runs/NAME`, numbered where there is one; to resume, the last."""
+    """Folder of the run: the one given, else a new `runs/NAME`, numbered after the last; to resume, the last run."""
     if out is not None:
         folder = Path(out)
     else:
         folders = [Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10_000)]
-        folder = next(folder for folder in folders if not folder.exists())
+        there = {path.name for path in Path("runs").glob("*")}
+        number = max((number for number, folder in enumerate(folders, start=1) if folder.name in there), default=0)
         if resume:
-            folder = folders[max(0, folders.index(folder) - 1)]
+            began = (folder for folder in reversed(folders[:number]) if (folder / "run.json").exists())
+            folder = next(began, folders[0])
         else:
+            folder = folders[number]
             folder.mkdir(parents=True)  # at once, so that a run started beside this one takes another
     if resume and not (folder / "run.json").exists():
         raise ValueError(f"{folder}: no run to resume (no run.json); start it without resume")
