@@ -257,7 +257,11 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    seen: set[int] = set()
     while isinstance(content, Mapping):
+        if id(content) in seen:
+            raise RecursionError
+        seen.add(id(content))
         inner = next((content[key] for key in WRAPPERS if key in content and _holds_tensors(content[key])), None)
         if inner is None:
             break
