@@ -69,6 +69,7 @@ DOORS = {
     "openvino": "runtimes",
     "PIL": "plot",
     "rich": "terminal",
+    "filelock": "weights",
     "safetensors": "weights",
     "SimpleITK": "data.itk",
     "torchmetrics": "metrics",
