@@ -180,7 +180,8 @@ def test_bad_and_missing_samples_are_counted(data, tmp_path, monkeypatch, worker
     options = {"views": 1, "crops": 1, "workers": workers, "out": tmp_path / "out"}
     with pytest.raises(ValueError, match=r"light/1\.mp4: .*\(--on_bad skip goes on"):
         tubelet.evaluate(Brightness(), tmp_path / "data", **options)
-    monkeypatch.setattr(feed, "open_data", lambda *args, **options: dataclasses.replace(open_data(*args), missing=7))
+    missing = {"missing": 9, "missing_of": {"train": 2, "val": 7}}
+    monkeypatch.setattr(feed, "open_data", lambda *args, **options: dataclasses.replace(open_data(*args), **missing))
     table = tubelet.evaluate(Brightness(), tmp_path / "data", on_bad="skip", **options)
     assert {name: table.summary[name] for name in ("samples", "bad", "missing", "top1", "audit as is")} == {
         "samples": 5, "bad": 1, "missing": 7, "top1": 1, "audit as is": 1,

@@ -148,7 +148,7 @@ def measured(
     each = torch.stack([case.figures["dice"] for case in cases])
     draws = metrics.bootstrap(lambda dice: masks.mean(dice)[1], each)
     summary["dice_low"], summary["dice_high"] = metrics.interval(draws)
-    summary |= {"samples": len(cases), "bad": len(bad), "missing": found.missing}
+    summary |= {"samples": len(cases), "bad": len(bad), "missing": found.missing_in(split)}
     of_class = {name: means[f"{name}_of_class"].tolist() for name in masks.MEASURES}
     missed = means["missed"].tolist()
     rows: list[dict[str, object]] = [

@@ -73,7 +73,7 @@ def measured(network: nn.Module, spec: ClipSpec, found: VideoData, seeing: Seein
             fitted_on, _ = _measure(network, spec, found, FITTED_ON, seeing, said)
         if seeing.audit:
             audited = _audit(network, spec, found, seeing, said)
-    return Result(found.splits[seeing.split], scores, fitted_on, bad, found.missing, audited)
+    return Result(found.splits[seeing.split], scores, fitted_on, bad, found.missing_in(seeing.split), audited)
 
 
 def fused(results: Sequence[Result], folder: Path) -> Result:
@@ -219,7 +219,7 @@ def measured_each(
     summary: dict[str, Any] = {name: value.item() for name, value in measured.items() if value.ndim == 0}
     if rows_of_each:
         summary |= _intervals(torch.stack(rows_of_each))
-    summary |= {"samples": seen, "bad": len(bad), "missing": found.missing}
+    summary |= {"samples": seen, "bad": len(bad), "missing": found.missing_in(seeing.split)}
     summary |= {} if seeing.is_whole else {"views": seeing.views, "crops": seeing.crops}
     rows: list[dict[str, object]] = []
     if task.name == "detect":

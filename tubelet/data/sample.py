@@ -106,6 +106,7 @@ class VideoData:
         is_volume: the samples are scans, whose third axis is a depth.
         is_parted_here: nothing told the parts of scans with masks: `val` is a share of all that was set aside.
         ignored: label, the next after those of the classes, of voxels of the masks that do not count; None without.
+        missing_of: the missing videos of each split; empty where the lists do not tell the splits.
     """
 
     classes: tuple[str, ...]
@@ -119,6 +120,11 @@ class VideoData:
     is_volume: bool = False
     is_parted_here: bool = False
     ignored: int | None = None
+    missing_of: Mapping[str, int] = field(default_factory=dict)
+
+    def missing_in(self, split: str) -> int:
+        """Missing videos of a split, or of the whole data where the lists do not tell the splits."""
+        return self.missing_of.get(split, self.missing)
 
 
 def shared_groups(data: VideoData) -> dict[str, tuple[str, ...]]:

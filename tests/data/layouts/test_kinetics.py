@@ -27,7 +27,7 @@ def test_the_kinetics_csv(touch, write, named, caplog):
     ]
     assert named(data, "val") == [("val/zumba/AAAAAAAAAAA_000120_000130.mp4.mkv", "zumba")]
     assert data.splits["train"][0].group == "-3B32lodo2M"
-    assert data.missing == 2
+    assert (data.missing, data.missing_of) == (2, {"train": 1, "val": 1})
     assert "2 of 5 videos are not there, first gone________000000_000010 (train.csv, row 4)" in caplog.text
     assert "test.csv: no labels; left out" in caplog.text
 
@@ -38,6 +38,14 @@ def test_one_list_beside_the_folders_of_its_videos(touch, write):
         rows = [f"{name},{name * 11},0,10,{part}" for name in "ab"]
         file = write(f"{part}.csv", KINETICS[:-6], *rows)
     assert {split: len(samples) for split, samples in open_data(file).splits.items()} == {"train": 2, "val": 2}
+
+
+def test_what_is_missing_of_a_part_made_here_is_not_known(touch, write):
+    for n in range(4):
+        touch(f"{n}aaaaaaaaaa_000000_000010.mp4")
+    rows = [f"{'ab'[n % 2]},{n}aaaaaaaaaa,0,10,train" for n in range(5)]
+    data = open_data(write("train.csv", KINETICS[:-6], *rows))
+    assert (data.missing, data.missing_of, data.missing_in("val")) == (1, {}, 1)
 
 
 def test_youtube_ids_keep_their_case(touch, write, named):

@@ -68,7 +68,8 @@ def test_ucf101_wherever_the_videos_lie(ucf, touch, frames, named, place):
 def test_ucf101_with_videos_missing(ucf, caplog):
     (ucf / "UCF-101/Archery/v_Archery_g01_c01.avi").unlink()
     data = open_data(ucf)
-    assert data.missing == 1
+    assert (data.missing, data.missing_of) == (1, {"train": 0, "val": 1})
+    assert [data.missing_in(split) for split in ("train", "val")] == [0, 1]
     assert len(data.splits["val"]) == 5
     assert "1 of 18 videos are not there, first Archery/v_Archery_g01_c01 (testlist01.txt, row 3)" in caplog.text
 

@@ -25,7 +25,7 @@ def collect(path: Path, found: Found, skip_missing: bool) -> VideoData:
     if not found.rows:
         raise ValueError(f"{path}: no videos; {ACCEPTED}")
     places = Places(found.rows, found.home)
-    missing = _missing(path, found, places, skip_missing)
+    lost = _lost(path, found, places, skip_missing)
     classes, names, told = _classes(path, found)
     if len(classes) == 1 and found.task == "classify":
         raise ValueError(f"{path}: one class only ({classes[0]}); a classifier needs at least two")
@@ -33,17 +33,19 @@ def collect(path: Path, found: Found, skip_missing: bool) -> VideoData:
     for row, place in zip(found.rows, places.paths, strict=True):
         if place is not None:
             splits.setdefault(row.split or "train", []).append(_sample(row, place, found, names))
+    missing_of = {split: len({row.video for row in lost if (row.split or "train") == split}) for split in splits}
     if found.is_official and "test" in splits and "val" not in splits:
         log.info("%s: two official parts; the test part is used to validate, as papers do", path)
-        splits["val"] = splits.pop("test")
+        splits["val"], missing_of["val"] = splits.pop("test"), missing_of.pop("test")
     if "train" in splits and "val" not in splits:
         splits["train"], splits["val"] = set_aside(splits["train"], classes, found.task, path)
+        missing_of = {}
     if found.task == "classify" and "train" in splits:
         taught = {target for sample in splits["train"] for target in labels_of(sample, found.task)}
         lacking = {target for sample in splits["val"] for target in labels_of(sample, found.task)} - taught
         if lacking:
             listed = ", ".join(sorted(classes[target] for target in lacking)[:5])
-            if not missing:
+            if not lost:
                 raise ValueError(f"{path}: no training video for {listed}, which validation has")
             log.warning("%s: no training video for %s is there, validation has some", path, listed)
     evaluated = tuple(classes.index(name) for name in found.evaluated)
@@ -51,20 +53,23 @@ def collect(path: Path, found: Found, skip_missing: bool) -> VideoData:
     if found.is_volume and (told is None or told.reversed is None):
         becomes = {index: mirrored.get(index, index) for index in range(len(classes))}
         backwards = {index: other for index, other in becomes.items() if other is not None}
-    data = VideoData(classes, splits, found.task, found.layout, mirrored, backwards, missing, evaluated)
+    missing = len({row.video for row in lost})
+    data = VideoData(
+        classes, splits, found.task, found.layout, mirrored, backwards, missing, evaluated, missing_of=missing_of
+    )
     _warn_of_shared(path, data)
     _warn_of_contradictions(path, data)
     return data
 
 
-def _missing(path: Path, found: Found, places: Places, skip: bool) -> int:
-    """How many videos are not there: those of a published list are left out, others where that is asked for."""
+def _lost(path: Path, found: Found, places: Places, skip: bool) -> list[Row]:
+    """Rows whose video is not there: those of a published list are left out, others where that is asked for."""
     lost = [row for row, place in zip(found.rows, places.paths, strict=True) if place is None]
     if places.doubles:
         one, other, *_ = next(iter(places.doubles.values()))
         log.warning("%s: %s in two places; %s is read, not %s", path, counted(len(places.doubles), "name"), one, other)
     if not lost:
-        return 0
+        return []
     videos = {row.video for row in found.rows}
     gone = {row.video for row in lost}
     first = lost[0]
@@ -79,7 +84,7 @@ def _missing(path: Path, found: Found, places: Places, skip: bool) -> int:
             fix = "if this row is a header, call its columns path and label"
         raise ValueError(f"{path}: {which}; looked in {looked} and folders in them; {fix}")
     log.warning("%s: %s; they are left out", path, which)
-    return len(gone)
+    return lost
 
 
 def _classes(path: Path, found: Found) -> tuple[tuple[str, ...], dict[str, int], ClassFile | None]:
