@@ -242,6 +242,52 @@ def test_a_call_with_other_options_is_gone_on_with(folder, tmp_path, monkeypatch
     assert not (out / "b" / "ct.nii.gz").exists()  # the first network's
 
 
+def test_wrong_options_leave_finished_masks(folder, tmp_path, monkeypatch):
+    out, other = tmp_path / "out", Thresholds(value=60.0)
+    tubelet.predict(Thresholds(), folder, out=out)
+    before = {path: path.read_bytes() for path in out.rglob("*.nii.gz")}
+
+    def full(path, *arguments, **options):
+        raise VolumeError(f"{path}: cannot be written (No space left on device)")
+
+    with monkeypatch.context() as patched, pytest.raises(VolumeError, match="No space"):
+        patched.setattr(segments, "write_volume", full)
+        tubelet.predict(other, folder, out=out)
+    with pytest.raises(VolumeError, match=r"series=1\.2\.3 is for a folder"):
+        tubelet.predict(other, folder, out=out, series="1.2.3")
+    two = Thresholds(2, 60.0)
+    with pytest.raises(VolumeError, match="the network takes 2"):
+        tubelet.predict(two, folder, out=out)
+    write_volume(folder / "two.nii.gz", np.concatenate([painted(0)[0]] * 2), GRIDS["plain"])
+    assert len(tubelet.predict(two, folder, out=out).cases) == 1  # also where one scan fits
+    assert len(before) == 3 and {path: path.read_bytes() for path in before} == before
+
+
+def test_a_mask_that_cannot_be_read_is_made_anew(folder, tmp_path):
+    out = tmp_path / "out"
+    tubelet.predict(Thresholds(), folder, out=out)
+    (out / "a" / "ct.nii.gz").write_bytes(b"no mask")
+    assert not tubelet.predict(Thresholds(), folder, out=out).failed
+    assert np.array_equal(read_volume(out / "a" / "ct.nii.gz").array[0], expected(painted(0)[0]))
+
+
+def test_a_mask_in_place_of_a_removed_one_is_the_users(folder, tmp_path):
+    out, own = tmp_path / "out", tmp_path / "out" / "b" / "ct.nii.gz"
+    tubelet.predict(Thresholds(), folder, out=out)
+    (folder / "b" / "ct.nii.gz").write_bytes(b"no scan")
+    tubelet.predict(Thresholds(), folder, out=out)
+    assert not own.exists() and "b/ct.nii.gz" not in json.loads((out / "masks.json").read_text())["masks"]
+    own.write_bytes(b"by hand")
+    with pytest.raises(ValueError, match="was not made by predict"):
+        tubelet.predict(Thresholds(), folder, out=out)
+    assert own.read_bytes() == b"by hand"
+    own.unlink()
+    (out / "a" / "ct.nii.gz").unlink()
+    (folder / "a" / "ct.nii.gz").write_bytes(b"no scan")
+    tubelet.predict(Thresholds(), folder, out=out)
+    assert set(json.loads((out / "masks.json").read_text())["masks"]) == {"1.2.840.nii.gz"}
+
+
 def test_a_call_that_ends_between_mask_and_note_is_gone_on_with(folder, tmp_path, monkeypatch):
     plain = segments.write_volume
 

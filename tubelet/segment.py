@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ MOST_SCORES = 2**30  # bytes of scores for all classes, above which only the bes
 LARGE = 2**29  # bytes of a scan, above which it is mapped into memory and seen part by part, and of its scores
 MOST_RANKED = 2**23  # voxels of such a scan from which percentiles are taken
 NOTE = "masks.json"  # beside masks, of what made them
+OTHERWISE = "made otherwise"  # in that note, of a mask of an earlier call with another network or other options
 # Endings that a mask takes over from its scan; of two files its one has the same geometry in it.
 KEPT = {".nii": ".nii", ".nii.gz": ".nii.gz", ".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha"}
 ENDING = ".nii.gz"  # of other masks, such as that of a DICOM series
@@ -426,33 +427,36 @@ def masks_of(
     kept = _kept(folder, note, places) if folder is not None else {}
     cases: list[Mask] = []
     failed: dict[str, str] = {}
+    outdated: list[str] = []
     home = folder if folder is not None or out is None else out.parent
     with nullcontext() if home is None else folder_for(home):
         for paths, place in zip(terminal.progress(scans, "segmenting"), places, strict=True):
             name = "" if place is None or folder is None else place.relative_to(folder).as_posix()
-            state: list[list[int]] = []
+            now: list[Any] = []
             try:
                 with reading(paths[0]):
-                    state = [list(footprint(path)) for path in paths]
-                if place is not None and place.exists() and kept.get(name) == [str(paths[0].resolve()), state]:
-                    done = read_mask(place, None)
+                    now = [str(paths[0].resolve()), [list(footprint(path)) for path in paths]]
+                done = None
+                if place is not None and place.exists() and kept.get(name) == now:
+                    with suppress(VolumeError):  # it is made anew
+                        done = read_mask(place, None)
+                if done is not None:
                     labels, grid = done.array[0], done.grid
                 else:
                     labels, scan = segment(network, spec, paths, way, series=series)
                     grid = scan.grid
                     if folder is not None:  # that it is ours, should the call end before its state is noted
-                        kept[name] = None
+                        kept.setdefault(name, None)
                         _note(folder, {**note, "masks": kept})
                     if place is not None:
                         place.parent.mkdir(parents=True, exist_ok=True)
                         write_volume(place, labels, grid, like=paths[0])
                     if folder is not None:
-                        kept[name] = [str(paths[0].resolve()), state]
+                        kept[name] = now
                         _note(folder, {**note, "masks": kept})
             except VolumeError as error:
-                # its mask is of other options or of another state of the scan, unless that is not known
-                if place is not None and name in kept and (state or kept[name] is None):
-                    place.unlink(missing_ok=True)
+                if now and kept.get(name) and kept[name][1] != now[1]:  # its mask is of another state of the scan
+                    outdated.append(name)
                 if len(scans) == 1:
                     raise
                 log.warning("left out: %s", error)
@@ -463,6 +467,10 @@ def masks_of(
         if not cases:
             first = next(iter(failed.values()))
             raise VolumeError(f"{source}: none of its {len(scans)} scans can be read, first {first}")
+        if folder is not None:  # only now: where every scan fails, options may be at fault
+            for name in outdated:
+                (folder / name).unlink(missing_ok=True)
+            _note(folder, {**note, "masks": _there(folder, kept)})
     return Masks(tuple(cases), spec.classes, failed)
 
 
@@ -506,15 +514,21 @@ def _places(scans: Sequence[Sequence[Path]], source: Path, out: Path | None) -> 
 
 
 def _kept(out: Path, note: Mapping[str, Any], places: Sequence[Path | None]) -> dict[str, Any]:
-    """The masks of earlier calls, by name, each with the state of its scan; with None if made in another way."""
+    """The masks of earlier calls, by name, each with its scan and the state of that; None where they are not known."""
     found = note_of(out)
     masks = found.get("masks")
-    masks = masks if isinstance(masks, dict) else {}
+    masks = _there(out, masks) if isinstance(masks, dict) else {}
     for place in places:
         if place is not None and place.exists() and place.relative_to(out).as_posix() not in masks:
             raise ValueError(f"{place}: is there and was not made by predict; move it away, or give another folder")
-    is_same = all(found.get(key) == json.loads(json.dumps(value)) for key, value in note.items())
-    return masks if is_same else dict.fromkeys(masks)
+    if all(found.get(key) == json.loads(json.dumps(value)) for key, value in note.items()):
+        return masks
+    return {name: state and [*state[:2], OTHERWISE] for name, state in masks.items()}
+
+
+def _there(out: Path, masks: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that lie there still: a file that comes under the name of one that is gone is the user's."""
+    return {name: state for name, state in masks.items() if (out / name).exists()}
 
 
 def _note(out: Path, note: Mapping[str, Any]) -> None:
