@@ -180,13 +180,24 @@ def test_a_state_of_something_else_is_refused():
             other.load_state_dict(state)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize(("processes", "later", "left"), [(1, 8, 0), (8, 1, 1), (1, 2, 1)])
-def test_a_state_fits_another_number_of_processes(processes, later, left):
+def test_a_state_fits_another_number_of_processes(processes, later, left, accumulate):
     """Also where a last step of fewer clips than processes is left out: 20 clips are 16 and 4."""
-    one, again = (loader(Keys(20), 16, order=EpochOrder(20, 0), world=world, workers=0) for world in (processes, later))
-    list(islice(one, 1))
+    one, again = (
+        loader(Keys(20), 16, order=EpochOrder(20, 0), accumulate=accumulate, world=world, workers=0)
+        for world in (processes, later)
+    )
+    list(islice(one, accumulate))
     again.load_state_dict(one.state_dict())
-    assert len(again) - again.position == left
+    again.set_epoch(0)
+    assert len(list(again)) == left * accumulate
+    assert (again.epoch, again.position) == (0, len(again))
+    assert len(list(again)) == len(again)
+    assert again.epoch == 1
+
+
+def test_a_state_of_other_parts_is_refused():
     parts = loader(Keys(20), 16, order=EpochOrder(20, 0), accumulate=2, workers=0)
     with pytest.raises(ValueError, match="does not fit"):
         parts.load_state_dict(loader(Keys(20), 16, order=EpochOrder(20, 0), world=8, workers=0).state_dict())

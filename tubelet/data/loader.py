@@ -106,7 +106,7 @@ def loader(
         raise ValueError(f"timeout_s {timeout_s} must be at least 0")
     order = range(len(dataset)) if order is None else order
     parts = deal(len(order), batch_size, accumulate=accumulate, rank=rank, world=world) if order else []
-    return Batches(dataset, parts, batch_size, order, workers, on_bad, timeout_s)
+    return Batches(dataset, parts, batch_size, accumulate, order, workers, on_bad, timeout_s)
 
 
 class Batches:
@@ -131,12 +131,14 @@ class Batches:
         dataset: Readable,
         parts: Sequence[Part],
         batch_size: int,
+        accumulate: int,
         order: EpochOrder | Sequence[int],
         workers: int,
         on_bad: OnBad,
         timeout_s: float,
     ) -> None:
-        self.dataset, self.parts, self.batch_size, self.order = dataset, parts, batch_size, order
+        self.dataset, self.parts, self.order = dataset, parts, order
+        self.batch_size, self.accumulate = batch_size, accumulate
         self.on_bad, self.timeout_s = on_bad, timeout_s
         self.epoch = self.position = 0
         self.bad: dict[str, str] = {}
@@ -167,7 +169,7 @@ class Batches:
 
     def set_epoch(self, epoch: int) -> None:
         """Read this epoch next, from its beginning; the one that a loaded state is in goes on where it was."""
-        if epoch != self.epoch or self.position == len(self):
+        if epoch != self.epoch or (self.position == len(self) and not self._goes_on):
             self.epoch, self.position, self._goes_on = epoch, 0, False
 
     def state_dict(self) -> dict[str, Any]:
@@ -181,20 +183,21 @@ class Batches:
             ValueError: the state is of another number of clips, batch size or seed.
         """
         of, mine = dict(state["of"]), self._made_of()
-        # a last step of fewer clips than processes is left out, so that other processes may have one step more
-        differ = abs(of.pop("batches") - mine.pop("batches"))
-        step = 1 + next((i for i, part in enumerate(self.parts) if part.is_last), 0)
-        if of != mine or differ not in ((0, step) if len(self.order) % self.batch_size else (0,)):
+        batches = of.pop("batches")
+        del mine["batches"]  # a last step of few clips has fewer parts for more processes, or none
+        if of != mine:
             raise ValueError(
                 f"the state of a loader of {state['of']} does not fit this one of {self._made_of()}: "
                 "go on with the same data and arguments"
             )
         self.epoch, self.bad = state["epoch"], dict(state["bad"])
         self.position = min(state["position"], len(self))
-        self._goes_on = True
+        # there may be nothing left of an epoch that is not finished, and the reverse
+        self._goes_on = state["position"] < batches or self.position < len(self)
 
     def _made_of(self) -> dict[str, int]:
-        made = {"clips": len(self.order), "batch_size": self.batch_size, "batches": len(self)}
+        made = {"clips": len(self.order), "batch_size": self.batch_size, "accumulate": self.accumulate}
+        made["batches"] = len(self)
         if isinstance(self.order, EpochOrder):
             made |= {"seed": self.order.seed, "clips_per_video": self.order.clips_per_video}
             made["balanced"] = self.order.classes is not None
@@ -202,9 +205,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[list]:
         # A generator: Lightning asks for iterators that it never reads from, and tells the epoch after the asking.
-        if self.position == len(self):
-            self.set_epoch(self.epoch + 1)
-        elif not self._goes_on:
+        if not self._goes_on:
+            self.set_epoch(self.epoch + (self.position == len(self)))
             self.position = 0
         self._goes_on = False
         if self._current:  # an epoch that was left: what its workers have read ahead is not wanted
