@@ -261,6 +261,10 @@ def test_a_run_is_measured_on_its_own_fold(ucf, tmp_path, capsys, monkeypatch):
     assert measured("run", "ucf") == (2, 4)
     monkeypatch.chdir(run.out)
     assert measured(".", "../ucf") == (2, 4)
+    far = shutil.move(shutil.copytree(run.out, tmp_path / "one" / "run"), tmp_path / "one" / "x")
+    shutil.copytree(ucf, tmp_path / "one" / "ucf")
+    assert measured(far, tmp_path / "one" / "ucf") == (2, 4)
+    assert measured(far, ucf) == (None, 2)  # of this name, further above the run
     copy = shutil.copytree(ucf, tmp_path / "copy")
     assert measured(run.out, copy) == (None, 2)
     assert "trained on fold 2" in capsys.readouterr().err

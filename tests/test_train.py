@@ -367,8 +367,19 @@ def test_the_last_run_is_resumed(tmp_path, monkeypatch):
     for name in ("a", "a-3"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "run.json").write_text("{}")
-    assert str(_folder(None, "a", resume=False)) == "runs/a-4"
+    (tmp_path / "runs" / "a-2026").mkdir()  # no run
+    (tmp_path / "runs" / "a-4").mkdir()
+    assert str(_folder(None, "a", resume=False)) == "runs/a-5"
     assert str(_folder(None, "a", resume=True)) == "runs/a-3"
+
+
+def test_a_run_that_cannot_begin_leaves_the_network_as_it_was(clips, tmp_path):
+    model = tubelet.create("tiny_2d", num_classes=2)
+    with pytest.raises(ValueError, match="layer_decay 2"):
+        tubelet.train(clips, model=model, frozen_stages=1, layer_decay=2.0, epochs=1, workers=0, out=tmp_path / "run")
+    assert all(weight.requires_grad for weight in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not hasattr(model, "loaded_from")
 
 
 @pytest.fixture(scope="module")

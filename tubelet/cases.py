@@ -211,4 +211,4 @@ def _write(cases: list[_Case], classes: tuple[str, ...], path: Path) -> None:
         for case in cases:
             figures = [case.figures[name].tolist() for name in masks.MEASURES]
             for name, *values, count in zip(classes, *figures, case.voxels, strict=True):
-                writer.writerow([case.name, name, *(f"{value:.6g}" for value in values), count])
+                writer.writerow([Path(case.name).absolute(), name, *(f"{value:.6g}" for value in values), count])

@@ -410,8 +410,9 @@ def _is_of_run(model: Model, run: Mapping[str, Any], data: str | os.PathLike) ->
     if not run.get("data"):
         return False
     folder = _origin(model)
-    places = [Path(), *(folder.absolute().parents if folder is not None else ())]
-    return any((place / run["data"]).resolve() == Path(data).resolve() for place in places)
+    above = (place / run["data"] for place in (folder.absolute().parents if folder is not None else ()))
+    nearest = next((path for path in above if path.exists()), None)
+    return Path(data).resolve() in [path.resolve() for path in (Path(run["data"]), nearest) if path is not None]
 
 
 def _opened(

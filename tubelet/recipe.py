@@ -50,7 +50,7 @@ class Recipe:
         layer_decay: rate of a stage to that of the next, see `optim.parameter_groups`.
         head_factor: rate of the head, as a multiple of the others'.
         frozen_stages: stages that are held, and the stem with them.
-        is_norm_frozen: whether batch norms keep their statistics.
+        is_norm_frozen: whether batch norms that have statistics keep them.
         norm_parts: parts of a batch over each of which batch norms take their statistics; 1 is the whole.
         precise_norms: batches over which batch norms take their true statistics before each validation.
         loss: of `losses.LOSSES`.

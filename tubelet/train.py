@@ -178,7 +178,7 @@ def train(
         layer_decay: rate of a stage to that of the next.
         head_factor: rate of the head, as a multiple of the others'.
         frozen_stages: stages that are held, and the stem with them.
-        is_norm_frozen: whether batch norms keep their statistics.
+        is_norm_frozen: whether batch norms that have statistics keep them.
         norm_parts: parts of a batch over each of which batch norms take their statistics.
         precise_norms: batches over which batch norms take their true statistics before each validation.
         loss: cross_entropy, focal or logit_adjusted; of voxels also dice_ce, their default, dice or tversky.
@@ -224,7 +224,7 @@ def train(
         workers: processes that read; 0 reads in this one.
         seed: of order, clips, augmentation and new weights.
         resume: go on where the run in `out` was, with the same arguments.
-        out: folder of the run; by default the next free `runs/DATA-MODEL`.
+        out: folder of the run; by default a new `runs/DATA-MODEL`, numbered after the last.
 
     Returns:
         The run: its folder and its figures.
@@ -259,7 +259,7 @@ def train(
         _check_unused("videos", input=input, frame_stride=frame_stride, fps=fps, resize=resize, augment=augment)
         wanted = _Asked(_window_of(num_frames, crop), spacing_mm, intensity, batch_size)
         if plan is None and resume:
-            plan = _plan_of_run(_folder(out, f"{Path(data).stem}-{name}", resume))
+            plan = _plan_of_run(_seen(out, f"{Path(data).stem}-{name}"))
         if plan is not None and out is not None:
             plan = _moved(plan, Path(out) / PLAN)
         fits = _fits(len(found.classes), optimizer, precision) if is_planned else _any
@@ -293,7 +293,7 @@ def train(
         feed.compute_flow(found, ("train", "val"), on_bad, workers)
 
     if memory == "auto":
-        began = _folder(out, f"{Path(data).stem}-{name}", resume) if resume else None
+        began = _seen(out, f"{Path(data).stem}-{name}") if resume else None
         if began is not None and checkpoints.is_in(began):
             before = json.loads((began / "run.json").read_text())
             planned = {key: before[key] for key in _OF_MEMORY}
@@ -394,13 +394,13 @@ def train(
         patience=chosen.patience or None,
         checkpoint_s=checkpoint_s,
     )
-    network.loaded_from = folder / "model.safetensors"
-    average, prepared = _prepare(network, chosen)
-    groups = optim.parameter_groups(
-        network, chosen.lr, chosen.weight_decay, layer_decay=chosen.layer_decay, head_factor=chosen.head_factor
-    )
     kept = _Kept(folder, objective, chosen.epochs, done=_epochs_in(folder / "metrics.csv") if resume else 0)
+    average, prepared = _prepare(network, chosen)
     try:
+        groups = optim.parameter_groups(
+            network, chosen.lr, chosen.weight_decay, layer_decay=chosen.layer_decay, head_factor=chosen.head_factor
+        )
+        network.loaded_from = folder / "model.safetensors"
         if fabric.is_global_zero and not ways.exists():
             is_timed = fabric.device.type == "cpu" and spec.crop is not None
             steps = chosen.epochs * len(batches)
@@ -520,8 +520,10 @@ def _moved(file: str | os.PathLike | None, kept: Path) -> Path:
     return kept if file is None or (not Path(file).exists() and kept.exists()) else Path(file)
 
 
-def _plan_of_run(folder: Path) -> Path | None:
+def _plan_of_run(folder: Path | None) -> Path | None:
     """The plan of a run that is to be resumed, None where it has not trained for an epoch."""
+    if folder is None:
+        return None
     return folder / PLAN if checkpoints.is_in(folder) and (folder / PLAN).exists() else None
 
 
@@ -844,19 +846,26 @@ def _spec(
     return replace(spec, classes=classes, **changes)
 
 
+def _seen(out: str | os.PathLike | None, name: str) -> Path | None:
+    """Folder of the run to resume; None where this machine, of several, does not see it."""
+    try:
+        return _folder(out, name, resume=True)
+    except ValueError:
+        return None
+
+
 def _folder(out: str | os.PathLike | None, name: str, resume: bool) -> Path:
     """Folder of the run: the one given, else a new `runs/NAME`, numbered after the last; to resume, the last run."""
     if out is not None:
         folder = Path(out)
     else:
         folders = [Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10_000)]
-        there = {path.name for path in Path("runs").glob("*")}
+        there = {path.parent.name for path in Path("runs").glob("*/run.json")}
         number = max((number for number, folder in enumerate(folders, start=1) if folder.name in there), default=0)
         if resume:
-            began = (folder for folder in reversed(folders[:number]) if (folder / "run.json").exists())
-            folder = next(began, folders[0])
+            folder = folders[max(0, number - 1)]
         else:
-            folder = folders[number]
+            folder = next(folder for folder in folders[number:] if not folder.exists())
             folder.mkdir(parents=True)  # at once, so that a run started beside this one takes another
     if resume and not (folder / "run.json").exists():
         raise ValueError(f"{folder}: no run to resume (no run.json); start it without resume")
