@@ -407,6 +407,32 @@ def test_mistakes_are_told_before_the_work(root):
         doctor.data("nowhere")
 
 
+@pytest.mark.parametrize(
+    ("examined", "out", "kept"),
+    [
+        ("anet.json", "anet.csv", "anet.json"),
+        (".", "data.csv", "data.csv"),
+        ("train.csv", "val.csv", "val.csv"),
+        (".", "new.csv", "new.classes.csv"),
+    ],
+)
+def test_what_is_examined_stays(root, examined, out, kept):
+    for file in (examined, kept):
+        if file != ".":
+            (root / file).write_text("the user's")
+    with pytest.raises(ValueError, match=rf"{kept}: is there and was not written by doctor"):
+        doctor.data(root / examined, out=root / out)
+    assert (root / kept).read_text() == "the user's"
+
+
+def test_what_doctor_wrote_is_replaced(root):
+    doctor.data(root, workers=1, out=root / "clean.csv")
+    whole = (root / "clean.csv").read_text()
+    (root / "train" / "walk" / "1.mp4").write_text("no video")
+    doctor.data(root, workers=1, out=root / "clean.csv")
+    assert len((root / "clean.csv").read_text()) < len(whole)
+
+
 def test_a_small_set_is_timed(sound, monkeypatch):
     monkeypatch.undo()
     told = doctor._speeds(

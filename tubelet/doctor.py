@@ -24,6 +24,7 @@ from . import speed as speeds
 from .data import fingerprint, motion, sampling
 from .data.datasets import part_of
 from .data.layouts import open_data
+from .data.layouts.classes import own_classes
 from .data.layouts.recognise import recognise
 from .data.layouts.splits import labels_of
 from .data.listing import write_list
@@ -235,13 +236,15 @@ def data(
         The findings; printed, the problems come first, each with what to do.
 
     Raises:
-        ValueError: there are no videos, the lists of the data set cannot be read, `out` is the list itself, the
-            model is not known, or a clip is given for scans.
+        ValueError: there are no videos, the lists of the data set cannot be read, `out` is the list itself, or a file
+            is there that doctor did not write, the model is not known, or a clip is given for scans.
     """
     if out is not None and Path(out).suffix.lower() != ".csv":
         raise ValueError(f"{out}: the clean list is a .csv file; let its name end so")
     if out is not None and Path(out).resolve() == Path(path).resolve():
         raise ValueError(f"{out}: the list that is examined, which stays as it is; give the clean one another name")
+    if out is not None:
+        _check_free(Path(out))
     spec = _clip(model, num_frames, frame_stride)
     path = motion.motion() if str(path) == "motion" else Path(path)
     found, splits, remarks = _open(path, task, fold)
@@ -346,6 +349,19 @@ def _step_s(network: Any, inputs: Sequence[torch.Tensor]) -> float:
     if inputs[0].is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+def _check_free(out: Path) -> None:
+    """That nothing would be replaced but what an earlier examination wrote, as its .json shows."""
+    try:
+        held = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        held = None
+    if isinstance(held, dict) and {"is_healthy", "findings", "left_out"} <= held.keys():
+        return
+    for file in (out, out.with_suffix(".json"), own_classes(out)):
+        if file.exists():
+            raise ValueError(f"{file}: is there and was not written by doctor; give the clean list another name")
 
 
 def _written(diagnosis: Diagnosis, out: Path) -> Diagnosis:
