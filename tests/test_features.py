@@ -1,6 +1,7 @@
 """Features of videos: against the network run by hand, resumed, in bounded memory."""
 
 import dataclasses
+import json
 import os
 import shutil
 
@@ -87,6 +88,21 @@ def test_an_optimized_network_stays_as_it_is(folder, tmp_path, window):
     clip = torch.rand(1, 3, 8, 32, 32)
     with torch.no_grad():
         assert torch.allclose(fast(clip), model(clip), atol=1e-4)
+
+
+def test_vectors_of_another_precision_are_other_ones(folder, tmp_path):
+    model, clip = network(), torch.rand(1, 3, 8, 32, 32)
+    features(model, folder / "a.mp4", window=8, out=tmp_path)
+    low = tubelet.optimize(model, clip, dtype=torch.bfloat16, seconds=0)
+    with pytest.raises(ValueError, match="was made with precision float32, not bfloat16; give another folder as out"):
+        features(low, folder / "a.mp4", window=8, out=tmp_path)
+    with np.load(tmp_path / "a.mp4.npz") as file:  # as an earlier version wrote it
+        held, settings = dict(file), json.loads(str(file["settings"]))
+    assert settings.pop("precision") == "float32"
+    np.savez(tmp_path / "a.mp4.npz", **{**held, "settings": np.array(json.dumps(settings))})
+    before = (tmp_path / "a.mp4.npz").stat().st_mtime_ns
+    features(tubelet.optimize(model, clip, seconds=0), folder / "a.mp4", window=8, out=tmp_path)
+    assert (tmp_path / "a.mp4.npz").stat().st_mtime_ns == before
 
 
 def test_only_the_times_of_a_file_that_is_done_are_read(folder, tmp_path, monkeypatch):

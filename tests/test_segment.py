@@ -288,6 +288,26 @@ def test_a_mask_in_place_of_a_removed_one_is_the_users(folder, tmp_path):
     assert set(json.loads((out / "masks.json").read_text())["masks"]) == {"1.2.840.nii.gz"}
 
 
+def test_an_optimized_network_goes_on_with_masks_of_its_precision(tmp_path):
+    network, out = Thresholds(), tmp_path / "out"
+    for i in range(2):
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        write_volume(tmp_path / "scans" / f"{i}.nii", painted(i)[0], GRIDS["plain"])
+    tubelet.predict(network, tmp_path / "scans", out=out)
+    note = json.loads((out / "masks.json").read_text())
+    assert note.pop("precision") == "float32"
+    (out / "masks.json").write_text(json.dumps(note))  # as an earlier version wrote it
+    before = [path.stat().st_mtime_ns for path in sorted(out.glob("*.nii"))]
+    fast, low = (
+        tubelet.optimize(network, torch.rand(1, 1, 8, 8, 8), dtype=dtype, seconds=0)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    tubelet.predict(fast, tmp_path / "scans", out=out)
+    assert [path.stat().st_mtime_ns for path in sorted(out.glob("*.nii"))] == before
+    tubelet.predict(low, tmp_path / "scans", out=out)
+    assert all(path.stat().st_mtime_ns > was for path, was in zip(sorted(out.glob("*.nii")), before, strict=True))
+
+
 def test_a_call_that_ends_between_mask_and_note_is_gone_on_with(folder, tmp_path, monkeypatch):
     plain = segments.write_volume
 

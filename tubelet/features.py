@@ -26,10 +26,10 @@ from .heads import Features
 from .machine import aside
 from .models import ready
 from .predict import BATCH, videos_of
+from .segment import PLAIN, weights_of
 from .spec import ClipSpec, at_least_one, whole_numbers
 from .stream import Stream
 from .terminal import Table
-from .weights import digest
 
 log = logging.getLogger("tubelet")
 
@@ -79,8 +79,7 @@ def features(
         except ValueError as error:
             raise ValueError(f"{error}; for clips of their own give window, such as window={spec.num_frames}") from None
     source, folder = Path(source), Path(out)
-    weights = digest(getattr(network, "_saved_as", network))
-    settings = {"layer": layer, "window": window, "stride": stride, "network": weights, "spec": spec.to_dict()}
+    settings = {"layer": layer, "window": window, "stride": stride, **weights_of(network), "spec": spec.to_dict()}
     videos = videos_of(source)
     rows, failed = [], 0
     for path in terminal.progress(videos, "features") if len(videos) > 1 else videos:
@@ -132,7 +131,7 @@ def _is_done(target: Path, note: Mapping[str, Any]) -> bool:
         return False
     try:
         with np.load(target) as file:
-            before, now = json.loads(str(file["settings"])), json.loads(json.dumps(note))
+            before, now = {"precision": PLAIN, **json.loads(str(file["settings"]))}, json.loads(json.dumps(note))
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile):
         raise ValueError(
             f"{target}: damaged, or not written by features; remove it, or give another folder as out"
