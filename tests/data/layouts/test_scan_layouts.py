@@ -126,6 +126,13 @@ def test_tables_of_classes(touch, write):
     assert {sample.target for sample in data.splits["val"]} == {0, 1}
 
 
+def test_missing_scans_of_classes_are_of_no_part(touch, write):
+    touch(*(f"{i}.nii" for i in range(6)))
+    rows = (f"{i}.nii,{'well' if i % 2 else 'ill'},{'train' if i < 4 else 'val'}" for i in range(8))
+    data = open_data(write("scans.csv", "file,class,split", *rows), skip_missing=True)
+    assert (data.missing, data.missing_of, data.missing_in("val")) == (2, {}, 2)
+
+
 @pytest.mark.parametrize(("images", "labels"), [("images", "labels"), ("image", "masks"), ("imagesTr", "labelsTr")])
 def test_folders_of_images_and_labels(touch, save, write, images, labels):
     root = touch(*(f"{images}/case{i}.nii.gz" for i in range(5)), f"{images}/.case0.nii.gz")

@@ -132,7 +132,7 @@ def open_scans(path: Path, task: Task | None, fold: int | None, skip_missing: bo
     _check_once(cases)
     cases = _parted(path, replace(found, cases=cases), fold)
     data = _classified(path, found, cases) if held == "classify" else _segmented(path, found, cases)
-    return replace(data, is_volume=True, missing=missing)
+    return replace(data, is_volume=True, missing=missing, missing_of={})  # `collect` saw none of these
 
 
 def labels_in(masks: Iterable[Path]) -> dict[Path, dict[int, int]]:
