@@ -276,6 +276,19 @@ def test_lists_come_along(tmp_path, make, monkeypatch):
     assert samples(moved / result.data.relative_to(tmp_path / "out"), moved) == old
 
 
+def test_a_list_that_holds_no_longer_goes(tmp_path, monkeypatch):
+    source, out = absolute_list(tmp_path / "in"), tmp_path / "out"
+    assert prepare(source, out).data == out
+    (out / "data.classes.csv").write_text("name\njump\nwalk\n")
+
+    def none(path, data):
+        raise ValueError(f"{path}: no list holds this data set")
+
+    monkeypatch.setattr(module, "write_list", none)
+    assert "its lists do not come along" in prepare(source, out).notes[0]
+    assert not [*out.glob("*.csv")] and len(videos_in(out)) == 6
+
+
 def test_a_second_run_does_what_is_left(tmp_path, monkeypatch):
     root = classes(tmp_path / "in")
     asked = []

@@ -27,6 +27,7 @@ from .data.augment import Augment
 from .data.datasets import TrainClips
 from .data.indexes import footprint
 from .data.layouts import SUFFIXES, open_data
+from .data.layouts.classes import own_classes
 from .data.layouts.places import videos_among
 from .data.listing import difference, whole, write_list
 from .data.pictures import is_frames
@@ -442,6 +443,9 @@ def _carry_over(source: Path, out: Path, found: VideoData, ready: Mapping[Path, 
     try:
         written = write_list(out / LIST, wanted)
     except ValueError as error:
+        for file in (out / LIST, own_classes(out / LIST)):  # of an earlier run, unless the source has them
+            if not (source / file.name).exists():
+                file.unlink(missing_ok=True)
         return out, [f"its lists do not come along, only the videos: {error}"]
     return (out if not difference(out, wanted) else written), []
 
