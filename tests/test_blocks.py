@@ -225,6 +225,18 @@ def test_resize_gives_the_size_that_is_asked_for(mode):
     assert repr(resize) == f"Resize({mode})"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_halving_mean_takes_every_precision(dtype):
+    x = torch.arange(2 * 3 * 5 * 6.0).view(1, 2, 3, 5, 6)
+    means = blocks.HalvingMean()(x.to(dtype))
+    assert means.dtype == dtype
+    torch.testing.assert_close(means.float(), blocks.HalvingMean()(x), rtol=2e-2, atol=0)
+
+
+def test_the_halving_mean_of_no_frames_is_none():
+    assert blocks.HalvingMean()(torch.zeros(1, 2, 0, 5, 6)).shape == (1, 2, 0, 3, 3)
+
+
 def test_what_is_padded_alike_traces_to_short_sizes():
     """Sizes that are nested Max and Mod of one another took torch.export half an hour for i3d."""
     layers = [nn.Sequential(blocks.SamePad(3, 2), nn.MaxPool3d(3, 2)) for _ in range(5)]

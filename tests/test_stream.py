@@ -16,7 +16,7 @@ from tubelet import blocks, optimize
 from tubelet.backends import Int8
 from tubelet.blocks import Join, add, concat
 from tubelet.models import MODELS
-from tubelet.step import Continued, steady
+from tubelet.step import Continued, Step, steady
 from tubelet.twins import twins_of
 
 
@@ -228,6 +228,19 @@ def test_other_layers_stream_exactly(layer, chunks):
     network = nn.Sequential(layer, nn.MaxPool3d((2, 1, 1)))
     with torch.no_grad():
         assert_equal(run(tubelet.Stream(network), x, chunks), network(x))
+
+
+def test_a_step_of_a_halving_mean_is_the_streams():
+    """Its counts of what is no padding are of space alone: frames before the first have them, too."""
+    torch.manual_seed(0)
+    stream = tubelet.Stream(nn.Sequential(nn.Conv3d(3, 4, (3, 1, 1), padding=(1, 0, 0)), blocks.HalvingMean()))
+    video = torch.rand(1, 3, 12, 5, 6)
+    step, answers = Step(stream, (1, 3, 2, 5, 6)), []
+    number, states = torch.zeros((), dtype=torch.int64), step.states
+    for chunk in video.split(2, 2):
+        answer, number, *states = step(chunk, number, *states)
+        answers.append(answer)
+    torch.testing.assert_close(torch.cat(answers, 2)[:, :, step.lead :], stream(video))
 
 
 @pytest.mark.parametrize(

@@ -515,6 +515,17 @@ def _frame_conv(channels: int, stride: Triple, dilation: int) -> nn.Module:
     return conv3d(channels, channels, (1, 3, 3), stride, (1, dilation, dilation))
 
 
+def _same_padded(x: Tensor, kernel_size: Triple, stride: Triple) -> Tensor:
+    """What `SamePad` does, (B, C, T, H, W) -> the same with its edges."""
+    edges: list[int] = []
+    for size, k, s in zip(x.shape[2:], kernel_size, stride, strict=True):
+        # where `max` does nothing it is left out: with it torch.export does not see that n becomes ceil(n / s)
+        both = (size + s - 1) // s * s - size + k - s
+        both = max(0, both) if k < s else both
+        edges = [both // 2, both - both // 2, *edges]
+    return nn.functional.pad(x, edges)
+
+
 class SamePad(nn.Module):
     """TensorFlow's 'same' padding with zeros, before a layer that pads nothing: n steps become ceil(n / stride).
 
@@ -532,13 +543,7 @@ class SamePad(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) -> the same with its edges."""
-        edges: list[int] = []
-        for size, k, s in zip(x.shape[2:], self.kernel_size, self.stride, strict=True):
-            # where `max` does nothing it is left out: with it torch.export does not see that n becomes ceil(n / s)
-            both = (size + s - 1) // s * s - size + k - s
-            both = max(0, both) if k < s else both
-            edges = [both // 2, both - both // 2, *edges]
-        return nn.functional.pad(x, edges)
+        return _same_padded(x, self.kernel_size, self.stride)
 
     def extra_repr(self) -> str:
         """Kernel and stride."""
@@ -620,15 +625,18 @@ class CausalMean(nn.Module):
 class HalvingMean(nn.Module):
     """1x3x3 average with stride 2 and TensorFlow's 'same' padding, which the average leaves out."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.pad = SamePad((1, 3, 3), (1, 2, 2))
-        self.mean = nn.AvgPool3d((1, 3, 3), (1, 2, 2))
-
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) -> (B, C, T, ceil(H / 2), ceil(W / 2))."""
+        sums, shares = (self._with_zeros(each) for each in (x, x.new_ones(1, 1, 1, *x.shape[3:])))
         # divided, since a pooling that leaves its padding out has none that depends on the size
-        return self.mean(self.pad(x)) / self.mean(self.pad(torch.ones_like(x[:1, :1, :1])))
+        return (sums / shares).view(*x.shape[:3], *sums.shape[2:])
+
+    @staticmethod
+    def _with_zeros(x: Tensor) -> Tensor:
+        """Averages that count the padding, (B, C, T, H, W) -> (B C T, 1, ceil(H / 2), ceil(W / 2))."""
+        frames = _same_padded(x, (1, 3, 3), (1, 2, 2)).flatten(0, 2).unsqueeze(1)
+        # in 2D, since torch has no 3D average in bfloat16 on a CPU
+        return nn.functional.avg_pool2d(frames, 3, 2)
 
 
 class Scale(nn.Module):
