@@ -97,3 +97,30 @@ def test_the_voxels_of_a_header_belong_to_it(tmp_path, header):
     assert before[0] == sum(path.stat().st_size for path in tmp_path.iterdir())
     os.utime(voxels, ns=(0, before[1] + 1))
     assert indexes.footprint(tmp_path / header) == (before[0], before[1] + 1)
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        ("a.mhd", "NDims = 3\nElementDataFile = LIST\ns001.raw\ns002.raw\ns003.raw\n"),
+        ("a.mhd", "NDims = 3\nElementDataFile = s%03d.raw 1 3 1\n"),
+        ("a.nhdr", "NRRD0004\ndata file: LIST 2\ns001.raw\ns002.raw\ns003.raw\n"),
+        ("a.nhdr", "NRRD0004\ndatafile: s%03d.raw 3 1 -1 2\r\n"),
+    ],
+)
+def test_all_parts_of_a_header_belong_to_it(tmp_path, header, text):
+    (tmp_path / header).write_text(text, newline="")
+    for number in range(1, 4):
+        (tmp_path / f"s{number:03}.raw").write_bytes(bytes(number))
+    for number in range(1, 4):
+        size, time = indexes.footprint(tmp_path / header)
+        assert size == len(text) + 6
+        os.utime(tmp_path / f"s{number:03}.raw", ns=(0, time + 1))
+        assert indexes.footprint(tmp_path / header) == (size, time + 1)
+
+
+@pytest.mark.parametrize("value", ["50%.raw", "%s%s.raw 1 2 1"])
+def test_what_is_no_pattern_is_a_name(tmp_path, value):
+    (tmp_path / "a.mhd").write_text(f"ElementDataFile = {value}\n")
+    (tmp_path / value).write_bytes(b"voxels")
+    assert indexes.footprint(tmp_path / "a.mhd")[0] == (tmp_path / "a.mhd").stat().st_size + 6

@@ -20,24 +20,41 @@ _SLOTS = 1 << 18
 _KEY_SIZE = 16
 _HEADERS = (".mhd", ".nhdr")  # of scans whose voxels lie in another file, which they name
 _DATA = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)(.+)$", re.MULTILINE)
+_MOST_PARTS = 2**16  # that are looked at
+_RANGE = re.compile(rb"(\S*%.*?)\s+(-?\d+)\s+(-?\d+)(?:\s+(-?[1-9]\d*))?(?:\s+\d)?")  # pattern, first, last, step
 
 
 def footprint(path: Path) -> tuple[int, int]:
     """Bytes, and time of the last change (ns), of a video, file or folder of frames: with others it is another one.
 
-    Of the header of a scan in two files, those of the file of its voxels count as well.
+    Of the header of a scan, those of the files of its voxels count as well.
     """
     status = path.stat()
     if path.is_dir():
         inside = [file.stat() for file in path.rglob("*")]
         return sum(s.st_size for s in inside), max(s.st_mtime_ns for s in [status, *inside])
-    both = [status]
+    all_of_it = [status]
     if path.suffix.lower() in _HEADERS:
         with path.open("rb") as file:
-            named = _DATA.findall(file.read(2**16))
-        files = [path.parent / os.fsdecode(name.strip()) for name in named]
-        both += [file.stat() for file in files if file.is_file()]
-    return sum(s.st_size for s in both), max(s.st_mtime_ns for s in both)
+            files = [path.parent / os.fsdecode(name) for name in _named(file.read(2**20))]
+        all_of_it += [file.stat() for file in files if file.is_file()]
+    return sum(s.st_size for s in all_of_it), max(s.st_mtime_ns for s in all_of_it)
+
+
+def _named(header: bytes) -> list[bytes]:
+    """The files of voxels that a header names: one, a list, or a pattern with numbers such as `s%03d.raw 1 20 1`."""
+    if (found := _DATA.search(header)) is None:
+        return []
+    value = found[1].strip()
+    if re.match(rb"LIST\b", value):
+        return [line.strip() for line in header[found.end() :].splitlines() if line.strip()]
+    if (numbered := _RANGE.fullmatch(value)) is None:
+        return [value]
+    first, last, step = (int(number or 1) for number in numbered.groups()[1:])
+    try:
+        return [numbered[1] % number for number in range(first, last + (1 if step > 0 else -1), step)[:_MOST_PARTS]]
+    except (TypeError, ValueError):  # no pattern of one number
+        return [value]
 
 
 def load(path: Path, state: os.stat_result, version: str) -> np.ndarray | None:
