@@ -297,6 +297,22 @@ def test_parts_in_seconds_have_the_frames_that_training_finds(tmp_path):
     assert [mark.detail for mark in marks] == ["20 frames of 21", "16 frames of 21"]
 
 
+def test_a_video_is_opened_once_and_for_parts_of_a_doubtful_length_alone(tmp_path, monkeypatch):
+    paths = [write(tmp_path / f"{i}.mp4", drawn(i)) for i in range(3)]
+    lengths = [(0, 0.2), (1, 0.9), (2, 0.42), (0, 0.3), (2, 0.44), (0, 0.9)]
+    parts = [Sample(paths[i], 0, 0.04, 0.04 + length, unit="s") for i, length in lengths]
+    videos, opened, plain = examine.examine(paths, workers=1)[0], [], doctor.Video
+
+    def noted(path, fps):
+        opened.append(path)
+        return plain(path, fps)
+
+    monkeypatch.setattr(doctor, "Video", noted)
+    spec = doctor.ClipSpec(num_frames=10, frame_stride=1)
+    marks = list(doctor._of_samples({"train": parts}, videos, spec))
+    assert {mark.name for mark in marks} == {parts[0].name, parts[3].name} and opened == [paths[0], paths[2]]
+
+
 def test_parts_that_lie_outside_of_their_video(root, tmp_path):
     parts = [
         ("train/jump/0.mp4", "jump", 0, 24),

@@ -10,10 +10,12 @@ import tempfile
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
+from functools import cache, partial
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, NamedTuple
@@ -47,6 +49,7 @@ _TRIED = 3  # videos on which reading is timed
 _LONGEST = 2000  # frames of those that are re-encoded for it
 _RARE = 10  # times that the most frequent class has the samples of the rarest
 _ROUNDS = 6  # of steps that are timed
+_ROUNDED = 2  # frames by which those of a stretch of seconds may be fewer than its length says
 _RATES = 1.1  # of the least frame rate
 _STAYS = ("test", "val")  # of copies in two splits, the one in the first of these
 
@@ -432,29 +435,50 @@ def _of_scans(scans: Mapping[Path, Scan]) -> Iterator[Mark]:
 
 
 def _of_samples(splits: Splits, videos: Mapping[Path, Seen], spec: ClipSpec | None) -> Iterator[Mark]:
-    """Samples that lie outside of their video, or are too short for a clip."""
-    for sample in chain.from_iterable(splits.values()):
-        if (seen := videos.get(sample.path)) is None:
+    """Samples that lie outside of their video, or are too short for a clip; each video is opened once at most."""
+    samples = sorted(chain.from_iterable(splits.values()), key=lambda sample: (sample.path, sample.fps or 0))
+    for (path, own_fps), group in groupby(samples, attrgetter("path", "fps")):
+        if (seen := videos.get(path)) is None:
             continue
-        fps = sample.fps or seen.fps
-        per_unit = 1 if sample.unit == "frames" else fps
-        is_beyond = sample.unit == "frames" and sample.end is not None and sample.end > seen.num_frames
-        if is_beyond or max(sample.start, sample.moment or 0) * per_unit >= seen.num_frames:
-            yield Mark("outside", sample.name, f"the video has {seen.num_frames} frames, {seen.duration_s:.2f} s")
-        elif spec is not None and sample.moment is None:
-            needed = sampling.span(spec.num_frames, sampling.step(spec, fps))
-            if (there := _frames_there(sample, seen)) < needed:
-                yield Mark("too short", sample.name, f"{there} frames of {needed}")
+        with ExitStack() as opened:
+            video = cache(partial(_entered, opened, path, own_fps))
+            yield from filter(None, (_of_sample(sample, seen, spec, video) for sample in group))
 
 
-def _frames_there(sample: Sample, seen: Seen) -> int:
+def _of_sample(sample: Sample, seen: Seen, spec: ClipSpec | None, video: Callable[[], Video]) -> Mark | None:
+    fps = sample.fps or seen.fps
+    per_unit = 1 if sample.unit == "frames" else fps
+    is_beyond = sample.unit == "frames" and sample.end is not None and sample.end > seen.num_frames
+    if is_beyond or max(sample.start, sample.moment or 0) * per_unit >= seen.num_frames:
+        return Mark("outside", sample.name, f"the video has {seen.num_frames} frames, {seen.duration_s:.2f} s")
+    if spec is None or sample.moment is not None:
+        return None
+    needed = sampling.span(spec.num_frames, sampling.step(spec, fps))
+    if _is_long(sample, seen, fps, needed) or (there := _frames_there(sample, seen, video)) >= needed:
+        return None
+    return Mark("too short", sample.name, f"{there} frames of {needed}")
+
+
+def _entered(opened: ExitStack, path: Path, fps: float | None) -> Video:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of those cut short, which are told anyway
+        return opened.enter_context(Video(path, fps))
+
+
+def _is_long(sample: Sample, seen: Seen, fps: float, needed: int) -> bool:
+    """Whether seconds of a steady video surely hold so many frames."""
+    if sample.unit == "frames" or not seen.is_steady:
+        return False
+    end = seen.num_frames if sample.end is None else min(seen.num_frames, sample.end * fps)
+    return end - sample.start * fps >= needed + _ROUNDED
+
+
+def _frames_there(sample: Sample, seen: Seen, video: Callable[[], Video]) -> int:
     """Frames of a sample that does not lie outside of its video, as many as training finds."""
     if sample.unit == "frames" or (sample.start == 0 and sample.end is None):
         return int(seen.num_frames if sample.end is None else sample.end) - int(sample.start)
-    with warnings.catch_warnings(), suppress(VideoError):  # where no frame lies
-        warnings.simplefilter("ignore")  # of those cut short, which are told anyway
-        with Video(sample.path, sample.fps) as video:
-            return len(part_of(sample, video))
+    with suppress(VideoError):  # where no frame lies
+        return len(part_of(sample, video()))
     return 0
 
 
