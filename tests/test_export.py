@@ -160,6 +160,21 @@ def test_what_float32_leaves_open_is_no_difference():
     assert export._limit(torch.nn.Conv3d(2, 1, 1), (clip,)) == 1e-4
 
 
+class Single(torch.nn.Module):
+    """Goes to float32 itself, whatever it is in."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv3d(2, 1, 1)
+
+    def forward(self, x):
+        return self.conv(x.float())
+
+
+def test_without_an_answer_in_float64_the_limit_is_the_usual_one():
+    assert sys.modules["tubelet.export"]._limit(Single(), (torch.rand(1, 2, 3, 4, 5),)) == 1e-4
+
+
 def test_other_answers_leave_no_file(tmp_path):
     with pytest.raises(ValueError, match=r"x\.pt2: not written: .*differ by .*limit is 0\.0001"):
         tubelet.export(Turning(), tmp_path / "x.pt2", torch.randn(1, 1, 4, 8, 8))
@@ -288,6 +303,24 @@ def test_sizes_go_by_the_steps_that_a_network_wants(tmp_path):
     report = tubelet.export(Even(), tmp_path / "x.pt2", torch.randn(1, 1, 8, 17, 17))
     assert axes(report)[2] == "frames from 8 by 4"
     assert {check.size[2] for check in report.checks} == {8, 12}
+
+
+@pytest.mark.parametrize("ending", [".pt2", ".onnx"])
+def test_frames_that_a_network_picks_must_be_there(ending, tmp_path):
+    """An IndexError of the network is no error of the export, and sizes below it are not offered."""
+
+    class Picking(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("places", torch.tensor([0, 2, 4]))
+            self.conv = torch.nn.Conv3d(1, 2, 1)
+
+        def forward(self, x):
+            return self.conv(x[:, :, self.places]).mean((2, 3, 4))
+
+    report = tubelet.export(Picking(), tmp_path / f"x{ending}", torch.randn(1, 1, 6, 16, 16))
+    assert axes(report)[2:] == ["frames from 5", "height", "width"]
+    assert [check.clip for check in report.checks] == ["example", "noise", "larger", "smaller"]
 
 
 @pytest.mark.slow
