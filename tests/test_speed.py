@@ -502,6 +502,17 @@ def test_inference_in_another_thread_leaves_training_its_functions():
     assert len(seen) == 1
 
 
+def test_on_another_device_convolutions_are_torchs_at_once():
+    """torch.compile makes anew what looked at who else is within `inference`."""
+
+    def refuse(*_):
+        raise AssertionError
+
+    x, w = torch.empty(1, 2, 3, 5, 5, device="meta"), torch.empty(4, 2, 3, 3, 3, device="meta")
+    with speed._instead(conv3d=refuse), speed.inference():
+        assert F.conv3d(x, w).shape == (1, 4, 1, 3, 3)
+
+
 def test_a_batch_norm_without_a_bias_trains():
     x = speed.channels_last(torch.randn(2, 4, 3, 5, 5)).requires_grad_()
     norm = nn.BatchNorm3d(4)

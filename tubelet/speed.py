@@ -532,6 +532,8 @@ def _conv3d_alone(
     groups: int = 1,
 ) -> Tensor:
     """`torch.conv3d` without gradients; with them what stood here before."""
+    if input.device.type != "cpu":  # first, since what reads `_ACTIVE` is compiled anew when that changes
+        return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
     alike = (weight.dtype, weight.device, weight.shape[1] * groups) == (input.dtype, input.device, input.shape[1])
     layer = _layer(input, weight, stride, padding, dilation, groups) if _is_fast(input) and alike else None
     if layer is None:  # of another thread, say, that trains within `applied`
