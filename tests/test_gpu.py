@@ -1,7 +1,10 @@
 """The choices of a GPU, made on the processor at hand where there is none."""
 
 import copy
+import gc
 import pickle
+import weakref
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -72,6 +75,71 @@ def test_places_keep_their_digits(device):
     for name in ("dense", "rows"):
         assert_same(answer[name], right[name], within=2e-2)
         assert answer[name].is_contiguous()
+
+
+class Summing(nn.Module):
+    """Answers with a sum in float64 that goes on, as streams keep some, and writes to a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("last", torch.zeros(()))
+
+    def forward(self, clip, total):
+        self.last.copy_(clip.sum())
+        return clip, total + clip.double()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_of_float64_keep_their_digits(dtype):
+    clip, total = torch.ones(1, 2, 3, 4, 5), torch.full((1, 2, 3, 4, 5), 123456789.0, dtype=torch.float64)
+    for layout in gpu.LAYOUTS.values():
+        way = gpu._placed(Summing(), torch.utils._pytree.tree_flatten((clip, total))[1], dtype, layout)
+        _, found = way([clip, total])
+        assert torch.equal(found, total + 1)
+
+
+def test_what_is_made_in_inference_mode_runs_outside_it(monkeypatch):
+    monkeypatch.setattr(gpu, "LAYOUTS", {"channels last": torch.channels_last_3d})  # the network is copied
+    model = Summing()
+    with torch.inference_mode():
+        x = torch.randn(1, 2, 3, 4, 5)
+        plan = gpu.ready(torch.float32, model, (x, x.double()))
+    x = torch.randn(1, 2, 3, 4, 5)
+    with torch.no_grad():
+        assert_same(plan([x, x.double()])[1], 2 * x.double(), within=1e-6)
+
+
+def test_each_way_is_compiled_by_itself(monkeypatch):
+    """torch compiles one code object a few times only, and leaves it as it is from then on."""
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda way, **_: seen.append(way) or way)
+    x = torch.randn(1, 2, 3, 4, 5)
+    for _ in range(2):
+        gpu.ready(torch.float32, nn.Identity(), (x,))
+    one, other = seen
+    assert one.__code__ is not other.__code__
+    assert torch.equal(one([x]), x)
+
+
+def test_a_graph_keeps_the_weights_that_it_reads_and_waits_at_its_end(monkeypatch):
+    """With torch.cuda in name only: what is recorded is not run again."""
+    for name in ("CUDAGraph", "Event", "Stream", "current_stream", "device", "graph", "stream"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    model, x = nn.Conv3d(1, 1, 1), torch.randn(1, 1, 2, 3, 4)
+    way = gpu._placed(model, torch.utils._pytree.tree_flatten((x,))[1], torch.float32, torch.contiguous_format)
+    weight, run = weakref.ref(model.weight), gpu._Recorded(way, [x])
+    assert torch.cuda.graph.call_args.kwargs == {"capture_error_mode": "thread_local"}
+    assert_same(run([x]), model(x), within=0)
+    del way, model
+    gc.collect()
+    assert weight() is not None
+    run.done.synchronize.assert_not_called()
+    done = run.done
+    del run
+    gc.collect()
+    done.synchronize.assert_called_once_with()
+    assert weight() is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -64,8 +66,14 @@ def ready(dtype: torch.dtype, model: nn.Module, inputs: tuple[Any, ...]) -> Read
         model: in evaluation mode.
         inputs: its arguments, tensors such as (B, C, T, H, W).
     """
+    with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode is not written to outside it
+        return _ready(dtype, model, inputs)
+
+
+def _ready(dtype: torch.dtype, model: nn.Module, inputs: tuple[Any, ...]) -> Ready:
     tensors, given = pytree.tree_flatten(inputs)
-    right = model(*inputs)
+    tensors = [x.clone() if x.is_inference() else x for x in tensors]
+    right = model(*pytree.tree_unflatten(tensors, given))
     placed = {name: partial(_placed, model, given, dtype, layout) for name, layout in LAYOUTS.items()}
     plain = (
         {}
@@ -80,9 +88,9 @@ def ready(dtype: torch.dtype, model: nn.Module, inputs: tuple[Any, ...]) -> Read
         return name, way
 
     name, way = choose({**placed, **plain})
-    name, way = choose({name: lambda: way, "compiled": partial(torch.compile, way, dynamic=False)})
+    name, way = choose({name: lambda: way, "compiled": partial(_compiled, way)})
     if tensors[0].device.type == "cuda":
-        name, way = choose({name: lambda: way, "CUDA graph": partial(_recorded, way, tensors)})
+        name, way = choose({name: lambda: way, "CUDA graph": partial(_Recorded, way, tensors)})
     title = f"{', '.join(str(tuple(x.shape)) for x in tensors)}, {str(dtype).removeprefix('torch.')}"
     return Ready(way, given, _sizes(tensors), tuple(rows), f"{title}, {tensors[0].device}")
 
@@ -97,8 +105,8 @@ def _placed(model: nn.Module, given: Any, dtype: torch.dtype, layout: torch.memo
         model = copy.deepcopy(model).to(dtype).to(memory_format=layout)  # type: ignore[call-overload]
 
     def run(tensors: Sequence[Tensor]) -> Any:
-        # clips alone: places of boxes need their digits
-        found = [x.to(dtype, memory_format=layout) if x.ndim == 5 and x.is_floating_point() else x for x in tensors]
+        # clips alone: places of boxes need their digits, and so do sums in float64 that a stream keeps
+        found = [x.to(dtype, memory_format=layout) if x.ndim == 5 and x.dtype == torch.float32 else x for x in tensors]
         answer = model(*pytree.tree_unflatten(found, given))
         return pytree.tree_map_only(Tensor, lambda x: _plain(x, dtype), answer)
 
@@ -109,28 +117,42 @@ def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
     return (x.float() if x.dtype == dtype else x).contiguous()
 
 
-def _recorded(way: Way, tensors: Sequence[Tensor]) -> Way:
+def _compiled(way: Way) -> Way:
+    """A way through torch.compile, which compiles one code object a few times only: so each way gets its own."""
+    assert isinstance(way, FunctionType)
+    own = FunctionType(way.__code__.replace(), way.__globals__, closure=way.__closure__)
+    return torch.compile(own, dynamic=False)
+
+
+class _Recorded:
     """A way as one CUDA graph, in memory of its own: inputs are copied in, answers are copied out."""
-    device = tensors[0].device
-    own = [x.clone() for x in tensors]
-    with torch.cuda.device(device):
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                way(own)
-        torch.cuda.current_stream(device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            answer = way(own)
 
-    lock = Lock()
+    def __init__(self, way: Way, tensors: Sequence[Tensor]) -> None:
+        self.way = way  # which holds the weights that the graph reads
+        self.device = tensors[0].device
+        self.own = [x.clone() for x in tensors]
+        with torch.cuda.device(self.device):
+            stream = torch.cuda.Stream(self.device)
+            stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):
+                    way(self.own)
+            torch.cuda.current_stream(self.device).wait_stream(stream)
+            self.graph = torch.cuda.CUDAGraph()
+            # other threads may take memory meanwhile, as those that pin clips do
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                self.answer = way(self.own)
+        self.lock, self.done = Lock(), torch.cuda.Event()
+        # its memory goes to others only when no stream works in it
+        weakref.finalize(self, self.done.synchronize)
 
-    def run(given: Sequence[Tensor]) -> Any:
-        with lock:  # of several threads
-            for mine, x in zip(own, given, strict=True):
+    def __call__(self, given: Sequence[Tensor]) -> Any:
+        # of several threads, each perhaps with a stream and a device of its own
+        with self.lock, torch.cuda.device(self.device):
+            torch.cuda.current_stream().wait_event(self.done)
+            for mine, x in zip(self.own, given, strict=True):
                 mine.copy_(x)
-            graph.replay()
-            return pytree.tree_map_only(Tensor, torch.clone, answer)
-
-    return run
+            self.graph.replay()
+            found = pytree.tree_map_only(Tensor, torch.clone, self.answer)
+            self.done.record()
+            return found
