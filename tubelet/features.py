@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import speed, terminal
+from . import speed, terminal, weights
 from .data import flow, sampling, transforms
 from .data.datasets import check_channels
 from .data.indexes import footprint
@@ -26,7 +26,6 @@ from .heads import Features
 from .machine import aside
 from .models import ready
 from .predict import BATCH, videos_of
-from .segment import PLAIN, weights_of
 from .spec import ClipSpec, at_least_one, whole_numbers
 from .stream import Stream
 from .terminal import Table
@@ -79,7 +78,7 @@ def features(
         except ValueError as error:
             raise ValueError(f"{error}; for clips of their own give window, such as window={spec.num_frames}") from None
     source, folder = Path(source), Path(out)
-    settings = {"layer": layer, "window": window, "stride": stride, **weights_of(network), "spec": spec.to_dict()}
+    settings = {"layer": layer, "window": window, "stride": stride, **weights.identity(network), "spec": spec.to_dict()}
     videos = videos_of(source)
     rows, failed = [], 0
     for path in terminal.progress(videos, "features") if len(videos) > 1 else videos:
@@ -131,7 +130,8 @@ def _is_done(target: Path, note: Mapping[str, Any]) -> bool:
         return False
     try:
         with np.load(target) as file:
-            before, now = {"precision": PLAIN, **json.loads(str(file["settings"]))}, json.loads(json.dumps(note))
+            before = {"precision": weights.PLAIN, **json.loads(str(file["settings"]))}
+        now = json.loads(json.dumps(note))
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile):
         raise ValueError(
             f"{target}: damaged, or not written by features; remove it, or give another folder as out"

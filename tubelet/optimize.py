@@ -115,7 +115,10 @@ def optimize(
         made = backends.Auto(partial(_planned, dtype, seconds), dtype)
     else:
         made = backends.borrowed(backend, dtype)
-    optimized = Optimized(model, made, device)
+    precision = str(dtype).removeprefix("torch.")
+    if isinstance(made, backends.Int8):
+        precision += f" by {made.name}"
+    optimized = Optimized(model, made, device, precision)
     optimized.prepare(*inputs)
     return optimized
 
@@ -127,13 +130,15 @@ class Optimized(nn.Module):
         model: the network.
         backend: what makes a plan of it for inputs of a size.
         device: where it runs.
+        precision: of its convolutions, as notes beside its answers tell it.
     """
 
-    def __init__(self, model: nn.Module, backend: Backend, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, backend: Backend, device: torch.device, precision: str) -> None:
         super().__init__()
         self.model = _evaluating(model)
         self.backend = backend
         self.device = device
+        self._precision = precision
         self.training = False
         self._plans: list[Plan] = []
         self._marked = [*self.model.parameters(), *self.model.buffers()]
@@ -256,7 +261,7 @@ class Optimized(nn.Module):
             return getattr(self.model, name)
 
     def __copy__(self) -> Optimized:
-        return Optimized(self.model, self.backend, self.device)
+        return Optimized(self.model, self.backend, self.device, self._precision)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plans": [], "_marked": [], "_stamp": None, "_refused": set()}

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import heads, terminal, windows
+from . import heads, terminal, weights, windows
 from .data.grid import ending
 from .data.indexes import footprint
 from .data.layouts.opposites import mirrors
@@ -45,11 +45,9 @@ from .data.volume import (
 from .machine import aside, folder_for
 from .spec import ClipSpec, Intensity
 from .terminal import Table
-from .weights import digest
 
 __all__ = [
     "NOTE",
-    "PLAIN",
     "Mask",
     "Masks",
     "Way",
@@ -61,7 +59,6 @@ __all__ = [
     "scans_of",
     "segment",
     "stem",
-    "weights_of",
 ]
 
 log = logging.getLogger("tubelet")
@@ -71,7 +68,6 @@ LARGE = 2**29  # bytes of a scan, above which it is mapped into memory and seen 
 MOST_RANKED = 2**23  # voxels of such a scan from which percentiles are taken
 NOTE = "masks.json"  # beside masks, of what made them
 OTHERWISE = "made otherwise"  # in that note, of a mask of an earlier call with another network or other options
-PLAIN = "float32"  # the precision of notes that tell none
 # Endings that a mask takes over from its scan; of two files its one has the same geometry in it.
 KEPT = {".nii": ".nii", ".nii.gz": ".nii.gz", ".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha"}
 ENDING = ".nii.gz"  # of other masks, such as that of a DICOM series
@@ -426,7 +422,7 @@ def masks_of(
     scans = scans_of(source, spec.in_channels)
     places = _places(scans, source, out)
     folder = None if out is None or out in places else out
-    note = {**weights_of(network), "spec": spec.to_dict(), "way": asdict(way), "series": series}
+    note = {**weights.identity(network), "spec": spec.to_dict(), "way": asdict(way), "series": series}
     kept = _kept(folder, note, places) if folder is not None else {}
     cases: list[Mask] = []
     failed: dict[str, str] = {}
@@ -486,17 +482,6 @@ def note_of(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def weights_of(network: nn.Module) -> dict[str, str]:
-    """What a note beside answers tells of the network: a hash of its weights, and in which precision it runs."""
-    if not hasattr(network, "_saved_as"):
-        return {"network": digest(network), "precision": PLAIN}
-    backend: Any = network.backend  # of `optimize`, in a module above this one
-    parts = [getattr(backend, "dtype", None), *getattr(backend, "args", ())]
-    dtype = next((part for part in parts if isinstance(part, torch.dtype)), None)
-    precision = f"int8 by {backend.name}" if dtype is None else str(dtype).removeprefix("torch.")
-    return {"network": digest(cast(nn.Module, network._saved_as)), "precision": precision}
-
-
 def _counts(labels: np.ndarray, number: int) -> tuple[int, ...]:
     planes = (np.bincount(plane.reshape(-1), minlength=number) for plane in labels)  # each made 8 bytes a voxel
     return tuple(np.sum([*planes], 0).tolist())
@@ -529,7 +514,7 @@ def _places(scans: Sequence[Sequence[Path]], source: Path, out: Path | None) -> 
 
 def _kept(out: Path, note: Mapping[str, Any], places: Sequence[Path | None]) -> dict[str, Any]:
     """The masks of earlier calls, by name, each with its scan and the state of that; None where they are not known."""
-    found = {"precision": PLAIN, **note_of(out)}
+    found = {"precision": weights.PLAIN, **note_of(out)}
     masks = found.get("masks")
     masks = _there(out, masks) if isinstance(masks, dict) else {}
     for place in places:

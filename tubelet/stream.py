@@ -77,7 +77,7 @@ class Stream(nn.Module):
             if type(fast.backend).__name__ == "Int8":  # calibrated on clips, and not on what the twins keep
                 log.warning("int8 is for whole clips; the stream runs in float32")
             else:
-                self._fast = (type(fast), fast.backend, fast.device)
+                self._fast = (type(fast), fast.backend, fast.device, fast._precision)
         shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         twinning = Twinning(window, dense, approximate)
         self.model = twinning.twin(copy.deepcopy(model, shared)).eval()
@@ -257,7 +257,9 @@ class Stream(nn.Module):
             self._live = None
 
     @torch.no_grad()
-    def _prepared(self, shape: tuple[int, ...], kind: Any, backend: Any, place: torch.device) -> _Step | None:
+    def _prepared(
+        self, shape: tuple[int, ...], kind: Any, backend: Any, place: torch.device, precision: str
+    ) -> _Step | None:
         """A graph for chunks of this shape once they do alike; None where they never do."""
         model, device, dtype = _outline(self.model)
         frames = partial(torch.zeros, device=device, dtype=dtype)
@@ -269,7 +271,7 @@ class Stream(nn.Module):
             log.info("chunks of %d frames are not alike, and run as they are", shape[2])
             return None
         example = [torch.zeros(x.shape, dtype=x.dtype, device=place) for x in step.taken(now.states, device)]
-        fast = kind(step, backend, place)
+        fast = kind(step, backend, place, precision)
         return None if fast.prepare(torch.zeros(shape, device=place), *example) is None else (step, fast)
 
     def __str__(self) -> str:

@@ -30,6 +30,7 @@ from .machine import aside, cache_dir
 from .spec import ClipSpec
 
 FORMAT = "tubelet-1"
+PLAIN = "float32"  # the precision of networks, and of notes that tell none
 # Where others put the weights in a file. An average over training comes before the last weights, as those who keep one
 # publish it; MMEngine alone swaps the two, so that its `ema_state_dict` is the worse one.
 WRAPPERS = (
@@ -364,6 +365,12 @@ def digest(model: nn.Module) -> str:
         found.update(name.encode())
         found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()[:32]
+
+
+def identity(model: nn.Module) -> dict[str, str]:
+    """What a note beside answers tells of the network: a hash of its weights, and the precision in which it runs."""
+    own = getattr(model, "_saved_as", model)
+    return {"network": digest(own), "precision": getattr(model, "_precision", PLAIN)}
 
 
 def layers(model: nn.Module) -> dict[str, str]:
