@@ -1,6 +1,8 @@
 """Videos whose frames carry their index, painted in their pixels, for the tests of reading."""
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -62,7 +64,17 @@ def encode(
                 frame.pts, frame.time_base = stamps_ms[index], Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    if codec == "libsvtav1":
+        _leave_real_time()
     return path
+
+
+def _leave_real_time() -> None:
+    """SVT-AV1 puts threads of root before all others of the machine and leaves them so: other tests would starve."""
+    threads = Path("/proc/self/task")
+    for thread in threads.iterdir() if threads.is_dir() else ():
+        with suppress(ProcessLookupError):  # it has ended by now
+            os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
 
 
 def plain_decode(path: Path) -> Iterator[np.ndarray]:
