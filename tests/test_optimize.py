@@ -5,6 +5,7 @@ import logging
 import pickle
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -382,6 +383,26 @@ def test_it_follows_the_weights(tiny):
         assert_same(fast(x), model(x))
 
 
+@pytest.mark.parametrize("options", [{}, {"fused": True}])
+def test_it_follows_an_optimizer(tiny, options):
+    model = copy.deepcopy(tiny)
+    x = torch.randn(1, 3, 8, 32, 32)
+    fast = optimize(model, x, seconds=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1, **options)
+    model(x).sum().backward()
+    optimizer.step()
+    assert_same(fast(x), model(x).detach())
+
+
+@pytest.mark.parametrize("change", ["double", "half", "bfloat16"])
+def test_shared_weights_keep_their_type(tiny, change):
+    fast = optimize(tiny, torch.randn(1, 3, 8, 32, 32), seconds=0.0)
+    with pytest.raises(ValueError, match=r"an optimized network shares its weights, torch.float32 on cpu: bring the"):
+        getattr(fast, change)()
+    assert {x.dtype for x in tiny.parameters()} == {torch.float32}
+    assert fast.float().to("cpu") is fast
+
+
 def test_batches_are_free_and_only_some_sizes_are_kept(tiny):
     fast = optimize(tiny, torch.randn(2, 3, 8, 32, 32), seconds=0.0)
     for batch in (3, 5, 2):
@@ -429,6 +450,33 @@ def test_bfloat16_answers_in_float32(tiny):
     assert_same(fast(x), tiny(x).detach(), within=5e-2)
     model = nn.Sequential(nn.Conv3d(3, 4, 3), nn.AvgPool3d(2), nn.Upsample(scale_factor=2)).eval()  # no kernel for all
     assert_same(optimize(model, x, dtype=torch.bfloat16, seconds=0.0)(x), model(x).detach(), within=5e-2)
+
+
+class Normalising(nn.Module):
+    """Brings its clips to a range by itself."""
+
+    def __init__(self, normalise):
+        super().__init__()
+        self.normalise = normalise
+        self.layers = nn.Sequential(nn.Conv3d(3, 8, 3), nn.ReLU(), nn.Conv3d(8, 4, 1))
+
+    def forward(self, x):
+        return self.layers(self.normalise(x))
+
+
+@pytest.mark.parametrize(
+    "normalise",
+    [
+        lambda x: x / 255,
+        lambda x: torch.cat([x[:, :2] * 0.01, torch.zeros(x.shape[0], 1, *x.shape[2:])], 1),
+        lambda x: torch.fft.rfftn((x / 255).float(), dim=(2, 3, 4)).abs(),
+    ],
+)
+def test_bfloat16_where_torch_has_it_not(normalise, caplog):
+    model, x = Normalising(normalise).eval(), torch.randint(0, 256, (2, 3, 4, 8, 8), dtype=torch.uint8)
+    fast = optimize(model, x, dtype=torch.bfloat16, seconds=0.0)
+    assert_same(fast(x), model(x).detach(), 0.03)
+    assert "runs as it is" not in caplog.text
 
 
 def test_prediction_takes_it(tiny):
@@ -649,6 +697,28 @@ def test_what_is_no_number_is_not_hidden(tiny, caplog):
         model.register_buffer("mask", torch.tensor([float("-inf"), 0.0]))  # as of attention
         assert torch.equal(optimize(model, x, seconds=0.0)(x).isfinite(), model(x).isfinite())
     assert caplog.text.count("its weights are not finite") == 1
+
+
+@pytest.mark.parametrize("normalise", [lambda x: (x - x.mean()) / x.std(), lambda x: (x - 1).log()])
+def test_what_becomes_no_number_within_is_not_hidden(normalise):
+    model, x = Normalising(normalise).eval(), torch.rand(1, 3, 4, 8, 8) + 2
+    fast = optimize(model, x, seconds=0.0)
+    assert_same(fast(x), model(x).detach())
+    assert fast(torch.ones_like(x)).isnan().all() and model(torch.ones_like(x)).isnan().all()
+
+
+def test_a_network_that_keeps_what_it_computed_is_copied():
+    class Keeping(nn.Sequential):
+        def forward(self, x):
+            self.last = super().forward(x)
+            return self.last
+
+    model, x = Keeping(nn.Conv3d(3, 4, 1), nn.Conv3d(4, 4, 1)).eval(), torch.randn(1, 3, 2, 4, 4)
+    model(x).sum()
+    assert_same(optimize(model, x, seconds=0.0)(x), model(x).detach())
+    model.lock = threading.Lock()
+    with pytest.raises(ValueError, match=r"Keeping holds what cannot be copied \(cannot pickle"):
+        optimize(model, x)
 
 
 def test_threads_that_bring_new_sizes(tiny, caplog):

@@ -764,6 +764,15 @@ def test_a_caller_may_write_each_frame_to_the_same_memory():
             torch.testing.assert_close(one(buffer.copy_(frame)), two(frame.clone()))
 
 
+def test_the_weights_of_a_stream_keep_their_type():
+    model = tubelet.create("tiny", num_classes=4)
+    stream = tubelet.Stream(model)
+    with pytest.raises(ValueError, match=r"a stream shares its weights, torch.float32 on cpu: bring"):
+        stream.double()
+    assert {x.dtype for x in model.parameters()} == {torch.float32}
+    assert stream.float() is stream
+
+
 def test_a_stream_does_not_train():
     model = with_statistics(tubelet.create("tiny", num_classes=4)).eval()
     before = copy.deepcopy(model.state_dict())

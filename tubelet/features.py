@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import speed, terminal, weights
+from .blocks import shared_copy
 from .data import flow, sampling, transforms
 from .data.datasets import check_channels
 from .data.indexes import footprint
@@ -110,7 +110,7 @@ def _cut(network: nn.Module, layer: int) -> nn.Module:
         raise ValueError(f"{type(network).__name__} has no `stages`, so that features have no place to come from")
     if not -len(stages) <= layer < len(stages):
         raise ValueError(f"layer {layer}: the network has stages 0 to {len(stages) - 1}, or -{len(stages)} to -1")
-    cut = copy.deepcopy(network, {id(each): each for each in (*network.parameters(), *network.buffers())})
+    cut = shared_copy(network)
     number = layer % len(stages) + 1
     cut.stages, cut.head = nn.ModuleList(list(stages)[:number]), Features()
     cut.strides, cut.channels = network.strides[:number], network.channels[:number]  # type: ignore

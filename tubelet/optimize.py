@@ -27,8 +27,11 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+from torch.utils.weak import WeakIdKeyDictionary
 
 from . import backends, gpu, kernels, ways
+from .blocks import check_stays, shared_copy
 from .capture import capture
 from .fastest import Backend, Plan
 from .graph import IN_PLACE, Convolution, Graph, Pool, Step
@@ -118,6 +121,7 @@ def optimize(
     precision = str(dtype).removeprefix("torch.")
     if isinstance(made, backends.Int8):
         precision += f" by {made.name}"
+    _watch_fused()
     optimized = Optimized(model, made, device, precision)
     optimized.prepare(*inputs)
     return optimized
@@ -135,7 +139,7 @@ class Optimized(nn.Module):
 
     def __init__(self, model: nn.Module, backend: Backend, device: torch.device, precision: str) -> None:
         super().__init__()
-        self.model = _evaluating(model)
+        self.model = shared_copy(model).eval()
         self.backend = backend
         self.device = device
         self._precision = precision
@@ -158,7 +162,10 @@ class Optimized(nn.Module):
             clips, boxes = inputs
             head.check(boxes, len(pytree.tree_leaves(clips)[0]))  # a graph has no way to refuse
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return self.model(*inputs, **named) if plan is None else plan(tensors)
+            if plan is not None:
+                with suppress(_NoNumberError):
+                    return plan(tensors)
+            return self.model(*inputs, **named)
 
     def prepare(self, *inputs: Any) -> Plan | None:
         """Be ready for inputs of these shapes, (B, C, T, H, W); forward does so by itself.
@@ -231,12 +238,16 @@ class Optimized(nn.Module):
             raise ValueError("an optimized network does not train: train the network itself and optimize it again")
         return self
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Optimized:
+        check_stays("an optimized network", self.model, fn)
+        return super()._apply(fn, recurse)
+
     def __setattr__(self, name: str, value: Any) -> None:
         """What the network has is set there: `fast.head = ...` changes the task."""
         if name in ("model", "backend", "device", "training") or name.startswith("_"):
             super().__setattr__(name, value)
             return
-        setattr(self.model, name, _evaluating(value) if isinstance(value, nn.Module) else value)
+        setattr(self.model, name, shared_copy(value).eval() if isinstance(value, nn.Module) else value)
         if name != "spec":  # which is not run
             self._stamp = None
 
@@ -272,12 +283,6 @@ class Optimized(nn.Module):
         return "\n\n".join(str(plan.table()) for plan in self._plans)
 
 
-def _evaluating(module: nn.Module) -> nn.Module:
-    """Modules of one's own, which stay in evaluation mode, around the same weights."""
-    shared = {id(each): each for each in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, shared).eval()
-
-
 def _planned(dtype: torch.dtype, seconds: float, model: nn.Module, inputs: tuple[Any, ...]) -> _Plan:
     """The backend `torch`."""
     if not torch.backends.mkldnn.is_available():
@@ -285,6 +290,8 @@ def _planned(dtype: torch.dtype, seconds: float, model: nn.Module, inputs: tuple
     if not kernels.available():
         _say_once(kernels.why())
     plan = _Plan(capture(model, inputs), dtype, seconds)
+    if dtype != torch.float32:
+        plan(pytree.tree_leaves(inputs))  # what torch cannot do in it is an error now, and not in a later call
     with suppress(
         AttributeError, OSError, TypeError
     ):  # what the making took goes back to the system, where the C library can
@@ -374,7 +381,22 @@ def _memory(x: Tensor) -> int:
 
 def _mark(x: Tensor) -> tuple[int, int]:
     """What changes when a weight is written to or replaced."""
-    return x.data_ptr(), 0 if x.is_inference() else x._version
+    return x.data_ptr(), 0 if x.is_inference() else x._version + _FUSED.get(x, 0)
+
+
+# Steps that fused optimizers made of a weight: torch does not count these as writing to it.
+_FUSED: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+@cache
+def _watch_fused() -> None:
+    register_optimizer_step_post_hook(_count_fused)
+
+
+def _count_fused(optimizer: Optimizer, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        for x in group["params"] if group.get("fused") else ():
+            _FUSED[x] = _FUSED.get(x, 0) + 1
 
 
 def _are_finite(tensors: Iterable[Tensor]) -> bool:
@@ -385,6 +407,14 @@ def _are_finite(tensors: Iterable[Tensor]) -> bool:
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     """float32 to the precision of a plan; other types, such as of indices, stay."""
     return value.to(dtype) if isinstance(value, Tensor) and value.dtype == torch.float32 else value
+
+
+class _NoNumberError(Exception):
+    """A plan met what oneDNN's ReLU would make 0 of, and hide."""
+
+
+# What makes something that is no number, or infinite, of numbers.
+_UNSURE = {"div", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "pow", "reciprocal", "std", "var"}
 
 
 def _placed(step: Step, way: ways.Way) -> Callable[[dict[Node, Any]], Tensor]:
@@ -404,6 +434,9 @@ def _called(step: Step, dtype: torch.dtype) -> Callable[[dict[Node, Any]], Any]:
         function = _also_single(function, dtype)
         args, kwargs = pytree.tree_map(lambda each: dtype if each is torch.float32 else each, (args, dict(kwargs)))
 
+    if getattr(step.work, "_opname", "") in _UNSURE:
+        function = _checked(function)
+
     def call(values: dict[Node, Any]) -> Any:
         found = map_arg((args, kwargs), values.__getitem__)
         return function(*found[0], **found[1])
@@ -416,19 +449,29 @@ def _called(step: Step, dtype: torch.dtype) -> Callable[[dict[Node, Any]], Any]:
     return call if inner else call_flat
 
 
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        answer = function(*args, **kwargs)
+        if isinstance(answer, Tensor) and not _are_finite([answer]):
+            raise _NoNumberError
+        return answer
+
+    return call
+
+
 def _also_single(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
-    """A function in a lower precision, or in float32 where torch has none for it."""
+    """A function in a lower precision, or in float32 where torch has none for it.
+
+    What it makes in float32 of other types, such as shares of whole numbers, goes on in the lower one.
+    """
     has_kernel = True
 
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal has_kernel
         if has_kernel:
-            try:
-                return function(*args, **kwargs)
-            except RuntimeError as error:
-                if "not implemented for" not in str(error):
-                    raise
-                has_kernel = False
+            with suppress(RuntimeError):  # of several words: no kernel, no such type
+                return pytree.tree_map(lambda each: _cast(each, dtype), function(*args, **kwargs))
+            has_kernel = False
         single = lambda each: each.float() if isinstance(each, Tensor) and each.dtype == dtype else each  # noqa: E731
         args, kwargs = pytree.tree_map(single, (args, kwargs))
         return pytree.tree_map(lambda each: _cast(each, dtype), function(*args, **kwargs))

@@ -7,7 +7,6 @@ answers, `lead` of them, are of that time and to be dropped; all others are the 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .blocks import shared_copy
 from .twins import Delaying, Dilated, State, Waiting, restart, twins_of
 
 _MOST = 4096  # frames within which chunks must come to be alike
@@ -53,9 +53,9 @@ class Step(nn.Module):
         super().__init__()
         stream.measure((*shape[:2], *shape[3:]))
         tensors = (*stream.model.parameters(), *stream.model.buffers())
-        self.model = copy.deepcopy(stream.model, {id(tensor): tensor for tensor in tensors})
+        self.model = shared_copy(stream.model)
         restart(self.model)
-        outline = copy.deepcopy(self.model, {id(tensor): tensor.to("meta") for tensor in tensors})
+        outline = shared_copy(self.model, lambda tensor: tensor.to("meta"))
         dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
         before, after = steady(outline, torch.empty(tuple(shape), device="meta", dtype=dtype))
         self.filled_after = after.number
@@ -136,8 +136,7 @@ class Continued(nn.Module):
         super().__init__()
         if form(before) != form(after):
             raise ValueError("chunks of this size do not do alike")
-        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        self.model = copy.deepcopy(model, shared)
+        self.model = shared_copy(model)
         restart(self.model)
         self._kept = after
         self._counters = [(name, key) for name, key in _counters(after) if before[name][key] != after[name][key]]

@@ -8,7 +8,6 @@ twin keeps depends on its kernel, never on the length of the video.
 
 from __future__ import annotations
 
-import copy
 import logging
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from . import speed
+from .blocks import check_stays, shared_copy
 from .spec import at_least_one
 from .step import Continued, steady
 from .terminal import Table, counted
@@ -78,9 +78,8 @@ class Stream(nn.Module):
                 log.warning("int8 is for whole clips; the stream runs in float32")
             else:
                 self._fast = (type(fast), fast.backend, fast.device, fast._precision)
-        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
         twinning = Twinning(window, dense, approximate)
-        self.model = twinning.twin(copy.deepcopy(model, shared)).eval()
+        self.model = twinning.twin(shared_copy(model)).eval()
         self.window = window
         self.dense = dense
         self.training = False
@@ -145,6 +144,10 @@ class Stream(nn.Module):
     def train(self, mode: bool = True) -> Stream:
         """Nothing: a stream stays in evaluation mode, also within a network that trains."""
         return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Stream:
+        check_stays("a stream", self.model, fn)
+        return super()._apply(fn, recurse)
 
     @property
     def state(self) -> State:
@@ -358,8 +361,7 @@ def _outline(model: nn.Module) -> tuple[nn.Module, Any, torch.dtype]:
     """A copy of a stream's network at its start, on the meta device where all of it is of this library."""
     like = next(model.parameters(), torch.empty(0))
     device = "meta" if all(map(_is_known, model.modules())) else like.device
-    tensors = (*model.parameters(), *model.buffers())
-    model = copy.deepcopy(model, {id(tensor): tensor.to(device) for tensor in tensors})
+    model = shared_copy(model, lambda tensor: tensor.to(device))
     restart(model)
     return model, device, like.dtype
 
