@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first; `?*` is every other module of a package. A module imports from lower lines alone, so a family of
 # `models` imports no other family.
 LAYERS = (
-    "machine spec kernels.native boxes losses optim protocols terminal timeline plot page pickles launch "
+    "machine copies spec kernels.native boxes losses optim protocols terminal timeline plot page pickles launch "
     "processes sharding convert.layout data.headers data.indexes data.sample data.sampling data.transforms data.mixing "
     "data.fingerprint data.order data.layouts.text data.grid",
     "kernels kernels.?* data.packets frames runtimes data.dicom data.itk data.nifti data.raw",

@@ -7,11 +7,9 @@ meet in a `Join`. A network of your own that keeps both rules streams exactly, t
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -682,43 +680,6 @@ class Resize(nn.Module):
     def extra_repr(self) -> str:
         """The mode."""
         return self.mode
-
-
-def shared_copy(model: nn.Module, move: Callable[[Tensor], Tensor] | None = None) -> Any:
-    """Modules of one's own around the same weights and buffers.
-
-    Args:
-        model: any network; what a pass with gradients left in an attribute is copied without them.
-        move: what the copy has in the place of each weight and buffer, such as the same on another device.
-
-    Raises:
-        ValueError: an attribute cannot be copied, such as a lock.
-    """
-    tensors = {id(x): x if move is None else move(x) for x in (*model.parameters(), *model.buffers())}
-    kept = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
-    tensors |= {id(x): x.detach() for x in kept if not x.is_leaf}
-    try:
-        return copy.deepcopy(model, tensors)
-    except (TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{type(model).__name__} holds what cannot be copied ({reason}): leave it out") from None
-
-
-def check_stays(name: str, model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    """Raise ValueError where a change of all tensors would take shared weights to another type or device.
-
-    Args:
-        name: what shares them with the network.
-        model: the network; its own buffers would stay behind.
-        change: as `nn.Module.to` makes it of its arguments.
-    """
-    for x in model.parameters():
-        like = change(x.detach().new_empty(0))
-        if (like.dtype, like.device) != (x.dtype, x.device):
-            raise ValueError(
-                f"{name} shares its weights, {x.dtype} on {x.device}: bring the network itself to {like.dtype} on "
-                f"{like.device}, and then make {name} of it anew"
-            )
 
 
 def stages_of(model: nn.Module) -> list[nn.Module]:

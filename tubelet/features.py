@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import speed, terminal, weights
-from .blocks import shared_copy
+from .copies import shared_copy
 from .data import flow, sampling, transforms
 from .data.datasets import check_channels
 from .data.indexes import footprint

@@ -31,8 +31,8 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.weak import WeakIdKeyDictionary
 
 from . import backends, gpu, kernels, ways
-from .blocks import check_stays, shared_copy
 from .capture import capture
+from .copies import check_stays, shared_copy
 from .fastest import Backend, Plan
 from .graph import IN_PLACE, Convolution, Graph, Pool, Step
 from .heads import Detect

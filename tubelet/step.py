@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .blocks import shared_copy
+from .copies import shared_copy
 from .twins import Delaying, Dilated, State, Waiting, restart, twins_of
 
 _MOST = 4096  # frames within which chunks must come to be alike

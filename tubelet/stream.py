@@ -17,7 +17,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from . import speed
-from .blocks import check_stays, shared_copy
+from .copies import check_stays, shared_copy
 from .spec import at_least_one
 from .step import Continued, steady
 from .terminal import Table, counted
