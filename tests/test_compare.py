@@ -181,7 +181,7 @@ def test_runs_that_do_not_fit():
     with pytest.raises(ValueError, match="differ in 2 classes, such as down"):
         compare(a, run([0, 1], classes=("left", "right", "down")))
     other = Scores(("x", "y"), CLASSES, a.targets, a.scores)
-    with pytest.raises(ValueError, match="no sample is in both: a has s0, b x"):
+    with pytest.raises(ValueError, match="no sample is in both: a has s0, b x; evaluate both by one path"):
         compare(a, other)
     with pytest.raises(ValueError, match="level 95"):
         compare(a, a, level=95)

@@ -234,7 +234,9 @@ def _shared(a: Sequence[str], b: Sequence[str], names: Sequence[str]) -> tuple[l
     there = set(b)
     both = [sample for sample in a if sample in there]
     if not both:
-        raise ValueError(f"no sample is in both: {names[0]} has {a[0]}, {names[1]} {b[0]}")
+        raise ValueError(
+            f"no sample is in both: {names[0]} has {a[0]}, {names[1]} {b[0]}; evaluate both by one path of the data"
+        )
     known = set(both)
     return both, {"samples": len(both), "only in a": _named(a, known), "only in b": _named(b, known)}
 

@@ -85,7 +85,7 @@ class Camera:
         for what, value in {"fps": fps, "buffer": buffer, "timeout_s": timeout_s}.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{what} {value}; it must be above 0")
-        self.name = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1@", str(source))
+        self.name = re.sub(r"(://[^/@:]*):[^/]*@", r"\1@", str(source))
         if self.name.isdecimal():
             self.name = f"camera {source}"
         address = (str(source), None, {}) if is_played else _address(str(source))

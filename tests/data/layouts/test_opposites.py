@@ -136,10 +136,38 @@ def test_no_opposites_in_time(pair):
     assert reversals(pair) == {}
 
 
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ["palm up", "palm down"],
+        ["lying face up", "lying face down"],
+        ["punch_left", "punch_right"],
+        ["upper left", "upper right"],
+        ["raise body", "lower body"],
+    ],
+)
+def test_poses_and_limbs_are_no_directions(pair):
+    assert reversals(pair) == {}
+
+
 def test_a_hand_keeps_its_side_in_time():
     classes = [f"swipe_{way}_with_{hand}_hand" for way in ("left", "right") for hand in ("left", "right")]
     assert reversals(classes) == {0: 2, 1: 3, 2: 0, 3: 1}
     assert mirrors(classes) == {0: 3, 1: 2, 2: 1, 3: 0}
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ["turn left before crossing", "turn right before crossing"],
+        ["left back kick", "right back kick"],
+        ["turnleft", "turnright"],
+        ["look left and right then left", "look left and right then right"],
+    ],
+)
+def test_sides_in_doubt_turn_where_that_is_another_class(pair):
+    assert mirrors(pair) == {0: 1, 1: 0}
+    assert mirrors([pair[0], "bright light"]) in ({}, {0: None})
 
 
 def test_several_opposites_are_none():

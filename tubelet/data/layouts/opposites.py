@@ -62,6 +62,11 @@ _STAYING = frozenset({
     "pretending", "pretend", "trying", "try", "failing", "fail", "but", "without", "until", "so", "then",
     "pouring", "pour", "spilling", "spill", "dropping", "drop", "throwing", "throw",
 })  # fmt: skip
+# Behind these a direction is that of a pose or a limb.
+_HELD = frozenset({
+    "palm", "palms", "face", "faces", "arm", "arms", "leg", "legs", "foot",
+    "feet", "punch", "punching", "kick", "kicking", "standing", "lying", "sitting", "upper", "lower",
+})  # fmt: skip
 # A side before one of these words is a way to go; else it is that of a hand or a leg.
 _AFTER_A_WAY = frozenset({
     "to", "from", "with", "by", "while", "in", "on", "onto", "into", "at", "over", "and", "or",
@@ -92,9 +97,12 @@ def mirrors(classes: Sequence[str], told: ClassFile | None = None) -> dict[int, 
     by_words = _by_words(names)
     found: dict[int, int | None] = {}
     for index, words in enumerate(names):
-        turned = _swapped(words)
-        if turned != words and not _is_symmetric(words):
-            found[index] = by_words.get(turned)
+        sure = _swapped(words, _ADVERBS)
+        # what is doubtful turns where it makes another class
+        partners = [by_words.get(turned) for turned in (_swapped(words, inside=True), _swapped(words), sure)]
+        partner = next((each for each in partners if each not in (None, index)), None)
+        if partner is not None or sure != words:
+            found[index] = partner
     return found
 
 
@@ -147,22 +155,31 @@ def _by_words(names: Sequence[Words]) -> dict[Words, int]:
     return {words: index for index, words in enumerate(names) if count[words] == 1}
 
 
-def _swapped(words: Words) -> Words:
-    """The words with left for right and right for left."""
-    is_side = [(word,) in _SIDES and not _ADVERBS.intersection(words[i + 1 : i + 2]) for i, word in enumerate(words)]
-    return tuple(_SIDES[(word,)][0][0] if is_one else word for word, is_one in zip(words, is_side, strict=True))
+def _swapped(words: Words, adverbs: frozenset[str] = frozenset(), *, inside: bool = False) -> Words:
+    """The words with left for right and right for left, but for "left and right", where both are meant alike.
 
-
-def _is_symmetric(words: Words) -> bool:
-    """Whether both sides are meant alike: "left and right"."""
-    return any(
-        word in ("and", "or") and words[i - 1 : i] in _SIDES and words[i + 1 : i + 2] in _SIDES
+    Args:
+        words: of a name.
+        adverbs: words before which there is no side.
+        inside: whether a part of a word is one: "turnleft".
+    """
+    made = list(words)
+    alike = {
+        place
         for i, word in enumerate(words)
-    )
+        if word in ("and", "or") and words[i - 1 : i] in _SIDES and words[i + 1 : i + 2] in _SIDES
+        for place in (i - 1, i + 1)
+    }
+    for i, word in enumerate(words):
+        if (word,) in _SIDES and i not in alike and not adverbs.intersection(words[i + 1 : i + 2]):
+            made[i] = _SIDES[(word,)][0][0]
+        elif (word,) not in _SIDES and inside:
+            made[i] = re.sub("left|right", lambda side: _SIDES[(side[0],)][0][0], word)
+    return tuple(made)
 
 
-def _backwards(words: Words, is_turned: bool = False) -> Iterator[tuple[Words, bool]]:
-    """All ways to turn the directions of a name, and whether any was turned."""
+def _backwards(words: Words, is_turned: bool = False, before: str = "") -> Iterator[tuple[Words, bool]]:
+    """All ways to turn the directions of a name, and whether any was turned; `before` is the word before."""
     if not words:
         yield (), is_turned
         return
@@ -170,16 +187,18 @@ def _backwards(words: Words, is_turned: bool = False) -> Iterator[tuple[Words, b
     for length in (1, 2, 3):
         phrase = words[:length]
         for table, tells in ((_TURNED, True), (_CARRIED, False), (_MAYBE, True)):
-            if len(phrase) == length and phrase in table and _is_way(words):
+            if len(phrase) == length and phrase in table and _is_way(words, before):
                 must_turn |= length == 1 and table is not _MAYBE
                 for other in table[phrase]:
-                    for rest, is_any in _backwards(words[length:], is_turned or tells):
+                    for rest, is_any in _backwards(words[length:], is_turned or tells, phrase[-1]):
                         yield other + rest, is_any
     if not must_turn:
-        for rest, is_any in _backwards(words[1:], is_turned):
+        for rest, is_any in _backwards(words[1:], is_turned, words[0]):
             yield words[:1] + rest, is_any
 
 
-def _is_way(words: Words) -> bool:
-    """Whether a side, if the first word is one, is a way to go."""
+def _is_way(words: Words, before: str) -> bool:
+    """Whether the first word, if it is a direction, is a way to go."""
+    if (words[0] in ("left", "right", "up", "down") and before in _HELD) or words[:2] == ("lower", "body"):
+        return False
     return words[0] not in ("left", "right") or not words[1:] or words[1] in _AFTER_A_WAY
