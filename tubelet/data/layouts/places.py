@@ -117,12 +117,11 @@ class Places:
                             found[stem].append(folder / entry.name)
                     elif not entry.name.startswith(".") and is_folder(entry):
                         (named if entry.name in stems else others).append(folder / entry.name)
-                # one folder tells what its neighbours hold
-                if named and is_frames(named[0]):
-                    for path in named:
-                        frames[path.name].append(path)
-                else:
-                    below += named + others
+                # one folder tells what those behind it hold; before it may be some whose extraction failed
+                first = next((i for i, path in enumerate(named[:PROBES]) if is_frames(path)), len(named))
+                for path in named[first:]:
+                    frames[path.name].append(path)
+                below += named[:first] if first < len(named) else named + others
             if (found.keys() | frames.keys()) >= stems:
                 break
             # one of the folders to begin with may lie in another
