@@ -151,7 +151,7 @@ class File:
         """The pictures (H, W, 3), uint8 RGB and upright, of these ascending frame indices.
 
         Raises:
-            VideoError: a frame cannot be decoded, the picture size changes, or the file has changed since it was opened.
+            VideoError: a frame cannot be decoded, the picture size changes, or the file is no longer what was opened.
         """
         with self._source() as source:
             for span in self._index.spans(list(wanted)):

@@ -171,7 +171,7 @@ class Video:
         Raises:
             ValueError: no index, an index outside the video, or a box or a crop that does not fit in the frame.
             TypeError: one index and no list, or an argument of another form.
-            VideoError: a frame cannot be decoded, or the picture size changes.
+            VideoError: a frame cannot be decoded, the picture size changes, or the file is no longer what was opened.
         """
         return next(self.clips([indices], box=box, resize=resize, crop=crop))
 
