@@ -308,6 +308,7 @@ ERRORS = {
     "a moment before the video": (("path,time_s,x1,y1,x2,y2,label", "1.mp4,-1,0,0,1,1,a"), r"row 2 .*moment -1 is"),
     "frame folders among videos": (("a 3 0", "1.mp4 1"), r"row 2 \(1\.mp4 1\): other rows are `frame_dir total_frames"),
     "a comma without quotes": (("path,label", "1.mp4,a,", "2.mp4,to b, then c"), r"row 3 .*more cells .* in quotes"),
+    "a start, or a label": (("1.mp4 0 30 5", "2.mp4 3 33 5"), r"three numbers in every row, `path start end label` or"),
     "an offset, or two labels": (("a 2 5 127", "b 2 5 127"), r"three numbers in every row, .* or MMAction2's"),
 }  # fmt: skip
 

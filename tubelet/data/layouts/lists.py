@@ -139,10 +139,12 @@ def _numbered(part: Part, lines: Sequence[str]) -> tuple[list[Row], Task] | None
     if not any(_SEVERAL.search(line) for line in lines):
         return None
     found = []
+    is_spaced = True
     for line in lines:
         match = _NUMBERED.fullmatch(line)
         if not match or not match["path"].strip():
             return None
+        is_spaced = is_spaced and match["numbers"][0].isspace()
         numbers = re.split(
             r"[\s;|]+" if re.match(r"\s", match["numbers"]) else r"[,;|]", match["numbers"].strip(" \t,;|")
         )
@@ -156,12 +158,8 @@ def _numbered(part: Part, lines: Sequence[str]) -> tuple[list[Row], Task] | None
             f"{part.file}, row {other + 1} ({lines[other].strip()}): other rows are "
             f"{'`frame_dir total_frames label`' if is_frames[0] else '`path label`'}; use one form in a list"
         )
-    if is_frames[0] and all(len(numbers) == 3 for _, numbers in found):
-        raise ValueError(
-            f"{part.file}: three numbers in every row, `frame_dir total_frames label label` or MMAction2's `frame_dir "
-            "offset total_frames label`; write `frame_dir total_frames label,label`, or a header "
-            "frame_dir,start_frame,end_frame,label"
-        )
+    if all(len(numbers) == 3 for _, numbers in found):
+        _check_threes(part.file, [numbers for _, numbers in found], is_frames[0], is_spaced)
     labels = [
         tuple(",".join(numbers[is_dir:]).split(",")) for (_, numbers), is_dir in zip(found, is_frames, strict=True)
     ]
@@ -170,6 +168,21 @@ def _numbered(part: Part, lines: Sequence[str]) -> tuple[list[Row], Task] | None
         Row(_path(path), each if kind == "multilabel" else each[0], part.split, file=part.file, line=line)
         for line, ((path, _), each) in enumerate(zip(found, labels, strict=True), start=1)
     ], kind
+
+
+def _check_threes(file: Path, rows: Sequence[Sequence[str]], is_frames: bool, is_spaced: bool) -> None:
+    """Raise ValueError where three numbers in every row may be a start, an end and a label."""
+    if is_frames:
+        raise ValueError(
+            f"{file}: three numbers in every row, `frame_dir total_frames label label` or MMAction2's `frame_dir "
+            "offset total_frames label`; write `frame_dir total_frames label,label`, or a header "
+            "frame_dir,start_frame,end_frame,label"
+        )
+    if is_spaced and all(start.isdecimal() and end.isdecimal() and int(start) < int(end) for start, end, _ in rows):
+        raise ValueError(
+            f"{file}: three numbers in every row, `path start end label` or `path label label label`; write a header "
+            "path,start_frame,end_frame,label, or commas between labels"
+        )
 
 
 def _table(
