@@ -464,6 +464,7 @@ def test_one_number_is_a_square_crop(long):
     with Video(os.fsencode(long)) as clip:
         for read, where in ((clip.frames, [0]), (clip.frames_at, [0.0])):
             assert torch.equal(read(where, crop=32), read(where, crop=(32, 32)))
+            assert torch.equal(read(where, resize=np.int64(32), crop=np.int32(16)), read(where, resize=32, crop=16))
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")

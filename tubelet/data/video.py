@@ -236,6 +236,7 @@ class Video:
             VideoError: as in `frames`.
         """
         source = self._opened()
+        resize, crop = (int(each) if isinstance(each, np.integer) else each for each in (resize, crop))
         _check_form("box", box, 4, "(top, left, height, width) in pixels")
         crop = (crop, crop) if isinstance(crop, int) else crop
         _check_form("crop", crop, 2, "(height, width) in pixels, or the side of a square in pixels")
