@@ -29,7 +29,9 @@ def test_lists_of_different_endings(touch, write, named):
         open_data("train.csv")
 
 
-@pytest.mark.parametrize("kin", ["kinetics400_{}_list_videos.txt", "{}-split-1.csv", "my_{}_v2.txt"])
+@pytest.mark.parametrize(
+    "kin", ["kinetics400_{}_list_videos.txt", "{}list.txt", "my_{}set.csv", "{}-split-1.csv", "my_{}_v2.txt"]
+)
 def test_a_list_is_read_with_its_kin_alone(touch, write, named, kin):
     touch(*(f"{i}.mp4" for i in range(4)))
     train = write(kin.format("train"), "0.mp4 0", "1.mp4 1")
