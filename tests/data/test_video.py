@@ -475,6 +475,11 @@ def test_what_is_no_source():
     gc.collect()
 
 
+def test_a_path_longer_than_can_be():
+    with pytest.raises(VideoError, match=r"a{300}\.mp4: "):
+        Video("a" * 300 + ".mp4")
+
+
 def test_a_path_with_a_null_byte():
     with pytest.raises(VideoError, match=r"^'a\\x00b': no path has a null byte"):
         Video("a\0b")

@@ -285,7 +285,11 @@ def _source(source: str | bytes | os.PathLike | np.ndarray | Tensor | Source, fp
     path = Path(source)
     if path.suffix.lower() == ".npy":
         return open_array(path, fps)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise VideoError(f"{path}: {error.strerror}") from None
+    if is_folder:
         return Folder(path, fps)
     if fps is not None and path.exists():
         raise ValueError(f"{path}: a file has times of its own; fps {fps} is for folders of frames and arrays")

@@ -286,6 +286,7 @@ ERRORS = {
         ("1.mp4 a", "2.mp4 b", "8.mp4 a", "9.mp4 a"),
         r"list\.csv: 2 of 4 videos are not there, first 8\.mp4 \(list\.csv, row 3\); looked in .*; correct these",
     ),
+    "captions for paths": (("path,label", "1.mp4,a", f"{'x' * 300},b"), r"1 of 2 videos are not there, first x{300} "),
     "an unknown header": (("clip,action", "1.mp4,a"), r"first clip \(list\.csv, row 1\); .*; if this row is a header"),
     "a number below 0": (("1.mp4 0", "2.mp4 -1"), r"label -1 where all are numbers; write whole ones from 0"),
     "numbers as pandas writes them": (("1.mp4,0.0", "2.mp4,1.0"), r"label 0\.0 where all are numbers; write whole"),

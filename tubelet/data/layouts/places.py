@@ -6,6 +6,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ..pictures import is_animated, is_folder, is_frames
@@ -177,8 +178,9 @@ def _there(root: Path, names: Sequence[str]) -> list[Path | None]:
         if len(files) < FEW:
             for number, file in files:
                 path = Path(folder + file)
-                if path.exists():
-                    found[number] = path
+                with suppress(OSError):  # text of another column may be longer than a name can be
+                    if path.exists():
+                        found[number] = path
             continue
         try:
             with os.scandir(folder or ".") as entries:
