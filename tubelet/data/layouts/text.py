@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 # of these `.webp` alone may be a still picture too, see `places.is_video`
 SUFFIXES = frozenset({
-    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
-    ".ts", ".webm", ".webp", ".wmv",
+    ".3gp", ".asf", ".avi", ".flv", ".gif", ".h264", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
+    ".mts", ".ogv", ".ts", ".vob", ".webm", ".webp", ".wmv",
 })  # fmt: skip
 LISTS = frozenset({".csv", ".tsv", ".txt"})
 SPLITS = {
