@@ -96,6 +96,13 @@ def test_quoted_labels_with_spaces(touch, write, named):
     assert named(open_data(root), "train") == [("1.mp4", "high jump"), ("2.mp4", "run")]
 
 
+@pytest.mark.parametrize("header", [[], ["path, label"]])
+def test_quotes_after_a_space(touch, write, named, header):
+    touch("1.mp4", "2.mp4")
+    data = open_data(write("val.csv", *header, '"1.mp4", "x, y"', '"2.mp4", "z"'))
+    assert named(data, "val") == [("1.mp4", "x, y"), ("2.mp4", "z")]
+
+
 def test_frames_split_and_group_of_a_list(tmp_path, touch, write):
     touch("1.mp4", "2.mp4")
     data = open_data(
@@ -114,6 +121,12 @@ def test_frames_split_and_group_of_a_list(tmp_path, touch, write):
     ]  # fmt: skip
     assert data.splits["val"] == [Sample(two, 1, 0, 12, group="p2")]
     assert data.splits["val"][0].name == f"{two}[0:12]"
+
+
+def test_frames_as_pandas_writes_them(touch, write):
+    touch("1.mp4", "2.mp4")
+    data = open_data(write("val.csv", "path,label,start_frame,end_frame", "1.mp4,a,0.0,8.0", "2.mp4,b,3.0,"))
+    assert [(sample.start, sample.end) for sample in data.splits["val"]] == [(0, 8), (3, None)]
 
 
 def test_parts_in_seconds(tmp_path, touch, write):
@@ -293,6 +306,8 @@ ERRORS = {
     "a line without end": (("1.mp4 " + "x" * 200_000,), r"a row that csv cannot read \(field larger"),
     "unknown split": ((HEADER, "1.mp4,a,,,half"), r"row 2 \(1\.mp4 .*half\): split 'half' is none of train"),
     "frames that are no numbers": ((HEADER, "1.mp4,a,,,", "2.mp4,b,x,,"), r"list\.csv, row 3 \(2\.mp4.*'x'"),
+    "half a frame": ((HEADER, "1.mp4,a,0.5,8,"), r"row 2 .*\): frame 0\.5 is no whole number"),
+    "a time code": (("path,label,end_s", "1.mp4,a,0:01"), r"row 2 .*\): '0:01' is no number; write one, seconds as 61"),
     "frames in the wrong order": ((HEADER, "1.mp4,a,8,8,"), r"row 2 .*\): frames \[8, 8\) are none"),
     "a negative frame": ((HEADER, "1.mp4,a,-1,8,"), r"row 2 .*\): frames \[-1, 8\) are none"),
     "seconds in the wrong order": (("path,label,start_s,end_s", "1.mp4,a,3,2.5"), r"row 2 .*\): seconds \[3, 2\.5\)"),

@@ -97,9 +97,9 @@ def first_rows(part: Part, head: str) -> list[Row]:
 def _read(part: Part, lines: Sequence[str], task: Task | None) -> tuple[list[Row], Task]:
     """Rows of a list, and their task."""
     for separator in SEPARATORS:
-        header = next(csv.reader(lines[:1], delimiter=separator))
+        header = next(_cells(lines[:1], separator))
         if _is_header(header):
-            return _table(part, header, csv.reader(lines[1:], delimiter=separator), task)
+            return _table(part, header, _cells(lines[1:], separator), task)
     header = lines[0].split()
     if [column(cell) for cell in header] in (["path", "label"], ["path", "labels"]):
         return _table(part, header, map(_by_spaces, lines[1:]), task)
@@ -115,11 +115,15 @@ def _read(part: Part, lines: Sequence[str], task: Task | None) -> tuple[list[Row
     return _table(part, ["path", "label"], table, task, first=1)
 
 
+def _cells(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
+    return csv.reader(lines, delimiter=separator, skipinitialspace=True)
+
+
 def _columns(lines: Sequence[str]) -> list[list[str]]:
     """Cells of each line, by the separator that gives every line as many (at least two)."""
     for separator in SEPARATORS:
         if all(separator in line for line in islice(lines, 1000)):
-            table = list(csv.reader(lines, delimiter=separator))
+            table = list(_cells(lines, separator))
             if len(table[0]) > 1 and len({len(cells) for cells in table}) == 1:
                 return table
     return [_by_spaces(line) for line in lines]
@@ -302,15 +306,30 @@ def _actor(values: dict[str, str], part: Part, line: int) -> Row:
 def _extent(values: dict[str, str]) -> tuple[float, float | None, Unit]:
     start_s, end_s = values.get("start_s"), values.get("end_s")
     if start_s or end_s:
-        first, last = float(start_s or 0), float(end_s) if end_s else None
+        first, last = _number(start_s or "0"), _number(end_s) if end_s else None
         if not first >= 0 or (last is not None and not last > first):
             raise ValueError(f"seconds [{start_s or 0}, {end_s}) are none")
         return first, last, "s"
-    start = int(values.get("start_frame") or 0)
-    end = int(values["end_frame"]) if values.get("end_frame") else None
+    start = _frame(values.get("start_frame") or "0")
+    end = _frame(values["end_frame"]) if values.get("end_frame") else None
     if start < 0 or (end is not None and end <= start):
         raise ValueError(f"frames [{start}, {end}) are none")
     return start, end, "frames"
+
+
+def _number(told: str) -> float:
+    try:
+        return float(told)
+    except ValueError:
+        raise ValueError(f"{told!r} is no number; write one, seconds as 61.5") from None
+
+
+def _frame(told: str) -> int:
+    """The number of a frame; where a column has gaps, pandas writes it as 3.0."""
+    number = _number(told)
+    if not number.is_integer():
+        raise ValueError(f"frame {told} is no whole number")
+    return int(number)
 
 
 LAYOUTS = (
