@@ -276,6 +276,26 @@ def test_lists_come_along(tmp_path, make, monkeypatch):
     assert samples(moved / result.data.relative_to(tmp_path / "out"), moved) == old
 
 
+def test_the_new_folder_may_lie_beside_the_list(tmp_path):
+    root = classes(tmp_path / "in" / "videos").parent
+    rows = [f"videos/{name}/{name} {i}.mp4,{name}\n" for name in ("jump", "walk") for i in range(3)]
+    (root / "my.csv").write_text("path,label\n" + "".join(rows))
+    result = prepare(root / "my.csv", root / "out")
+    assert result.videos == 6 and not result.notes
+    assert samples(result.data, root / "out") == samples(root / "my.csv", root)
+    assert prepare(root / "my.csv", root / "out").kept == 6
+    for out in (root, root / "videos", root / "videos" / "new"):
+        with pytest.raises(ValueError, match="is the folder of the videos"):
+            prepare(root / "my.csv", out)
+
+
+def test_texts_that_are_no_files_do_not_come_along(tmp_path):
+    root = lists_beside(tmp_path / "in")
+    (root / "notes.txt").symlink_to("gone.txt")
+    assert prepare(root, tmp_path / "out").data == tmp_path / "out"
+    assert not (tmp_path / "out" / "notes.txt").exists()
+
+
 def test_a_list_that_holds_no_longer_goes(tmp_path, monkeypatch):
     source, out = absolute_list(tmp_path / "in"), tmp_path / "out"
     assert prepare(source, out).data == out
@@ -306,6 +326,8 @@ def test_a_second_run_does_what_is_left(tmp_path, monkeypatch):
     ledger = tmp_path / "out" / ".prepared.jsonl"
     ledger.write_text(ledger.read_text()[:-20])  # stopped as it wrote the last line
     assert len(again()) == 1
+    ledger.write_text(ledger.read_text().replace('"place": "jump/jump 2', '"place": "jump\n/jump 2'))
+    assert again() == {"jump/jump 2.mp4"}
     write(root / "jump" / "jump 1.mp4", 30)
     (tmp_path / "out" / "walk" / "walk 2.mp4").unlink()
     (tmp_path / "out" / "walk" / "walk 0.mp4").write_bytes(b"half of it")
@@ -314,6 +336,9 @@ def test_a_second_run_does_what_is_left(tmp_path, monkeypatch):
     assert again() == set()
     with pytest.raises(ValueError, match="was prepared with short_side 256, gop 12, crf 20; give the same"):
         prepare(root, tmp_path / "out", short_side=128)
+    ledger.write_text(ledger.read_text()[4:])
+    with pytest.raises(ValueError, match=r"\.prepared\.jsonl: its first line is damaged; give another folder"):
+        again()
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path, monkeypatch):

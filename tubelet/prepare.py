@@ -136,7 +136,7 @@ def prepare(
         raise ValueError(f"{source}: scans; prepare is for videos, and training prepares scans by itself")
     sources = _videos(source, found)
     root = _root(source, sources)
-    _check_apart(root, out)
+    _check_apart(root if source.is_dir() else _common(sources), out)
     out.mkdir(parents=True, exist_ok=True)
     settings = {"short_side": short_side, "gop": gop, "crf": crf}
     ledger = _open_ledger(out / LEDGER, settings)
@@ -333,10 +333,14 @@ def _videos(source: Path, found: VideoData | None) -> list[Path]:
 def _root(source: Path, videos: Iterable[Path]) -> Path:
     """The folder whose structure the new one has: that of the source, or where the videos lie elsewhere, theirs."""
     folder = whole(source if source.is_dir() else source.parent)
-    common = Path(os.path.commonpath([whole(path).parent for path in videos]))
+    common = _common(videos)
     if common.is_relative_to(folder):
         return folder
     return Path(os.path.commonpath([common, folder])) if source.is_dir() else common
+
+
+def _common(videos: Iterable[Path]) -> Path:
+    return Path(os.path.commonpath([whole(path).parent for path in videos]))
 
 
 def _check_apart(root: Path, out: Path) -> None:
@@ -352,15 +356,23 @@ def _check_apart(root: Path, out: Path) -> None:
 def _open_ledger(path: Path, settings: dict[str, int]) -> dict[str, dict[str, Any]]:
     """What earlier runs made, by place."""
     # a line without an end is of a run that was stopped as it wrote it
-    lines = (
-        [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
-    )
-    rows = [json.loads(line) for line in lines] or [settings]
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    rows = [row for line in lines if line.endswith("\n") and (row := _row(line))] or [settings]
+    if "place" in rows[0]:
+        raise ValueError(f"{path}: its first line is damaged; give another folder")
     if rows[0] != settings:
         other = ", ".join(f"{name} {value}" for name, value in rows[0].items())
         raise ValueError(f"{path.parent}: was prepared with {other}; give the same, or another folder")
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {row["place"]: row for row in rows[1:]}
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A line of the ledger; None where it is damaged, so that its video is made again."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
 
 
 def _is_done(source: Path, fps: float | None, target: Path, row: dict[str, Any] | None) -> bool:
@@ -451,16 +463,17 @@ def _carry_over(source: Path, out: Path, found: VideoData, ready: Mapping[Path, 
 
 
 def _copy_texts(source: Path, out: Path, videos: set[Path]) -> list[Path]:
-    """Copy the text files of a data set; returns those that name video files."""
+    """Copy the text files of a data set that can be read; returns those that name video files."""
     lists = []
     for here, folders, files in _walk(source):
         folders[:] = [name for name in folders if here / name not in videos]
         for name in files:
-            if Path(name).suffix.lower() not in TEXTS:
+            file = here / name
+            if file.suffix.lower() not in TEXTS or not file.is_file() or not os.access(file, os.R_OK):
                 continue
-            target = out / os.path.relpath(here / name, source)
+            target = out / os.path.relpath(file, source)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(here / name, target)
+            shutil.copyfile(file, target)
             if _NAMED.search(target.read_text(encoding="utf-8", errors="replace")):
                 lists.append(target)
     return lists

@@ -92,6 +92,18 @@ def test_a_changed_file_is_read_anew(cache, monkeypatch, tmp_path):
     assert len(counts) == 2
 
 
+def test_a_file_that_changes_while_it_is_open_is_an_error(tmp_path, whole):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(whole.read_bytes())
+    with Video(path) as clip:
+        one, other = (clip.clips([[0], [30]]) for _ in range(2))
+        next(one)
+        encode(tmp_path / "b.mp4", 60, options=x264(12), draw=lambda i: painted(59 - i)).replace(path)
+        assert read_indices(next(one)) == [30]
+        with pytest.raises(VideoError, match=r"a\.mp4: the file has changed since it was opened; open it again$"):
+            next(other)
+
+
 def test_a_damaged_entry_is_written_anew(cache, monkeypatch, whole):
     counts = scans(monkeypatch)
     Video(whole).close()

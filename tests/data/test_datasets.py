@@ -9,6 +9,7 @@ from tubelet import ClipSpec
 from tubelet.data import datasets, flow
 from tubelet.data.augment import Augment
 from tubelet.data.datasets import TrainClips, ViewClips
+from tubelet.data.loader import loader
 from tubelet.data.sample import Actor, Sample, Span, VideoData
 from tubelet.data.video import Video, VideoError, write_video
 
@@ -396,6 +397,16 @@ def test_boxes_of_a_mirrored_clip_change_their_classes(patches):
     )
     seen = {(boxes[0, 0].item(), str(targets.tolist())) for _, (boxes, targets) in (clips[i, 0] for i in range(20))}
     assert seen == {(4.0, "[[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]"), (40.0, "[[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]]")}
+
+
+def test_what_is_not_there(videos):
+    sample = Sample(videos / "long.mp4", 0)
+    with pytest.raises(ValueError, match=r"no part 'test'; there is train$"):
+        ViewClips(data_of([sample]), "test", SPEC, 1, 1, "error")
+    with pytest.raises(ValueError, match=r"short 'lop'; there is error, loop, hold$"):
+        view_clips(sample, short="lop")
+    with pytest.raises(TypeError, match=r"key 0 is no \(epoch, index\); give `loader` an EpochOrder"):
+        next(iter(loader(train_clips(sample), 1, workers=0)))
 
 
 def test_what_boxes_forbid(patches):

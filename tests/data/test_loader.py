@@ -12,6 +12,7 @@ from contextlib import closing
 from itertools import islice
 from multiprocessing import active_children
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -325,6 +326,13 @@ def test_arguments_out_of_range():
         loader(Keys(), 1, on_bad="substitute")
     with pytest.raises(ValueError, match="timeout_s -1"):
         loader(Keys(), 1, timeout_s=-1)
+    with pytest.raises(ValueError, match="an order of 6 samples for 7: give EpochOrder their number"):
+        loader(Keys(), 1, order=EpochOrder(6, 0), workers=0)
+
+
+@pytest.mark.parametrize("order", [torch.tensor([4, 0, 2]), np.array([4, 0, 2])])
+def test_an_order_may_be_a_tensor_or_an_array(order):
+    assert indices(loader(Keys(), 2, order=order, workers=0)) == [[4, 0], [2]]
 
 
 def test_at_least_one_worker_and_one_core_left(monkeypatch):

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,6 +52,13 @@ def test_each_class_is_as_likely():
         extra.update(name for name, count in counts.items() if count == 4)
         assert sorted(counts.values()) == [3, 3, 4]
     assert min(extra.values()) > 60
+
+
+def test_classes_may_be_a_tensor_or_an_array():
+    classes = torch.tensor([0] * 9 + [1])
+    keys = [EpochOrder(10, 0, classes=each).keys(0) for each in (classes, classes.numpy(), classes.tolist())]
+    assert keys[0] == keys[1] == keys[2]
+    assert Counter(index for _, index, _ in keys[0])[9] == 5
 
 
 def test_orders_that_cannot_be():

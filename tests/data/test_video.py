@@ -197,11 +197,12 @@ def test_the_first_frame_is_at_time_zero(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("hidden", [5, 20])
-def test_an_edit_list_hides_frames(tmp_path, long, hidden):
-    """Of 20 the first group of 12 is not even among the packets; nothing is damaged."""
+@pytest.mark.parametrize(("gop", "hidden"), [(12, 5), (12, 20), (250, 20)])
+def test_an_edit_list_hides_frames(tmp_path, long, gop, hidden):
+    """Of 20 the first group of 12 is not even among the packets, or the only keyframe is hidden; nothing is damaged."""
     path = tmp_path / "edited.mp4"
-    with av.open(str(long)) as source, av.open(str(path), "w", options={"use_editlist": "1"}) as edited:
+    full = long if gop == 12 else encode(tmp_path / "full.mp4", 60, options=x264(gop))
+    with av.open(str(full)) as source, av.open(str(path), "w", options={"use_editlist": "1"}) as edited:
         stream = edited.add_stream_from_template(source.streams.video[0])
         shift = int(hidden / 25 / source.streams.video[0].time_base)
         for packet in source.demux(video=0):
@@ -463,6 +464,7 @@ def test_one_number_is_a_square_crop(long):
     with Video(os.fsencode(long)) as clip:
         for read, where in ((clip.frames, [0]), (clip.frames_at, [0.0])):
             assert torch.equal(read(where, crop=32), read(where, crop=(32, 32)))
+            assert torch.equal(read(where, resize=np.int64(32), crop=np.int32(16)), read(where, resize=32, crop=16))
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
@@ -471,6 +473,11 @@ def test_what_is_no_source():
         with pytest.raises(TypeError, match=f"^video {re.escape(repr(source))}; give a path, or an array"):
             Video(source)
     gc.collect()
+
+
+def test_a_path_longer_than_can_be():
+    with pytest.raises(VideoError, match=r"a{300}\.mp4: "):
+        Video("a" * 300 + ".mp4")
 
 
 def test_a_path_with_a_null_byte():

@@ -109,15 +109,15 @@ class File:
         self._is_strict = True
         self.path = Path(path)
         version = f"{_VERSION} {_av().__version__} {_av().library_versions}"
-        state = _check_file(self.path)
-        kept = indexes.load(self.path, state, version)
-        self._index = from_numbers(kept) if kept is not None else self._scanned(state, version)
+        self._state = _check_file(self.path)
+        kept = indexes.load(self.path, self._state, version)
+        self._index = from_numbers(kept) if kept is not None else self._scanned(version)
         self.times = _seconds([pts - self._index.pts[0] for pts in self._index.pts], self._index.time_base)
         self.duration_s = self._index.duration_s
         self.is_damaged = self._index.is_damaged
 
-    def _scanned(self, state: os.stat_result, version: str) -> Index:
-        self._idle = _Source(self.path)
+    def _scanned(self, version: str) -> Index:
+        self._idle = _Source(self.path, self._state)
         began = time.perf_counter()
         try:
             index = _scan(self._idle)
@@ -125,7 +125,7 @@ class File:
             self.close()
             raise
         if time.perf_counter() - began > _WORTH_KEEPING_S:
-            indexes.save(self.path, state, version, to_numbers(index))
+            indexes.save(self.path, self._state, version, to_numbers(index))
         self._idle.index = index
         return index
 
@@ -151,7 +151,7 @@ class File:
         """The pictures (H, W, 3), uint8 RGB and upright, of these ascending frame indices.
 
         Raises:
-            VideoError: a frame cannot be decoded, or the picture size changes.
+            VideoError: a frame cannot be decoded, the picture size changes, or the file is no longer what was opened.
         """
         with self._source() as source:
             for span in self._index.spans(list(wanted)):
@@ -194,7 +194,8 @@ class File:
         """The open file for one pass. Passes that overlap get a handle each: a handle has one position."""
         if self._process != os.getpid():  # a forked one shares the position in the file with its parent
             self._idle, self._process = None, os.getpid()
-        source, self._idle = self._idle or _Source(self.path, self._index, is_strict=self._is_strict), None
+        source = self._idle or _Source(self.path, self._state, self._index, is_strict=self._is_strict)
+        self._idle = None
         try:
             yield source
         finally:
@@ -207,8 +208,11 @@ class File:
 class _Source:
     """A file opened by FFmpeg, and its video stream."""
 
-    def __init__(self, path: Path, index: Index | None = None, *, is_strict: bool = True) -> None:
+    def __init__(
+        self, path: Path, state: os.stat_result, index: Index | None = None, *, is_strict: bool = True
+    ) -> None:
         self.path = path
+        self.state = state  # it is opened in no other: an index is of one
         self.index = index  # once it is known
         self.is_strict = is_strict
         self.broke_off = False
@@ -218,7 +222,9 @@ class _Source:
     def _open(self) -> None:
         av = _av()
         _keep_freed_memory()
-        _check_file(self.path)
+        state = _check_file(self.path)
+        if (state.st_size, state.st_mtime_ns) != (self.state.st_size, self.state.st_mtime_ns):
+            raise VideoError(f"{self.path}: the file has changed since it was opened; open it again")
         try:
             # An absolute path, since FFmpeg takes what stands before a colon for a protocol. A playlist leads to files
             # alone, not into the network. Titles need not be UTF-8.
@@ -688,7 +694,8 @@ def codec_of(path: str | os.PathLike[str]) -> str:
     Raises:
         VideoError: as `File`.
     """
-    with closing(_Source(Path(path))) as source:
+    path = Path(path)
+    with closing(_Source(path, _check_file(path))) as source:
         return source.stream.codec_context.codec.canonical_name
 
 

@@ -30,7 +30,7 @@ from ..spec import ClipSpec
 from . import flow, sampling, transforms
 from .augment import Augment, Change
 from .sample import Actor, Sample, Span, VideoData
-from .sampling import Short
+from .sampling import SHORTS, Short
 from .video import Box, Video, VideoError
 
 Target = int | Tensor | tuple[Tensor, Tensor]
@@ -57,13 +57,14 @@ class TrainClips(Dataset):
         seed: of all chance.
 
     Raises:
-        ValueError: `augment.randaugment` in a data set of boxes, which would not move with the picture.
+        ValueError: no such split or `short`; or `augment.randaugment` in a data set of boxes, which would not move with
+            the picture.
     """
 
     def __init__(self, data: VideoData, split: str, spec: ClipSpec, augment: Augment, short: Short, seed: int) -> None:
         if data.task == "detect" and augment.randaugment:
             raise ValueError("randaugment turns and moves the picture and not its boxes: leave it out for detection")
-        self.samples, self.truth = data.splits[split], _Truth.of(data)
+        self.samples, self.truth = _samples(data, split, short), _Truth.of(data)
         undefined: dict[str, Any] = dict.fromkeys(augment.undefined(spec.in_channels), 0)
         self.augment = replace(augment, **undefined)
         self.spec, self.short, self.seed = spec, short, seed
@@ -73,14 +74,14 @@ class TrainClips(Dataset):
 
     def name(self, key: Key) -> str:
         """Path of the video, with the part when it is not all."""
-        return self.samples[key[1]].name
+        return self.samples[_index(key)].name
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Target]:
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[Key]) -> list[tuple[Tensor, Target]]:
         """Items of several keys."""
-        return list(chain.from_iterable(self._read(i, list(group)) for i, group in groupby(keys, lambda key: key[1])))
+        return list(chain.from_iterable(self._read(i, list(group)) for i, group in groupby(keys, _index)))
 
     def _read(self, index: int, keys: list[Key]) -> list[tuple[Tensor, Target]]:
         sample = self.samples[index]
@@ -133,13 +134,13 @@ class ViewClips(Dataset):
         short: what videos with fewer frames than a clip do, see `sampling.fit`.
 
     Raises:
-        ValueError: several views or crops of a data set of boxes.
+        ValueError: no such split or `short`; or several views or crops of a data set of boxes.
     """
 
     def __init__(self, data: VideoData, split: str, spec: ClipSpec, views: int, crops: int, short: Short) -> None:
         if data.task == "detect" and (views, crops) != (1, 1):
             raise ValueError(f"{views} views x {crops} crops of boxes, which belong to one clip: take 1 x 1")
-        self.samples, self.truth = data.splits[split], _Truth.of(data)
+        self.samples, self.truth = _samples(data, split, short), _Truth.of(data)
         self.spec, self.views, self.crops, self.short = spec, views, crops, short
 
     def __len__(self) -> int:
@@ -186,10 +187,13 @@ class WholeVideos:
         split: which of its parts.
         spec: of the clips.
         short: what videos with fewer frames than a clip do, see `sampling.fit`.
+
+    Raises:
+        ValueError: no such split or `short`.
     """
 
     def __init__(self, data: VideoData, split: str, spec: ClipSpec, short: Short) -> None:
-        self.samples, self.truth = data.splits[split], _Truth.of(data)
+        self.samples, self.truth = _samples(data, split, short), _Truth.of(data)
         self.spec, self.short = spec, short
 
     def clips(self, index: int) -> Iterator[tuple[Tensor, Tensor, slice]]:
@@ -209,6 +213,23 @@ class WholeVideos:
             clips = video.clips(lists, resize=spec.resize, crop=spec.crop)
             for clip, indices, (_, fresh) in zip(clips, lists, parts, strict=True):
                 yield clip, cast(Tensor, self.truth.of_clip(sample, video, indices, same)), fresh
+
+
+def _samples(data: VideoData, split: str, short: Short) -> list[Sample]:
+    """The samples of a split; ValueError where there is no such split, or `short` is none of `SHORTS`."""
+    if split not in data.splits:
+        raise ValueError(f"no part {split!r}; there is {', '.join(data.splits)}")
+    if short not in SHORTS:
+        raise ValueError(f"short {short!r}; there is {', '.join(SHORTS)}")
+    return data.splits[split]
+
+
+def _index(key: Key) -> int:
+    """The sample of a key of `TrainClips`."""
+    try:
+        return key[1]
+    except TypeError:
+        raise TypeError(f"key {key!r} is no (epoch, index); give `loader` an EpochOrder(len(dataset), seed)") from None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
@@ -64,7 +65,7 @@ def loader(
     dataset: Readable,
     batch_size: int,
     *,
-    order: EpochOrder | Sequence[int] | None = None,
+    order: EpochOrder | Sequence[int] | np.ndarray | Tensor | None = None,
     accumulate: int = 1,
     rank: int = 0,
     world: int = 1,
@@ -91,7 +92,7 @@ def loader(
         timeout_s: seconds without a batch that end with an error which names what the workers read; 0 waits forever.
 
     Raises:
-        ValueError: workers, on_bad or timeout_s are out of their range.
+        ValueError: workers, on_bad or timeout_s are out of their range, or the order is of another number of samples.
     """
     if workers is None:
         # elsewhere a worker imports the caller's script anew, which runs a script without `if __name__` twice
@@ -104,6 +105,10 @@ def loader(
         raise ValueError("on_bad substitute is for training: an evaluation measures what is there; take skip")
     if timeout_s < 0:
         raise ValueError(f"timeout_s {timeout_s} must be at least 0")
+    if isinstance(order, EpochOrder) and order.num_samples != len(dataset):
+        raise ValueError(f"an order of {order.num_samples} samples for {len(dataset)}: give EpochOrder their number")
+    if isinstance(order, np.ndarray | Tensor):
+        order = order.tolist()
     order = range(len(dataset)) if order is None else order
     parts = deal(len(order), batch_size, accumulate=accumulate, rank=rank, world=world) if order else []
     return Batches(dataset, parts, batch_size, accumulate, order, workers, on_bad, timeout_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index as as_int
 from typing import NamedTuple
 
 import torch
@@ -21,8 +22,8 @@ class EpochOrder:
         seed: of the order.
         clips_per_video: keys of one video that follow one another, so that it is opened once for all of them
             (repeated augmentation, arXiv 1901.09335); `draw` counts the keys of a video in the epoch.
-        classes: class of each sample. Then each class is as likely: an epoch has as many videos of each, the rare
-            ones several times, the frequent ones in part, another part every epoch. None: each sample once.
+        classes: class of each sample, a number. Then each class is as likely: an epoch has as many videos of each, the
+            rare ones several times, the frequent ones in part, another part every epoch. None: each sample once.
 
     Raises:
         ValueError: a number is out of its range.
@@ -61,7 +62,7 @@ class EpochOrder:
 def _balanced(classes: Sequence[int], generator: torch.Generator) -> list[int]:
     """As many indices as samples, as many of each class, or one more of some."""
     members: dict[int, list[int]] = {}
-    for index, name in enumerate(classes):
+    for index, name in enumerate(map(as_int, classes)):  # those of a tensor are equal to themselves alone
         members.setdefault(name, []).append(index)
     lucky = set(torch.randperm(len(members), generator=generator)[: len(classes) % len(members)].tolist())
     chosen: list[int] = []

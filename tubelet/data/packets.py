@@ -74,7 +74,7 @@ class Index:
     """The frames of a file, in the order in which they are shown."""
 
     pts: list[int]  # ascending, one for each displayed frame
-    keys: list[Key]  # ascending
+    keys: list[Key]  # ascending; none where an edit list hides them, or timestamps tell nothing
     lost: frozenset[int]  # of `pts`, those that are gone or refer to what is gone
     labels: dict[int, int]  # presentation times by the places of packets, where the file tells none
     time_base: Fraction
@@ -93,7 +93,7 @@ class Index:
         """Where to try to decode this frame from, the cheapest first."""
         if self.pts[index] in self.lost:
             return
-        if not self.is_counted:
+        if self.keys:
             number = self._key_before(index)
             yield Start(self.keys[number], self.skips)
             yield Start(self.keys[max(number - 1, 0)], False)
@@ -109,7 +109,7 @@ class Index:
         """Ascending frame indices, cut where jumping to a keyframe is cheaper than decoding the gap."""
         span = wanted[:1]
         for last, index in pairwise(wanted):
-            if not self.is_counted and self._frame_of_key_before(index) - last > _SEEK_GAP:
+            if self.keys and self._frame_of_key_before(index) - last > _SEEK_GAP:
                 yield span
                 span = []
             span.append(index)

@@ -171,7 +171,7 @@ class Video:
         Raises:
             ValueError: no index, an index outside the video, or a box or a crop that does not fit in the frame.
             TypeError: one index and no list, or an argument of another form.
-            VideoError: a frame cannot be decoded, or the picture size changes.
+            VideoError: a frame cannot be decoded, the picture size changes, or the file is no longer what was opened.
         """
         return next(self.clips([indices], box=box, resize=resize, crop=crop))
 
@@ -236,6 +236,7 @@ class Video:
             VideoError: as in `frames`.
         """
         source = self._opened()
+        resize, crop = (int(each) if isinstance(each, np.integer) else each for each in (resize, crop))
         _check_form("box", box, 4, "(top, left, height, width) in pixels")
         crop = (crop, crop) if isinstance(crop, int) else crop
         _check_form("crop", crop, 2, "(height, width) in pixels, or the side of a square in pixels")
@@ -284,7 +285,11 @@ def _source(source: str | bytes | os.PathLike | np.ndarray | Tensor | Source, fp
     path = Path(source)
     if path.suffix.lower() == ".npy":
         return open_array(path, fps)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise VideoError(f"{path}: {error.strerror}") from None
+    if is_folder:
         return Folder(path, fps)
     if fps is not None and path.exists():
         raise ValueError(f"{path}: a file has times of its own; fps {fps} is for folders of frames and arrays")

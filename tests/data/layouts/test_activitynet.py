@@ -42,6 +42,13 @@ def test_spans(activitynet, write, caplog):
     assert "1 videos without annotations and 1 empty spans; left out" in caplog.text
 
 
+def test_a_span_that_begins_nowhere_is_left_out(activitynet, write):
+    more = video("training", (float("nan"), 3, "Ballet"), (4, 5, "Ballet"))
+    database = OFFICIAL["database"] | {"QOlSCBRmfWY": more}
+    data = open_data(write("activity_net.v1-3.min.json", json.dumps(OFFICIAL | {"database": database})))
+    assert [sample.target for sample in data.splits["train"]] == [(Span(4, 5, 0),)]
+
+
 def test_each_span_as_a_sample(activitynet, write):
     data = open_data(write("activity_net.v1-3.min.json", json.dumps(OFFICIAL)), task="classify")
     path = activitynet / "videos/v_QOlSCBRmfWY.mp4"

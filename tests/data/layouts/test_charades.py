@@ -135,6 +135,16 @@ def test_frame_lists_with_one_label_a_video(frames, write):
         open_data(write("several.csv", FRAME_LIST, *rows, *frame_rows("a", "2")), task="classify")
 
 
+@pytest.mark.parametrize("wrong", [[0, 2], [1, 0], [0, 0]])
+def test_spans_of_frame_lists_need_every_frame_in_order(frames, write, wrong):
+    frames("004QE", "00T1E")
+    rows = frame_rows("004QE", "1", "5", "5")
+    file = write("train.csv", FRAME_LIST, *frame_rows("00T1E", "1"), *(rows[i] for i in wrong))
+    with pytest.raises(ValueError, match=r"train\.csv, row 4 \(004QE/004QE-00000[123]\.jpg\): frame [123] after [12];"):
+        open_data(file, task="frames")
+    assert open_data(file).task == "multilabel"  # which asks for no order
+
+
 ERRORS = {
     "no labels at all": (frame_rows("001YG", "", ""), r"train\.csv: a frame list without labels; give the annotation"),
     "too few cells": (["001YG 0 0"], r"train\.csv, row 2 \(001YG 0 0\): not `id number frame path labels`"),

@@ -34,6 +34,23 @@ def test_a_folder_for_each_split(touch, named, caplog, train, val):
     assert "other is no part and is left out" in caplog.text
 
 
+@pytest.mark.parametrize(("train", "others", "val"), [
+    ("train", ["dev"], "dev"), ("Train", ["eval", "Dev"], "Dev"), ("train", ["val", "dev"], "val"),
+    ("train", ["test", "eval"], "eval"), ("set_train", ["set_dev", "set_test"], "set_dev"),
+])  # fmt: skip
+def test_a_folder_to_validate_on_by_another_name(touch, named, train, others, val):
+    data = open_data(touch(*(f"{part}/{name}/1.mp4" for part in (train, *others) for name in "ab")))
+    assert named(data, "val") == [(f"{val}/a/1.mp4", "a"), (f"{val}/b/1.mp4", "b")]
+    assert ("test" in data.splits) == any("test" in name for name in others)
+
+
+def test_what_is_left_out_is_said(touch, caplog):
+    open_data(touch(*(f"train/{c}/{i}.vob" for c in "ab" for i in "12"), "extra/a/1.mp4", "x.mp4", "train/y.h264"))
+    assert "extra is no part and is left out" in caplog.text
+    assert "1 video in no class folder, first x.mp4; left out" in caplog.text
+    assert f"{touch() / 'train'}: 1 video in no class folder, first y.h264; left out" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["videos_{}", "{}_set", "{}ing-set"])
 def test_parts_in_folders_that_differ_in_that_word(touch, named, name):
     train, test = name.format("train"), name.format("test")

@@ -29,7 +29,9 @@ def test_lists_of_different_endings(touch, write, named):
         open_data("train.csv")
 
 
-@pytest.mark.parametrize("kin", ["kinetics400_{}_list_videos.txt", "{}-split-1.csv", "my_{}_v2.txt"])
+@pytest.mark.parametrize(
+    "kin", ["kinetics400_{}_list_videos.txt", "{}list.txt", "my_{}set.csv", "{}-split-1.csv", "my_{}_v2.txt"]
+)
 def test_a_list_is_read_with_its_kin_alone(touch, write, named, kin):
     touch(*(f"{i}.mp4" for i in range(4)))
     train = write(kin.format("train"), "0.mp4 0", "1.mp4 1")
@@ -94,6 +96,13 @@ def test_quoted_labels_with_spaces(touch, write, named):
     assert named(open_data(root), "train") == [("1.mp4", "high jump"), ("2.mp4", "run")]
 
 
+@pytest.mark.parametrize("header", [[], ["path, label"]])
+def test_quotes_after_a_space(touch, write, named, header):
+    touch("1.mp4", "2.mp4")
+    data = open_data(write("val.csv", *header, '"1.mp4", "x, y"', '"2.mp4", "z"'))
+    assert named(data, "val") == [("1.mp4", "x, y"), ("2.mp4", "z")]
+
+
 def test_frames_split_and_group_of_a_list(tmp_path, touch, write):
     touch("1.mp4", "2.mp4")
     data = open_data(
@@ -112,6 +121,12 @@ def test_frames_split_and_group_of_a_list(tmp_path, touch, write):
     ]  # fmt: skip
     assert data.splits["val"] == [Sample(two, 1, 0, 12, group="p2")]
     assert data.splits["val"][0].name == f"{two}[0:12]"
+
+
+def test_frames_as_pandas_writes_them(touch, write):
+    touch("1.mp4", "2.mp4")
+    data = open_data(write("val.csv", "path,label,start_frame,end_frame", "1.mp4,a,0.0,8.0", "2.mp4,b,3.0,"))
+    assert [(sample.start, sample.end) for sample in data.splits["val"]] == [(0, 8), (3, None)]
 
 
 def test_parts_in_seconds(tmp_path, touch, write):
@@ -284,12 +299,15 @@ ERRORS = {
         ("1.mp4 a", "2.mp4 b", "8.mp4 a", "9.mp4 a"),
         r"list\.csv: 2 of 4 videos are not there, first 8\.mp4 \(list\.csv, row 3\); looked in .*; correct these",
     ),
+    "captions for paths": (("path,label", "1.mp4,a", f"{'x' * 300},b"), r"1 of 2 videos are not there, first x{300} "),
     "an unknown header": (("clip,action", "1.mp4,a"), r"first clip \(list\.csv, row 1\); .*; if this row is a header"),
     "a number below 0": (("1.mp4 0", "2.mp4 -1"), r"label -1 where all are numbers; write whole ones from 0"),
     "numbers as pandas writes them": (("1.mp4,0.0", "2.mp4,1.0"), r"label 0\.0 where all are numbers; write whole"),
     "a line without end": (("1.mp4 " + "x" * 200_000,), r"a row that csv cannot read \(field larger"),
     "unknown split": ((HEADER, "1.mp4,a,,,half"), r"row 2 \(1\.mp4 .*half\): split 'half' is none of train"),
     "frames that are no numbers": ((HEADER, "1.mp4,a,,,", "2.mp4,b,x,,"), r"list\.csv, row 3 \(2\.mp4.*'x'"),
+    "half a frame": ((HEADER, "1.mp4,a,0.5,8,"), r"row 2 .*\): frame 0\.5 is no whole number"),
+    "a time code": (("path,label,end_s", "1.mp4,a,0:01"), r"row 2 .*\): '0:01' is no number; write one, seconds as 61"),
     "frames in the wrong order": ((HEADER, "1.mp4,a,8,8,"), r"row 2 .*\): frames \[8, 8\) are none"),
     "a negative frame": ((HEADER, "1.mp4,a,-1,8,"), r"row 2 .*\): frames \[-1, 8\) are none"),
     "seconds in the wrong order": (("path,label,start_s,end_s", "1.mp4,a,3,2.5"), r"row 2 .*\): seconds \[3, 2\.5\)"),
@@ -308,6 +326,7 @@ ERRORS = {
     "a moment before the video": (("path,time_s,x1,y1,x2,y2,label", "1.mp4,-1,0,0,1,1,a"), r"row 2 .*moment -1 is"),
     "frame folders among videos": (("a 3 0", "1.mp4 1"), r"row 2 \(1\.mp4 1\): other rows are `frame_dir total_frames"),
     "a comma without quotes": (("path,label", "1.mp4,a,", "2.mp4,to b, then c"), r"row 3 .*more cells .* in quotes"),
+    "a start, or a label": (("1.mp4 0 30 5", "2.mp4 3 33 5"), r"three numbers in every row, `path start end label` or"),
     "an offset, or two labels": (("a 2 5 127", "b 2 5 127"), r"three numbers in every row, .* or MMAction2's"),
 }  # fmt: skip
 

@@ -64,6 +64,12 @@ def test_names_at_any_place(tmp_path, touch, frames):
     assert found == [*expected, None]
 
 
+def test_an_empty_folder_of_frames_hides_no_others(tmp_path, frames):
+    frames("videos/2", "videos/3")
+    (tmp_path / "videos/1").mkdir()
+    assert paths([(name,) for name in "123"], Path()) == [None, "videos/2", "videos/3"]
+
+
 def test_names_beside_a_folder_of_annotations(tmp_path, touch):
     touch("annotations/x.csv", "anything/a.mp4", "other/x.csv", "videos/b.mp4")
     assert Places([Row(("a",), "x")], tmp_path / "annotations").paths == [tmp_path / "anything/a.mp4"]

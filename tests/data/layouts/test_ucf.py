@@ -74,10 +74,17 @@ def test_ucf101_with_videos_missing(ucf, caplog):
     assert "1 of 18 videos are not there, first Archery/v_Archery_g01_c01 (testlist01.txt, row 3)" in caplog.text
 
 
-def test_ucf101_with_wrong_lists(ucf, write):
-    write(f"{LISTS}/trainlist01.txt", "Archery/v_Archery_g02_c01.avi 1")
+def test_ucf101_with_tabs(ucf):
+    for file in (ucf / LISTS).glob("trainlist*"):
+        file.write_text(file.read_text().replace(" ", "\t"))
+    assert (len(open_data(ucf).splits["train"]), open_data(ucf).missing) == (12, 0)
+
+
+@pytest.mark.parametrize("number", ["1", "two"])
+def test_ucf101_with_wrong_lists(ucf, write, number):
+    write(f"{LISTS}/trainlist01.txt", f"Archery/v_Archery_g02_c01.avi {number}")
     with pytest.raises(
-        ValueError, match=r"trainlist01\.txt, row 1 \(Archery.* 1\): no such class or number in classInd"
+        ValueError, match=rf"trainlist01\.txt, row 1 \(Archery.* {number}\): no such class or number in classInd"
     ):
         open_data(ucf)
     (ucf / LISTS / "classInd.txt").unlink()

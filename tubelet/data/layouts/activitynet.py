@@ -78,7 +78,8 @@ def _span(annotation: Mapping[str, Any]) -> tuple[float, float, str]:
     if not isinstance(annotation, Mapping) or {"segment", "label"} - annotation.keys():
         raise ValueError(f"annotation {annotation!r} is not {{segment: [start, end], label}}")
     start, end = annotation["segment"]
-    return max(0.0, float(start)), float(end), str(annotation["label"])
+    # in this order NaN stays NaN, a span that is left out
+    return max(float(start), 0.0), float(end), str(annotation["label"])
 
 
 def _names(name: str) -> tuple[str, ...]:

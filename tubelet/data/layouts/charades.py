@@ -21,6 +21,7 @@ log = logging.getLogger("tubelet")
 
 CODES = tuple(f"c{number:03}" for number in range(157))
 FRAMES_FPS = 24.0  # of the official frames
+_NUMBER = re.compile(r"(\d+)\D*$")
 _ACTION = re.compile(r"(c\d{3}) (\d+(?:\.\d+)?) (\d+(?:\.\d+)?)")
 
 
@@ -78,13 +79,15 @@ def read_frame_lists(parts: Sequence[Part], task: Task | None) -> Found:
     and not of Charades; with quotes only if that is asked for.
 
     Raises:
-        ValueError: a row cannot be read, frames of a video lie in several folders, or no frame has a label.
+        ValueError: a row cannot be read, frames of a video lie in several folders, or no frame has a label; or spans
+            are asked for, and frames do not follow one another.
     """
     home, layout = parts[0].file.parent, f"frame list ({names_of(parts)})"
     found: list[tuple[Row, str, list[str]]] = []
     is_quoted = False
     for part in parts:
         folders: dict[str, str] = {}
+        last: dict[str, int] = {}
         frames: dict[str, list[str]] = defaultdict(list)
         with part.file.open(encoding="utf-8-sig") as stream:
             next(stream)
@@ -97,6 +100,10 @@ def read_frame_lists(parts: Sequence[Part], task: Task | None) -> Found:
                 if folders.setdefault(video, folder or video) != (folder or video):
                     raise ValueError(
                         f"{part.file}, row {line} ({path}): the frames of a video lie in a folder of their own"
+                    )
+                if task == "frames" and (gap := _gap(path, video, last)):
+                    raise ValueError(
+                        f"{part.file}, row {line} ({path}): {gap}; spans need all frames of a video, in their order"
                     )
                 is_quoted = is_quoted or not labels.isdecimal()
                 frames[video].append(labels.strip("\"'"))
@@ -114,6 +121,16 @@ def read_frame_lists(parts: Sequence[Part], task: Task | None) -> Found:
             "(json of Something-Something, csv of AVA), which finds these folders by their names"
         )
     return _found(layout, home, rows, task, classes)
+
+
+def _gap(path: str, video: str, last: dict[str, int]) -> str:
+    """What is wrong where this frame is not the one behind the `last` of its video, which it becomes."""
+    found = _NUMBER.search(path.rpartition("/")[2].rpartition(".")[0])
+    if not found:
+        return ""
+    number = int(found[1])
+    before, last[video] = last.get(video, number - 1), number
+    return "" if number == before + 1 else f"frame {number} after {before}"
 
 
 def _spans(told: Sequence[str], classes: Sequence[str], file: Path, video: str) -> tuple[tuple[int, int, str], ...]:

@@ -16,6 +16,8 @@ NAMES = re.compile(
     re.IGNORECASE,
 )
 _NUMBERED = re.compile(r"\s*(\d+)[\s,;:]+(\S.*)")
+_NAME = ("name", "class_name", "label_name", "label", "class")  # of columns
+_NUMBER = ("id", "index", "class_id", "class_index", "label_id", "label")
 
 
 class ClassFile(NamedTuple):
@@ -83,7 +85,8 @@ def _agreed(found: list[ClassFile]) -> ClassFile:
 def read_classes(file: Path) -> ClassFile:
     """Read a class file: a name a line; `number name` a line; csv with a column `name`; json {name: number} or a list.
 
-    A csv may have columns `id` (or `index`), `mirrored` and `reversed` too; `.pbtxt` is TensorFlow's label map.
+    A csv may have columns `id` (or `index`), `mirrored` and `reversed` too, and call its names `class_name` or `label`;
+    `.pbtxt` is TensorFlow's label map.
 
     Raises:
         ValueError: it is none of these, or names or numbers are there twice.
@@ -96,7 +99,7 @@ def read_classes(file: Path) -> ClassFile:
     else:
         lines = read_lines(file)
         header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
-        if "name" in header:
+        if not set(header).isdisjoint(_NAME):
             names, columns = _from_table(file, header, list(csv.reader(lines))[1:])
         else:
             names = _from_lines(file, lines)
@@ -144,30 +147,45 @@ def _from_json(file: Path, held: Any) -> dict[int, str]:
 def _from_table(
     file: Path, header: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> tuple[dict[int, str], dict[str, dict[str, str]]]:
-    number = next((header.index(name) for name in ("id", "index", "label_id") if name in header), None)
+    place = next(header.index(name) for name in _NAME if name in header)
+    numbers = [header.index(name) for name in _NUMBER if name in header]
+    number = next((other for other in numbers if other != place), None)
     pairs = []
     columns: dict[str, dict[str, str]] = {name: {} for name in ("mirrored", "reversed") if name in header}
     for line, cells in enumerate(rows, start=2):
-        if len(cells) > len(header) or not cells[header.index("name")].strip():
+        if not place < len(cells) <= len(header) or not cells[place].strip():
             raise ValueError(f"{file}, row {line} ({','.join(cells)}): no name, or more cells than the header has")
-        name = _plain(cells[header.index("name")])
+        name = _plain(cells[place])
         told = str(line - 2) if number is None else cells[number].strip()
         if not told.isdecimal():
             raise ValueError(f"{file}, row {line} ({','.join(cells)}): {told!r} is no number of a class")
         pairs.append((int(told), name))
         for title, values in columns.items():
-            place = header.index(title)
-            values[name] = _plain(cells[place]) if place < len(cells) else ""
+            other = header.index(title)
+            values[name] = _plain(cells[other]) if other < len(cells) else ""
     return _numbered(file, pairs), columns
 
 
 def _from_lines(file: Path, lines: Sequence[str]) -> dict[int, str]:
-    """Lines `number name` whose numbers run from 0 or 1 without a gap; else each line is a name."""
+    """Lines `number name` whose numbers run from 0 or 1 without a gap, maybe below a header; else each is a name."""
+    if found := _counted(lines):
+        return found
+    if len(lines) < 3 or _NUMBERED.fullmatch(lines[0]) or not (found := _counted(lines[1:])):
+        return dict(enumerate(map(_plain, lines)))
+    if not set(re.split(r"[\s,;:]+", lines[0].strip().lower())) <= {*_NUMBER, *_NAME}:
+        raise ValueError(
+            f"{file}: numbers in all lines but the first ({lines[0].strip()}); if it is a header, write id,name, "
+            "if it is a class, give it a number too"
+        )
+    return found
+
+
+def _counted(lines: Sequence[str]) -> dict[int, str] | None:
     found = [_NUMBERED.fullmatch(line) for line in lines]
     numbers = sorted(int(line[1]) for line in found if line)
     if len(numbers) == len(lines) and numbers in (list(range(len(lines))), list(range(1, len(lines) + 1))):
         return {int(line[1]): _plain(line[2]) for line in found if line}
-    return dict(enumerate(map(_plain, lines)))
+    return None
 
 
 def _numbered(file: Path, pairs: Sequence[tuple[int, str]]) -> dict[int, str]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from ...terminal import counted
 from ..pictures import is_frames
 from .places import videos_among
 from .rows import Found, Row
 from .text import SPLITS, SUFFIXES, Part, families, kin, names_of
 
 log = logging.getLogger("tubelet")
+
+_LIKE_VAL = ("dev", "eval")  # where there is no other folder to validate on
 
 
 def read(root: Path) -> Found:
@@ -23,10 +26,11 @@ def read(root: Path) -> Found:
     """
     folders = _subfolders(root)
     parts = _parts(folders)
+    _warn_of_strays([root, *(part.file for part in parts)] if folders else [])
     if not parts:
         return Found("class folders", root, [row for folder in folders for row in _class(folder, None)])
     if others := [folder.name for folder in folders if folder not in {part.file for part in parts}]:
-        log.info("%s: %s is no part and is left out", root, ", ".join(others))
+        log.warning("%s: %s is no part and is left out", root, ", ".join(others))
     rows = [row for part in parts for inner in _subfolders(part.file) for row in _class(inner, part.split)]
     return Found(f"class folders in {names_of(parts)}", root, rows)
 
@@ -37,8 +41,19 @@ def _parts(folders: Sequence[Path]) -> list[Part]:
     for (_, name), parts in named.items():
         is_sure = name == "*" or len(parts) > 1  # "train ride" is a class
         if is_sure and parts[0].split == "train" and _subfolders(parts[0].file):
-            return parts
+            likely = [name.replace("*", word) for word in _LIKE_VAL if "val" not in {part.split for part in parts}]
+            extra = [folder for folder in folders if folder.name.lower() in likely]
+            return [*parts, *(Part(folder, "val") for folder in extra[:1])]
     return []
+
+
+def _warn_of_strays(folders: Iterable[Path]) -> None:
+    """Say which videos lie where class folders are looked for."""
+    for folder in folders:
+        files = sorted(entry.name for entry in folder.iterdir() if not entry.is_dir())
+        if strays := videos_among(folder, files):
+            number = counted(len(strays), "video")
+            log.warning("%s: %s in no class folder, first %s; left out", folder, number, strays[0])
 
 
 def _class(folder: Path, split: str | None) -> Iterator[Row]:

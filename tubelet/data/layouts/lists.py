@@ -97,9 +97,9 @@ def first_rows(part: Part, head: str) -> list[Row]:
 def _read(part: Part, lines: Sequence[str], task: Task | None) -> tuple[list[Row], Task]:
     """Rows of a list, and their task."""
     for separator in SEPARATORS:
-        header = next(csv.reader(lines[:1], delimiter=separator))
+        header = next(_cells(lines[:1], separator))
         if _is_header(header):
-            return _table(part, header, csv.reader(lines[1:], delimiter=separator), task)
+            return _table(part, header, _cells(lines[1:], separator), task)
     header = lines[0].split()
     if [column(cell) for cell in header] in (["path", "label"], ["path", "labels"]):
         return _table(part, header, map(_by_spaces, lines[1:]), task)
@@ -115,11 +115,15 @@ def _read(part: Part, lines: Sequence[str], task: Task | None) -> tuple[list[Row
     return _table(part, ["path", "label"], table, task, first=1)
 
 
+def _cells(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
+    return csv.reader(lines, delimiter=separator, skipinitialspace=True)
+
+
 def _columns(lines: Sequence[str]) -> list[list[str]]:
     """Cells of each line, by the separator that gives every line as many (at least two)."""
     for separator in SEPARATORS:
         if all(separator in line for line in islice(lines, 1000)):
-            table = list(csv.reader(lines, delimiter=separator))
+            table = list(_cells(lines, separator))
             if len(table[0]) > 1 and len({len(cells) for cells in table}) == 1:
                 return table
     return [_by_spaces(line) for line in lines]
@@ -139,10 +143,12 @@ def _numbered(part: Part, lines: Sequence[str]) -> tuple[list[Row], Task] | None
     if not any(_SEVERAL.search(line) for line in lines):
         return None
     found = []
+    is_spaced = True
     for line in lines:
         match = _NUMBERED.fullmatch(line)
         if not match or not match["path"].strip():
             return None
+        is_spaced = is_spaced and match["numbers"][0].isspace()
         numbers = re.split(
             r"[\s;|]+" if re.match(r"\s", match["numbers"]) else r"[,;|]", match["numbers"].strip(" \t,;|")
         )
@@ -156,12 +162,8 @@ def _numbered(part: Part, lines: Sequence[str]) -> tuple[list[Row], Task] | None
             f"{part.file}, row {other + 1} ({lines[other].strip()}): other rows are "
             f"{'`frame_dir total_frames label`' if is_frames[0] else '`path label`'}; use one form in a list"
         )
-    if is_frames[0] and all(len(numbers) == 3 for _, numbers in found):
-        raise ValueError(
-            f"{part.file}: three numbers in every row, `frame_dir total_frames label label` or MMAction2's `frame_dir "
-            "offset total_frames label`; write `frame_dir total_frames label,label`, or a header "
-            "frame_dir,start_frame,end_frame,label"
-        )
+    if all(len(numbers) == 3 for _, numbers in found):
+        _check_threes(part.file, [numbers for _, numbers in found], is_frames[0], is_spaced)
     labels = [
         tuple(",".join(numbers[is_dir:]).split(",")) for (_, numbers), is_dir in zip(found, is_frames, strict=True)
     ]
@@ -170,6 +172,21 @@ def _numbered(part: Part, lines: Sequence[str]) -> tuple[list[Row], Task] | None
         Row(_path(path), each if kind == "multilabel" else each[0], part.split, file=part.file, line=line)
         for line, ((path, _), each) in enumerate(zip(found, labels, strict=True), start=1)
     ], kind
+
+
+def _check_threes(file: Path, rows: Sequence[Sequence[str]], is_frames: bool, is_spaced: bool) -> None:
+    """Raise ValueError where three numbers in every row may be a start, an end and a label."""
+    if is_frames:
+        raise ValueError(
+            f"{file}: three numbers in every row, `frame_dir total_frames label label` or MMAction2's `frame_dir "
+            "offset total_frames label`; write `frame_dir total_frames label,label`, or a header "
+            "frame_dir,start_frame,end_frame,label"
+        )
+    if is_spaced and all(start.isdecimal() and end.isdecimal() and int(start) < int(end) for start, end, _ in rows):
+        raise ValueError(
+            f"{file}: three numbers in every row, `path start end label` or `path label label label`; write a header "
+            "path,start_frame,end_frame,label, or commas between labels"
+        )
 
 
 def _table(
@@ -289,15 +306,30 @@ def _actor(values: dict[str, str], part: Part, line: int) -> Row:
 def _extent(values: dict[str, str]) -> tuple[float, float | None, Unit]:
     start_s, end_s = values.get("start_s"), values.get("end_s")
     if start_s or end_s:
-        first, last = float(start_s or 0), float(end_s) if end_s else None
+        first, last = _number(start_s or "0"), _number(end_s) if end_s else None
         if not first >= 0 or (last is not None and not last > first):
             raise ValueError(f"seconds [{start_s or 0}, {end_s}) are none")
         return first, last, "s"
-    start = int(values.get("start_frame") or 0)
-    end = int(values["end_frame"]) if values.get("end_frame") else None
+    start = _frame(values.get("start_frame") or "0")
+    end = _frame(values["end_frame"]) if values.get("end_frame") else None
     if start < 0 or (end is not None and end <= start):
         raise ValueError(f"frames [{start}, {end}) are none")
     return start, end, "frames"
+
+
+def _number(told: str) -> float:
+    try:
+        return float(told)
+    except ValueError:
+        raise ValueError(f"{told!r} is no number; write one, seconds as 61.5") from None
+
+
+def _frame(told: str) -> int:
+    """The number of a frame; where a column has gaps, pandas writes it as 3.0."""
+    number = _number(told)
+    if not number.is_integer():
+        raise ValueError(f"frame {told} is no whole number")
+    return int(number)
 
 
 LAYOUTS = (

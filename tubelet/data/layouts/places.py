@@ -6,6 +6,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ..pictures import is_animated, is_folder, is_frames
@@ -117,12 +118,11 @@ class Places:
                             found[stem].append(folder / entry.name)
                     elif not entry.name.startswith(".") and is_folder(entry):
                         (named if entry.name in stems else others).append(folder / entry.name)
-                # one folder tells what its neighbours hold
-                if named and is_frames(named[0]):
-                    for path in named:
-                        frames[path.name].append(path)
-                else:
-                    below += named + others
+                # one folder tells what those behind it hold; before it may be some whose extraction failed
+                first = next((i for i, path in enumerate(named[:PROBES]) if is_frames(path)), len(named))
+                for path in named[first:]:
+                    frames[path.name].append(path)
+                below += named[:first] if first < len(named) else named + others
             if (found.keys() | frames.keys()) >= stems:
                 break
             # one of the folders to begin with may lie in another
@@ -178,8 +178,9 @@ def _there(root: Path, names: Sequence[str]) -> list[Path | None]:
         if len(files) < FEW:
             for number, file in files:
                 path = Path(folder + file)
-                if path.exists():
-                    found[number] = path
+                with suppress(OSError):  # text of another column may be longer than a name can be
+                    if path.exists():
+                        found[number] = path
             continue
         try:
             with os.scandir(folder or ".") as entries:

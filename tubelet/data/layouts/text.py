@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 # of these `.webp` alone may be a still picture too, see `places.is_video`
 SUFFIXES = frozenset({
-    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
-    ".ts", ".webm", ".webp", ".wmv",
+    ".3gp", ".asf", ".avi", ".flv", ".gif", ".h264", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
+    ".mts", ".ogv", ".ts", ".vob", ".webm", ".webp", ".wmv",
 })  # fmt: skip
 LISTS = frozenset({".csv", ".tsv", ".txt"})
 SPLITS = {
@@ -36,6 +36,9 @@ COLUMNS = {
     "x1": ("x1",), "y1": ("y1",), "x2": ("x2",), "y2": ("y2",),
 }  # fmt: skip
 HEAD = 4096  # bytes that tell a layout
+_SPLIT = re.compile(
+    rf"(?<![A-Za-z])({'|'.join(SPLITS)})(?=(?:list|split|set|file)?(?![A-Za-z]))", re.IGNORECASE
+)  # a word, or the beginning of one such as `trainlist`
 _COLUMN = {alias: name for name, aliases in COLUMNS.items() for alias in aliases}
 
 
@@ -102,12 +105,13 @@ def without_suffix(name: str) -> str:
 def kin(name: str) -> tuple[str, str | None]:
     """What the annotation files of one kind have in common, and the split that this name says, if it says one.
 
-    `ava_train_v2.2.csv` and `ava_val_v2.2.csv` are kin, and so are `train.csv` and `val.txt`.
+    `ava_train_v2.2.csv` and `ava_val_v2.2.csv` are kin, and so are `train.csv` and `val.txt`, and `trainlist.txt` and
+    `testlist.txt`.
     """
     stem, suffix = Path(name).stem.lower(), Path(name).suffix.lower()
     if stem in SPLITS and suffix in LISTS:
         return "*", SPLITS[stem]
-    found = [word for word in re.finditer(r"[A-Za-z]+", name) if word[0].lower() in SPLITS]
+    found = list(_SPLIT.finditer(name))
     if len({SPLITS[word[0].lower()] for word in found}) != 1:
         return name.lower(), None
     word = found[0]

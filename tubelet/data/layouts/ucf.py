@@ -45,10 +45,11 @@ def read_ucf(folder: Path, fold: int) -> Found | None:
     rows = []
     for split, file in ((split, file) for (split, number), file in sorted(lists.items()) if number == fold):
         for line, text in enumerate(read_lines(file), start=1):
-            path, _, number = text.strip().partition(" ")
+            path, number = (*text.split(maxsplit=1), "")[:2]
             folder_name, _, video = path.replace("\\", "/").rpartition("/")
             name = known.get(folder_name.lower())
-            if not name or (number.strip() and names.names.get(int(number)) != name):
+            is_right = not number or (number.strip().isdecimal() and names.names.get(int(number)) == name)
+            if not name or not is_right:
                 raise ValueError(
                     f"{file}, row {line} ({text.strip()}): no such class or number in {index.name}; get both again"
                 )
