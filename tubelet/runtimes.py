@@ -56,16 +56,18 @@ def need(name: str) -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """While it lasts, none of the exporters' own lines are shown."""
-    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("torch.onnx", "nncf", None)}
+    """While it lasts, none of the exporters' own lines are shown; afterwards the loggers are as before."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "nncf", None)]
+    before = [(log.level, log.filters[:], log.handlers[:]) for log in loggers]
     for log in loggers:
         log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
             yield
     finally:
-        for log, level in loggers.items():
+        for log, (level, filters, handlers) in zip(loggers, before, strict=True):
             log.setLevel(level)
+            log.filters[:], log.handlers[:] = filters, handlers
 
 
 # ONNX
@@ -146,20 +148,24 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def _summary(error: BaseException) -> str:
+    """The last line of an error of OpenVINO's, which begins at a place in its code and ends with a list of reasons."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    listed = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
+    return (listed or lines)[-1]
+
+
 def _untranslated(program: ExportedProgram, error: BaseException) -> str:
     """The layer that an exporter stopped at."""
-    texts = []
-    cause: BaseException | None = error
-    while cause is not None:
-        texts.append(str(cause))
-        cause = cause.__cause__
     names = {node.name: node for node in program.graph.nodes}
-    for text in texts:
-        for found in re.findall(r"%(\w+)", text):
-            if found in names:
-                stack = list(names[found].meta.get("nn_module_stack", {}).values())
-                return f"{layer([stack[-1][0]] if stack else [])} ({names[found].target})"
-    return f"the network ({first_line(error)})"
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+        found = re.search(r"translating node %(\w+)", str(cause))
+        if found and found[1] in names:
+            stack = list(names[found[1]].meta.get("nn_module_stack", {}).values())
+            return f"{layer([stack[-1][0]] if stack else [])} ({names[found[1]].target})"
+    return f"the network ({first_line(cause)})"  # the exporter itself begins with steps to take
 
 
 def with_note(model: Any, key: str, note: str) -> Any:
@@ -213,10 +219,18 @@ class Written:
 
 
 def to_openvino(model: bytes) -> Any:
-    """An ONNX model in OpenVINO's own form."""
+    """An ONNX model in OpenVINO's own form.
+
+    Raises:
+        ValueError: OpenVINO has nothing for one of its operators.
+    """
     import openvino
 
-    return openvino.convert_model(io.BytesIO(model))
+    try:
+        with quietly():  # where it fails, it leaves the root logger as it set it for itself
+            return openvino.convert_model(io.BytesIO(model))
+    except Exception as error:  # of types of its own
+        raise ValueError(f"OpenVINO cannot convert the network ({_summary(error)})") from error
 
 
 def read_openvino(path: Path | Written) -> Any:
