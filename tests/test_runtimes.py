@@ -105,7 +105,7 @@ class Applied(torch.nn.Module):
 
 @pytest.mark.parametrize(("function", "says"), [
     (torch.histc, r"^layer 1 \(aten\.histc\.default\) has no"),
-    (torch.special.bessel_j0, r"^the network \(No ONNX function found for .*bessel_j0.*\) has no"),  # written as another
+    (torch.special.bessel_j0, r"^the network \(No ONNX function found for .*bessel_j0.*\) has no"),
 ])  # fmt: skip
 def test_what_onnx_lacks_is_named(function, says):
     pytest.importorskip("onnxscript")
