@@ -56,18 +56,16 @@ def need(name: str) -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """While it lasts, none of the exporters' own lines are shown; afterwards the loggers are as before."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "nncf", None)]
-    before = [(log.level, log.filters[:], log.handlers[:]) for log in loggers]
+    """While it lasts, none of the exporters' own lines are shown."""
+    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("torch.onnx", "nncf", None)}
     for log in loggers:
         log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
             yield
     finally:
-        for log, (level, filters, handlers) in zip(loggers, before, strict=True):
+        for log, level in loggers.items():
             log.setLevel(level)
-            log.filters[:], log.handlers[:] = filters, handlers
 
 
 # ONNX
@@ -218,6 +216,18 @@ class Written:
     weights: bytes
 
 
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Afterwards the root logger is as before: OpenVINO leaves it as it set it for itself where it fails."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters[:], root.handlers[:] = filters, handlers
+
+
 def to_openvino(model: bytes) -> Any:
     """An ONNX model in OpenVINO's own form.
 
@@ -227,7 +237,7 @@ def to_openvino(model: bytes) -> Any:
     import openvino
 
     try:
-        with quietly():  # where it fails, it leaves the root logger as it set it for itself
+        with _root_logger_kept():
             return openvino.convert_model(io.BytesIO(model))
     except Exception as error:  # of types of its own
         raise ValueError(f"OpenVINO cannot convert the network ({_summary(error)})") from error
