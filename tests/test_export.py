@@ -373,6 +373,18 @@ def test_a_network_with_several_answers_is_refused(kind, tmp_path):
         tubelet.export(Several(kind), tmp_path / "x.pt2", torch.randn(1, 1, 4, 8, 8))
 
 
+class Two(Fixed):
+    def forward(self, x, y):
+        return super().forward(x) + y
+
+
+def test_a_network_of_two_inputs_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^Two takes something else than a clip \(missing .*'y'\): wrap it in a network"
+    ):
+        tubelet.export(Two(), tmp_path / "x.pt2", torch.randn(1, 1, 4, 8, 8))
+
+
 # Streams
 
 

@@ -170,6 +170,8 @@ def test_what_does_not_fit(folder, tmp_path):
         features(tubelet.create("x3d_s", num_classes=3), folder, out=tmp_path)
     with pytest.raises(ValueError, match="features are of videos, and this network was trained on scans"):
         features(Thresholds(), folder, out=tmp_path)
+    with pytest.raises(TypeError, match=r"^source array.*; give the path of a video, of a folder"):
+        features(model, np.zeros((3, 8, 32, 32), np.uint8), out=tmp_path)
     with pytest.raises(ValueError, match="has no `stages`"):
         plain = torch.nn.Conv3d(3, 4, 1)
         plain.spec = model.spec

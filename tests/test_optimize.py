@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -326,6 +327,36 @@ def test_layers_that_write_to_their_input_answer_the_same():
     )
     x = torch.randn(2, 3, 5, 9, 9)
     fast = optimize(model, x, seconds=0.0)
+    assert_same(fast(x), model(x))
+    assert len(fast._plans) == 1
+
+
+def test_following_a_network_says_nothing():
+    model = nn.Sequential(nn.Conv3d(3, 4, 3), nn.ReLU(inplace=True)).eval()
+    with warnings.catch_warnings(action="error"):
+        capture(model, (torch.randn(2, 3, 6, 12, 12),))
+
+
+class Numbered(nn.Module):
+    """A sum with the number of clips, and channels in an order that is kept among the weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(3, 4, 3)
+        self.order = nn.Parameter(torch.tensor([2, 0, 1]), requires_grad=False)
+
+    def forward(self, x):
+        return (self.conv(x) + x.shape[0])[:, self.order]
+
+
+@torch.no_grad()
+def test_whole_numbers_are_followed():
+    model = Numbered()
+    fast = optimize(model, torch.randn(2, 3, 6, 12, 12), seconds=0.0)
+    for batch in (2, 3):
+        x = torch.randn(batch, 3, 6, 12, 12)
+        assert_same(fast(x), model(x))
+    model.order[0] = 3
     assert_same(fast(x), model(x))
     assert len(fast._plans) == 1
 

@@ -18,7 +18,7 @@ import tubelet
 from tubelet import heads
 from tubelet.data import transforms
 from tubelet.data.video import Video, write_video
-from tubelet.predict import write
+from tubelet.predict import Prediction, write
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +258,14 @@ def test_what_is_written(video, tmp_path):
         large = plain.frames([5], resize=240)
         changed = (drawn.frames([5]).int() - large.int()).abs().amax((0, 1)) > 60
         assert changed[:80].any() and not changed[120:].any()
+
+
+def test_what_is_no_number_is_not_written_as_json(tmp_path):
+    scores = torch.tensor([[0.5, 0.5], [math.nan, 0.5]])
+    seen = Prediction(("v", "v"), torch.tensor([[0.0, 1], [1, 2]]), scores, ("a", "b"))
+    with pytest.raises(ValueError, match=r"scores from 1\.00 to 2\.00 s are nan or infinity"):
+        seen.to_json(tmp_path / "v.json")
+    assert not (tmp_path / "v.json").exists()
 
 
 def test_short_videos_need_a_policy(tmp_path):

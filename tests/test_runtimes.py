@@ -79,3 +79,36 @@ def test_statistics_of_large_maps_are_right_in_onnxruntime(norm):
     (found,) = runtimes.onnxruntime_run(model.SerializeToString())([x])
     right = copy.deepcopy(norm).double()(x.double())
     assert (found - right).abs().max() < 1e-5
+
+
+def test_what_openvino_cannot_convert_is_a_line_and_leaves_the_root_logger():
+    pytest.importorskip("openvino")
+    make = pytest.importorskip("onnx").helper
+    x, y = (make.make_tensor_value_info(name, 1, [1, 2]) for name in "xy")
+    graph = make.make_graph([make.make_node("Odd", ["x"], ["y"], domain="own")], "g", [x], [y])
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 18), make.make_opsetid("own", 1)])
+    root = logging.getLogger()
+    before = (root.level, root.filters[:], root.handlers[:])
+    with pytest.raises(ValueError, match=r"^OpenVINO cannot convert the network \(No .*own\.Odd\)$"):
+        runtimes.to_openvino(model.SerializeToString())
+    assert (root.level, root.filters, root.handlers) == before
+
+
+class Applied(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(("function", "says"), [
+    (torch.histc, r"^layer 1 \(aten\.histc\.default\) has no"),
+    (torch.special.bessel_j0, r"^the network \(No ONNX function found for .*bessel_j0.*\) has no"),
+])  # fmt: skip
+def test_what_onnx_lacks_is_named(function, says):
+    pytest.importorskip("onnxscript")
+    model = torch.nn.Sequential(torch.nn.ReLU(), Applied(function))
+    with pytest.raises(ValueError, match=says), runtimes.quietly():
+        runtimes.to_onnx(torch.export.export(model, (torch.rand(2, 3),), strict=False))

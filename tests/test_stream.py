@@ -536,6 +536,25 @@ def test_state_can_be_saved_and_restored():
         tubelet.Stream(tubelet.create("tiny_2d", num_classes=4)).state = stream.state
 
 
+def test_a_state_that_does_not_fit_is_refused_whole():
+    torch.manual_seed(0)
+    wide, slim = (nn.Sequential(nn.Conv3d(1, n, 3), nn.Conv3d(n, 1, 3)) for n in (4, 2))
+    for dense in (False, True):
+        stream, other = tubelet.Stream(wide, dense=dense), tubelet.Stream(slim, dense=dense)
+        x = torch.rand(1, 1, 9, 12, 12)
+        before = torch.cat([stream(x[:, :, :4]), stream(x[:, :, 4:6])], 2)
+        with pytest.raises(ValueError, match="another network: that of layer 1 does not fit"):
+            other.state = stream.state
+        whole = stream.state
+        for layer in ({"odd": 1}, dict.fromkeys(whole["0"]), None):
+            with pytest.raises(ValueError, match="damaged, or of another network: that of layer 0 does not fit"):
+                stream.state = {**whole, "0": layer}
+        with pytest.raises(ValueError, match=r"its shape is 3, and that of frames is \(B, C, H, W\)"):
+            stream.state = {**whole, "shape": 3}
+        with torch.no_grad():
+            assert_equal(torch.cat([before, stream(x[:, :, 6:])], 2), wide(x))
+
+
 def test_weights_are_shared_and_the_model_is_untouched():
     model = tubelet.create("tiny", num_classes=4).train()
     before = copy.deepcopy(model.state_dict())

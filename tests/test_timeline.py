@@ -94,6 +94,10 @@ def test_tables(tmp_path):
         (lambda: segments(column(1.0), TIMES[:1], ["a"], shortest_s=math.nan), "shortest_s nan"),
         (lambda: segments(column(1.0, 1.0), TIMES[:2].flip(0), ["a"]), "in the order of time"),
         (lambda: smooth(column(1.0, 1.0), TIMES[:2].flip(0), 1), "in the order of time"),
+        (lambda: smooth(column(1.0), torch.tensor([[0, math.nan]]), 1), "or are nan"),
+        (lambda: segments(column(1.0, 1.0), torch.tensor([0.0, 1]), ["a"]), r"^times \(2,\); give \(N, 2\)"),
+        (lambda: smooth(column(1.0, math.nan, 1.0), TIMES[:3], 1), r"^scores from 1\.00 to 3\.00 s are nan or inf"),
+        (lambda: segments(column(0.9, 0.9, math.nan), TIMES[:3], ["a"]), r"^scores from 2\.00 to 4\.00 s are nan or"),
     ],
 )
 def test_out_of_range(call, says):

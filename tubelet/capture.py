@@ -48,7 +48,8 @@ def capture(model: nn.Module, inputs: tuple[Any, ...]) -> Graph:
     """
     program = followed(model, inputs)
     if any(_writes(node) for node in program.graph.nodes):
-        program = program.run_decompositions({})
+        with _quiet():
+            program = program.run_decompositions({})
     signature = program.graph_signature
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         raise ValueError("it writes to its inputs or buffers")
@@ -104,7 +105,7 @@ def _exported(model: nn.Module, inputs: tuple[Any, ...], shapes: Any) -> torch.e
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch.export prints of a network that it cannot follow: the error says it in a line."""
+    """Without what torch.export prints: of a network that it cannot follow the error says it in a line."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -317,8 +318,9 @@ class _Rewriting:
         other = right if left is last else left
         if not isinstance(other, Node) or other is last or other not in self.known or other in self.constants:
             return None
-        same = other.meta["val"].shape == last.meta["val"].shape and other.meta["val"].dtype == last.meta["val"].dtype
-        return other if same else None
+        one, two = other.meta["val"], last.meta["val"]
+        is_same = isinstance(one, Tensor) and one.shape == two.shape and one.dtype == two.dtype  # not a free size
+        return other if is_same else None
 
     def _pool(self, node: Node) -> Step:
         last = node

@@ -154,8 +154,9 @@ def export(
         The differences on each clip; `print` draws them.
 
     Raises:
-        ValueError: an unknown ending, a folder as the path, an example that is no clip, a network or a layer that
-            cannot be exported, or answers that differ by more than 1e-4 of the largest one: then there is no file.
+        ValueError: an unknown ending, a folder as the path, an example that is no clip, a network that takes more than
+            one or a layer that cannot be exported, or answers that differ by more than 1e-4 of the largest one: then
+            there is no file.
             Where twice what float32 rounds off in a network is more, and below 1e-3, that is the limit; of a `Stream`
             it always is 1e-4.
         ImportError: a package is missing; the message tells the line that installs it.
@@ -352,8 +353,14 @@ def _traced(
 
 def _program(network: nn.Module, inputs: tuple[Tensor, ...], dynamic: tuple[Any, ...] | None) -> ExportedProgram:
     where: list[str] = []
-    # a `*boxes` of a forward wants what it holds as a tuple
-    shapes = None if dynamic is None else dict(inspect.signature(network.forward).bind(*dynamic).arguments)
+    try:
+        # a `*boxes` of a forward wants what it holds as a tuple
+        shapes = None if dynamic is None else dict(inspect.signature(network.forward).bind(*dynamic).arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"{type(network).__name__} takes something else than a clip ({error}): wrap it in a network that takes a "
+            "clip (B, C, T, H, W) alone"
+        ) from None
 
     def enter(name: str, *_: Any) -> None:
         where.append(name)

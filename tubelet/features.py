@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import reprlib
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -63,7 +64,10 @@ def features(
     Raises:
         ValueError: the network was trained on scans, cannot be streamed, or has no such stage; the source holds no
             video that can be read; or `out` holds files of other settings.
+        TypeError: the source is no path.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"source {reprlib.repr(source)}; give the path of a video, of a folder of frames or of videos")
     whole_numbers(layer=layer)
     at_least_one(**{name: n for name, n in {"window": window, "stride": stride}.items() if n is not None})
     if window is None and stride is not None:

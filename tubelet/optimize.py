@@ -219,7 +219,8 @@ class Optimized(nn.Module):
         return plan
 
     def _check(self) -> None:
-        other = {str(x.dtype) for x in self.model.parameters() if x.dtype != torch.float32}
+        numbers = [x for x in self.model.parameters() if x.is_floating_point() or x.is_complex()]
+        other = {str(x.dtype) for x in numbers if x.dtype != torch.float32}
         if other:
             raise ValueError(f"its weights are {', '.join(sorted(other))} and not float32")
         if any(x.device != self.device for x in self._marked):

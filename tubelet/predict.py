@@ -114,7 +114,7 @@ class Prediction:
             shortest_s: shorter ones are left out.
 
         Raises:
-            ValueError: a number is out of its range.
+            ValueError: a number is out of its range, or a score is nan or infinity.
         """
         return [
             segment
@@ -145,7 +145,12 @@ class Prediction:
         return path
 
     def to_json(self, path: str | os.PathLike) -> Path:
-        """Write `{"classes": [...], "windows": [{"source", "start_s", "end_s", "top", "scores"}, ...]}`."""
+        """Write `{"classes": [...], "windows": [{"source", "start_s", "end_s", "top", "scores"}, ...]}`.
+
+        Raises:
+            ValueError: a score is nan or infinity, which json has no word for.
+        """
+        timeline.check(self.scores, self.times)
         windows = [
             {
                 "source": source,

@@ -146,20 +146,24 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def _summary(error: BaseException) -> str:
+    """The last line of an error of OpenVINO's, which begins at a place in its code and ends with a list of reasons."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    listed = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
+    return (listed or lines)[-1]
+
+
 def _untranslated(program: ExportedProgram, error: BaseException) -> str:
     """The layer that an exporter stopped at."""
-    texts = []
-    cause: BaseException | None = error
-    while cause is not None:
-        texts.append(str(cause))
-        cause = cause.__cause__
     names = {node.name: node for node in program.graph.nodes}
-    for text in texts:
-        for found in re.findall(r"%(\w+)", text):
-            if found in names:
-                stack = list(names[found].meta.get("nn_module_stack", {}).values())
-                return f"{layer([stack[-1][0]] if stack else [])} ({names[found].target})"
-    return f"the network ({first_line(error)})"
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+        found = re.search(r"translating node %(\w+)", str(cause))
+        if found and found[1] in names:
+            stack = list(names[found[1]].meta.get("nn_module_stack", {}).values())
+            return f"{layer([stack[-1][0]] if stack else [])} ({names[found[1]].target})"
+    return f"the network ({first_line(cause)})"  # the exporter itself begins with steps to take
 
 
 def with_note(model: Any, key: str, note: str) -> Any:
@@ -212,11 +216,31 @@ class Written:
     weights: bytes
 
 
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Afterwards the root logger is as before: OpenVINO leaves it as it set it for itself where it fails."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters[:], root.handlers[:] = filters, handlers
+
+
 def to_openvino(model: bytes) -> Any:
-    """An ONNX model in OpenVINO's own form."""
+    """An ONNX model in OpenVINO's own form.
+
+    Raises:
+        ValueError: OpenVINO has nothing for one of its operators.
+    """
     import openvino
 
-    return openvino.convert_model(io.BytesIO(model))
+    try:
+        with _root_logger_kept():
+            return openvino.convert_model(io.BytesIO(model))
+    except Exception as error:  # of types of its own
+        raise ValueError(f"OpenVINO cannot convert the network ({_summary(error)})") from error
 
 
 def read_openvino(path: Path | Written) -> Any:

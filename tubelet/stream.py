@@ -88,6 +88,7 @@ class Stream(nn.Module):
         self._shape: tuple[int, ...] | None = None
         self._reach: Reach | None = None
         self._measured: tuple[int, ...] = ()
+        self._known: tuple[Any, dict[str, State]] = (None, {})  # what twins keep of videos of a shape
         # chunks as one graph, by their shape; the one that holds what the twins keep, and that
         self._steps: dict[tuple[int, ...], _Step | None] = {}
         self._live: _Step | None = None
@@ -153,7 +154,8 @@ class Stream(nn.Module):
     def state(self) -> State:
         """What the stream keeps between chunks: {"shape": ..., layer name: {name: tensor or number}}.
 
-        A snapshot: it can be printed, saved with `torch.save`, and assigned to any stream of the same model.
+        A snapshot: it can be printed, saved with `torch.save`, and assigned to any stream of the same model. One that
+        does not fit there is a ValueError that names the layer, and the stream stays where it was.
         """
         self._settle()
         return {
@@ -177,11 +179,27 @@ class Stream(nn.Module):
             raise ValueError(f"the state is of a stream with window {state['window']}, not {self.window}")
         if state["dense"] != self.dense:
             raise ValueError(f"the state is of a stream with dense={state['dense']}, not {self.dense}")
+        known = self._kept_at(state["shape"])
+        for name in twins:
+            if not _fits(state[name], known[name]):
+                raise ValueError(f"the state is damaged, or of another network: that of layer {name} does not fit")
         self._shape = state["shape"]
-        if self._shape is not None:
-            self.measure(self._shape)
         for name, twin in twins.items():
             twin.state = state[name]
+
+    def _kept_at(self, shape: Any) -> dict[str, State]:
+        """What each twin keeps once there are answers to frames (B, C, H, W), and nothing before there is one."""
+        if shape is None:
+            return {name: {} for name in twins_of(self.model)}
+        if not isinstance(shape, tuple) or len(shape) != 4:
+            raise ValueError(f"the state is damaged: its shape is {shape}, and that of frames is (B, C, H, W)")
+        if self._known[0] != shape:
+            self.measure(shape)
+            model, device, dtype = _outline(self.model)
+            with torch.no_grad():
+                model(torch.zeros(*shape[:2], self.delay + 1, *shape[2:], device=device, dtype=dtype))
+            self._known = (shape, {name: twin.state for name, twin in twins_of(model).items()})
+        return self._known[1]
 
     @property
     def delay(self) -> int:
@@ -405,6 +423,21 @@ _CANNOT = (
     "this network cannot be streamed exactly: its forward merges branches outside a tubelet.blocks.Join, pools over "
     "time outside a layer, or gives an output without a time axis"
 )
+
+
+def _fits(state: Any, known: State) -> bool:
+    """Whether a twin may have kept this, by what it keeps of such a video: numbers and lengths in time differ."""
+    return state == {} or (
+        isinstance(state, dict)
+        and state.keys() == known.keys()
+        and all(isinstance(state[key], type(value)) for key, value in known.items())
+        and all(_sizes(state[key]) <= (_sizes(value) or _sizes(state[key])) for key, value in known.items())
+    )
+
+
+def _sizes(value: Any) -> set[tuple[int, ...]]:
+    """Of the tensors (B, C, n, ...) that a twin keeps under a name, without n; the sum of no frames has no size."""
+    return {(*x.shape[:2], *x.shape[3:]) for x in pytree.tree_leaves(value) if isinstance(x, Tensor) and x.ndim}
 
 
 def _is_known(module: nn.Module) -> bool:

@@ -43,13 +43,15 @@ def smooth(scores: Tensor, times: Tensor, seconds: float, *, median: bool = Fals
         median: take the median of each class (of an even number the mean of the two in the middle) instead of the mean.
 
     Raises:
-        ValueError: seconds is not at least 0, scores and times are not as many, or the times go back.
+        ValueError: seconds is not at least 0, scores and times are not as many, the times go back, or a score is nan or
+            infinity.
     """
     if not seconds >= 0:
         raise ValueError(f"seconds {seconds} must be at least 0")
     if len(scores) != len(times):
         raise ValueError(f"{len(scores)} scores for {len(times)} times: give one for each window")
     middles = _middles(times)
+    check(scores, times)
     near = seconds / 2 + 1e-9
     firsts = torch.searchsorted(middles, middles - near).tolist()
     ends = torch.searchsorted(middles, middles + near, right=True).tolist()
@@ -63,10 +65,24 @@ def smooth(scores: Tensor, times: Tensor, seconds: float, *, median: bool = Fals
 
 
 def _middles(times: Tensor) -> Tensor:
+    if times.ndim != 2 or times.shape[1] != 2:
+        raise ValueError(f"times {tuple(times.shape)}; give (N, 2), the seconds from and to of each window")
     middles = times.double().mean(1)
-    if (middles.diff() < 0).any():
-        raise ValueError("the times of the windows go back: give them and their scores in the order of time")
+    if not middles.isfinite().all() or (middles.diff() < 0).any():
+        raise ValueError("the times of the windows go back or are nan: give them and their scores in the order of time")
     return middles
+
+
+def check(scores: Tensor, times: Tensor) -> None:
+    """Refuse scores (N, K) of windows at times (N, 2), in seconds, with which nothing can be compared.
+
+    Raises:
+        ValueError: one is nan or infinity; the message names its window.
+    """
+    bad = (~scores.isfinite()).any(1).nonzero().flatten()
+    if len(bad):
+        start, end = times[bad[0]].tolist()
+        raise ValueError(f"scores from {start:.2f} to {end:.2f} s are nan or infinity: leave that window out")
 
 
 def owned(times: Tensor) -> Tensor:
@@ -106,7 +122,7 @@ def segments(
         In the order of their starts.
 
     Raises:
-        ValueError: `leave` is above `enter`, the sizes do not fit, or the times go back.
+        ValueError: `leave` is above `enter`, the sizes do not fit, the times go back, or a score is nan or infinity.
     """
     leave = enter if leave is None else leave
     if not 0 <= leave <= enter <= 1:
@@ -116,6 +132,7 @@ def segments(
     if scores.shape != (len(times), len(classes)):
         raise ValueError(f"scores {tuple(scores.shape)} for {len(times)} times and {len(classes)} classes")
     spans = owned(times).tolist()
+    check(scores, times)
     found = []
     for place in (scores >= enter).any(0).nonzero().flatten().tolist():
         column = scores[:, place].tolist()
