@@ -170,6 +170,17 @@ def test_geometry_of_other_formats_is_itks(tmp_path, ending):
         assert getattr(theirs, what)() == getattr(ours, what)()
 
 
+def test_the_words_of_a_nrrd_header_are_kept_whole_or_not_at_all(tmp_path):
+    head = "NRRD0005\ntype: short\ndimension: 3\nsizes: 8 7 6\nendian: little\nencoding: raw\n"
+    space = "space directions: (0.1,0.3,0) (-0.3,0.1,0) (0,0,3)\nspace origin: (1,2,3)\n"
+    (tmp_path / "a.nrrd").write_bytes(f"{head}Space: RAS\n{space}\n".encode() + ARRAY.tobytes())  # ITK reads any case
+    volume = read_volume(tmp_path / "a.nrrd")
+    write_volume(tmp_path / "b.nrrd", ARRAY, volume.grid, like=volume.path)
+    assert read_volume(tmp_path / "b.nrrd").grid == volume.grid and b"space: RAS" in (tmp_path / "b.nrrd").read_bytes()
+    write_volume(tmp_path / "c.nrrd", ARRAY, GRID, like=volume.path)  # which lies elsewhere
+    assert np.allclose(read_volume(tmp_path / "c.nrrd").affine, GRID.affine, rtol=0, atol=1e-12)
+
+
 def test_single_slices(tmp_path):
     flat = sitk.GetImageFromArray(ARRAY[0])
     flat.SetSpacing((0.5, 0.75))

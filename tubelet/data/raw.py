@@ -45,25 +45,28 @@ def open_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
 def keep_space(path: Path, like: Path) -> None:
     """Give a NRRD file the geometry of another, as that has it in writing: ITK's own digits differ in the last one.
 
-    Nothing is done where they have not as many axes.
+    Nothing is done where they have not as many axes, or one of them has not all three fields of it.
     """
     with like.open("rb") as file:
         theirs = _nrrd_lines(file.read(2**16))
     data = path.read_bytes()
     ours = _nrrd_lines(data)
-    if ours.get(b"dimension") == theirs.get(b"dimension"):
+    names = {b"space", b"space directions", b"space origin"}
+    if ours.get(b"dimension") == theirs.get(b"dimension") and names <= ours.keys() & theirs.keys():
         head, voxels = data.split(b"\n\n", 1)
-        for name in (b"space", b"space directions", b"space origin"):
-            if name in ours and name in theirs:
-                head = head.replace(name + b": " + ours[name], name + b": " + theirs[name])
+        for name in names:
+            head = head.replace(name + b": " + ours[name], name + b": " + theirs[name])
         path.write_bytes(head + b"\n\n" + voxels)
 
 
 def _nrrd_lines(data: bytes) -> dict[bytes, bytes]:
-    """The fields of its header, which ends with an empty line. https://teem.sourceforge.net/nrrd/format.html"""
+    """The fields of its header, which ends with an empty line, by their names in small letters.
+
+    https://teem.sourceforge.net/nrrd/format.html
+    """
     head = data.replace(b"\r\n", b"\n").split(b"\n\n", 1)[0]
     pairs = (line.partition(b":") for line in head.splitlines() if not line.startswith(b"#"))
-    return {name.strip(): value.strip() for name, colon, value in pairs if colon}
+    return {name.strip().lower(): value.strip() for name, colon, value in pairs if colon}
 
 
 def map_bytes(path: Path, offset: int, num_bytes: int) -> np.ndarray:

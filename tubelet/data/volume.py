@@ -53,6 +53,8 @@ _NAMED = re.compile(r"|\.\d*|\.(dcm|dicom|dic|ima)", re.IGNORECASE)
 
 # A mask belongs to an image where their corners are no farther apart than this part of a voxel's shortest side.
 _OFF = 0.1
+# Digits of the same number, in decimals and in binary, lie no farther apart.
+_ROUNDED_MM = 1e-6
 
 Path_ = str | os.PathLike[str]
 
@@ -207,6 +209,8 @@ def write_volume(path: Path_, array: np.ndarray, grid: Grid, *, like: Path | Non
             itk.write(made, array, grid)
             if like is not None and suffix == ".nrrd" and ending(Path(like)) in (".nrrd", ".nhdr"):
                 raw.keep_space(made, Path(like))
+                if distance_mm(itk.read_header(made).grid, grid) > _ROUNDED_MM:  # the words are of another place
+                    itk.write(made, array, grid)
 
     try:
         with aside(path) as whole:
