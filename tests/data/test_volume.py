@@ -332,6 +332,22 @@ def test_a_tiff_cut_short(tmp_path):
         read_volume(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("ending", [".mha", ".mhd"])
+def test_a_packed_metaimage_is_whole_or_an_error(tmp_path, ending, capfd):
+    pairs = np.stack([ARRAY, ARRAY + 1], -1)
+    sitk.WriteImage(sitk.GetImageFromArray(pairs, isVector=True), str(tmp_path / f"a{ending}"), True)
+    assert np.array_equal(read_volume(tmp_path / f"a{ending}").array, pairs.transpose(3, 0, 1, 2))
+    file = tmp_path / ("a.mha" if ending == ".mha" else "a.zraw")
+    data = file.read_bytes()
+    noise = data[:-200] + bytes([data[-200] ^ 255]) + data[-199:]
+    of_itk = noise.replace(b"OrderMSB = False", b"OrderMSB = True")
+    for changed in (data[:-2] + bytes(2), data[:-100], noise, of_itk):
+        file.write_bytes(changed)
+        with pytest.raises(VolumeError, match=rf"a\{ending}: damaged or cut short"):
+            read_volume(tmp_path / f"a{ending}")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_other_bad_input(tmp_path):
     with pytest.raises(VolumeError, match=r"gone\.nii: no such file or folder"):
         read_volume(tmp_path / "gone.nii")

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import locale
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -44,6 +45,10 @@ def _sitk() -> ModuleType:
         import SimpleITK
     return SimpleITK
 
+
+# What is told on stderr alone: libtiff stops at a page that is not there, MetaIO at voxels that it cannot unpack.
+_TOLD = {ending: re.compile("(?!.*Warning)") for ending in (".tif", ".tiff")}
+_TOLD |= {ending: re.compile(".*failed") for ending in (".mha", ".mhd")}
 
 _BEYOND = 12  # voxels over which a spline feels another value, and more
 
@@ -88,8 +93,8 @@ def _asked(path: Path, ask: Callable[[], Any], what: str = "cannot be read") -> 
         else:
             message = ""
     if not message:
-        # libtiff stops at a page that is not there, and says so on stderr alone
-        if ending(path) in (".tif", ".tiff") and (bad := [line for line in lines if "Warning" not in line]):
+        told = _TOLD.get(ending(path))
+        if told is not None and (bad := [line for line in lines if told.match(line)]):
             raise VolumeError(f"{path}: damaged or cut short ({bad[0].strip()}); copy it again")
         return answer
     raise VolumeError(f"{path}: {what} ({(reason or [*lines, 'damaged or cut short'][0]).strip()})")

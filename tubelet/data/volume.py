@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -256,8 +256,13 @@ def _mapped(path: Path) -> Volume | None:
             return None
         array = info.voxels(raw.map_bytes(path, info.offset, info.num_bytes))
         return Volume(array, _nifti_grid(path, info), path)
+    return _meta(path, raw.map_meta)
+
+
+def _meta(path: Path, opened: Callable[[Path, tuple[int, ...], int], np.ndarray | None]) -> Volume | None:
+    """A MetaImage whose voxels are `opened` here; None where they are left to ITK."""
     header = itk.read_header(path)
-    values = raw.map_meta(path, header.shape, header.num_values)
+    values = opened(path, header.shape, header.num_values)
     return None if values is None else Volume(itk.channels_first(values, len(header.shape)), header.grid, path)
 
 
@@ -305,6 +310,8 @@ def _read_file(path: Path) -> Volume:
         return Volume(array, _nifti_grid(path, info), path)
     if suffix not in SUFFIXES and _holds_slices(path) is None:
         raise VolumeError(f"{path}: not a scan; these are {', '.join(SUFFIXES)}, and folders of DICOM files")
+    if suffix in (".mha", ".mhd") and raw.is_packed(path) and (volume := _meta(path, raw.unpack_meta)) is not None:
+        return volume
     array, grid = itk.read(path)
     return _plain(path, array) if suffix in _PLAIN else Volume(array, grid, path)
 
