@@ -236,6 +236,13 @@ def test_maps_are_what_is_read(tmp_path, ending, shape):
         mapped(path)
 
 
+def test_what_a_wrong_header_says_is_not_mapped(tmp_path):
+    for name in ("inside.nii", "nowhere.nii", "beyond.nii", "huge.nii"):
+        (tmp_path / name).write_bytes(BAD[name][0])
+        with pytest.raises(VolumeError, match=BAD[name][1]):
+            mapped(tmp_path / name)
+
+
 def test_what_cannot_be_mapped(tmp_path):
     for ending in (".nii.gz", ".nrrd", ".npz", ".tif"):
         write_volume(tmp_path / f"a{ending}", ARRAY, GRID)
@@ -292,6 +299,11 @@ BAD = {
     "nan.nii": (nifti({84: NAN}), "spacing .*nan"),
     "minus.nii": (nifti({84: struct.pack("<f", -2)}), "spacing .*-2"),
     "sizeless.nii": (nifti({42: bytes(2)}), "tells no size"),
+    "inside.nii": (nifti({108: bytes(4)}), "voxels from byte 0 on; correct vox_offset"),
+    "nowhere.nii": (nifti({108: NAN}), "voxels from byte nan on"),
+    "beyond.nii": (nifti({108: struct.pack("<f", 1e30)}), "cut short: 0 bytes of voxels where 672 belong"),
+    "huge.nii": (nifti({42: b"\xff\x7f" * 3}), "cut short: 672 bytes of voxels where 70362301923326"),
+    "huge.nii.gz": (gzip.compress(nifti({40: b"\7\0" + b"\xff\x7f" * 7})), r"correct dim \[32767, .*\] in its header"),
     "complex.nii": (nifti({70: struct.pack("<h", 32)}), "datatype 32"),
     "pair.nii": (nifti({344: b"ni1"}), "not a NIfTI file of one part"),
     "sheared.nii": (

@@ -31,6 +31,7 @@ _FORMATS, _OFFSETS = zip(*_FIELDS.values(), strict=True)
 _LAYOUT = np.dtype({"names": [*_FIELDS], "formats": [*_FORMATS], "offsets": [*_OFFSETS], "itemsize": 348})
 _DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _CODES = {name: code for code, name in _DTYPES.items()}
+_PACKED = 1032  # bytes that one of gzip's may stand for, at most. https://zlib.net/zlib_tech.html
 _COLOURS = {128: 3, 2304: 4}  # RGB, RGBA: so many values of a byte a voxel
 
 
@@ -109,7 +110,7 @@ def read_header(path: Path, file: BinaryIO) -> Nifti:
     """The header, which an open file begins with.
 
     Raises:
-        VolumeError: there is none, or it tells no sound size, spacing or kind of voxel.
+        VolumeError: there is none; it tells no sound size, spacing, place or kind of voxels, or more than can be there.
     """
     head = bytearray(file.read(348))
     order: Literal["<", ">"] = "<" if head[:4] == (348).to_bytes(4, "little") else ">"
@@ -134,13 +135,23 @@ def read_header(path: Path, file: BinaryIO) -> Nifti:
     slope, shift = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not (math.isfinite(slope) and math.isfinite(shift)):  # the standard: 0 is none
         slope, shift = 1.0, 0.0
+    offset = float(header["vox_offset"])
+    if not 352 <= offset < math.inf:
+        raise VolumeError(f"{path}: voxels from byte {offset:g} on; correct vox_offset in its header, 352 or more")
     num_colours = _COLOURS.get(code, 1)
     w, h, d, *channels = [*dim, 1, 1, 1][: max(3, num_axes)]
     if num_colours > 1 and math.prod(channels) > 1:
         raise VolumeError(f"{path}: {math.prod(channels)} volumes of colour in one file; split it")
     shape = (num_colours * math.prod(channels), d, h, w)
     dtype = np.dtype(order + _DTYPES.get(code, "u1"))
-    return Nifti(head, header, order, shape, dtype, int(header["vox_offset"]), slope, shift, num_colours)
+    info = Nifti(head, header, order, shape, dtype, int(offset), slope, shift, num_colours)
+    num_held = path.stat().st_size * (_PACKED if ending(path) == ".nii.gz" else 1) - info.offset
+    if num_held < info.num_bytes:  # before memory is asked for as many
+        raise VolumeError(
+            f"{path}: cut short: {max(0, num_held)} bytes of voxels where {info.num_bytes} belong; copy it again, or "
+            f"correct dim {dim} in its header"
+        )
+    return info
 
 
 def encode(path: Path, like: Path, array: np.ndarray) -> None:
