@@ -336,6 +336,25 @@ def test_a_header_made_by_hand_is_read(tmp_path):
     assert np.array_equal(volume.array[0], ARRAY) and volume.spacing_mm == (3, 2, 1)
 
 
+SFORM = struct.pack("<12f", 1, 0, 0, 5, 0, 2, 0, 6, 0, 0, 3, 7)
+
+
+@pytest.mark.parametrize(("unit", "mm"), [(b"\1", 1000), (b"\2", 1), (b"\3", 0.001)])
+def test_units_of_an_sform(tmp_path, unit, mm):
+    (tmp_path / "a.nii").write_bytes(nifti({123: unit, 254: b"\1\0", 280: SFORM}))
+    volume = read_volume(tmp_path / "a.nii")
+    assert np.allclose(volume.affine[:3], np.array([[0, 0, 1, 5], [0, 2, 0, 6], [3, 0, 0, 7]]) * mm, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "number"), [(1, 0), (2, 1)])
+def test_an_sform_with_other_voxels_than_pixdim_is_told(tmp_path, caplog, width, number):
+    caplog.set_level("INFO", "tubelet")
+    turned = struct.pack("<12f", 0, 2, 0, 5, -width, 0, 0, 6, 0, 0, 3, 7)
+    (tmp_path / "a.nii").write_bytes(nifti({252: b"\1\0\1\0", 280: turned}))
+    assert read_volume(tmp_path / "a.nii").spacing_mm == (3, 2, 1)
+    assert caplog.text.count("a.nii: its sform has voxels of another size or shape than pixdim") == number
+
+
 def test_a_tiff_cut_short(tmp_path):
     sitk.WriteImage(itk_image(), str(tmp_path / "a.tif"))
     whole = (tmp_path / "a.tif").read_bytes()

@@ -24,13 +24,14 @@ __all__ = ["Nifti", "encode", "open_nifti"]
 _FIELDS = {
     "sizeof_hdr": ("i4", 0), "dim": ("8i2", 40), "intent_code": ("i2", 68), "datatype": ("i2", 70),
     "bitpix": ("i2", 72), "pixdim": ("8f4", 76), "vox_offset": ("f4", 108), "scl_slope": ("f4", 112),
-    "scl_inter": ("f4", 116), "cal_max": ("f4", 124), "cal_min": ("f4", 128), "qform_code": ("i2", 252),
-    "sform_code": ("i2", 254), "srow": ("(3,4)f4", 280), "magic": ("S4", 344),
+    "scl_inter": ("f4", 116), "xyzt_units": ("u1", 123), "cal_max": ("f4", 124), "cal_min": ("f4", 128),
+    "qform_code": ("i2", 252), "sform_code": ("i2", 254), "srow": ("(3,4)f4", 280), "magic": ("S4", 344),
 }  # fmt: skip
 _FORMATS, _OFFSETS = zip(*_FIELDS.values(), strict=True)
 _LAYOUT = np.dtype({"names": [*_FIELDS], "formats": [*_FORMATS], "offsets": [*_OFFSETS], "itemsize": 348})
 _DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _CODES = {name: code for code, name in _DTYPES.items()}
+_UNITS_MM = {1: 1e3, 3: 1e-3}  # metres, micrometres; all others are taken as millimetres, as ITK does
 _PACKED = 1032  # bytes that one of gzip's may stand for, at most. https://zlib.net/zlib_tech.html
 _COLOURS = {128: 3, 2304: 4}  # RGB, RGBA: so many values of a byte a voxel
 
@@ -64,6 +65,12 @@ class Nifti(NamedTuple):
     def num_bytes(self) -> int:
         """Of the voxels."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def sform(self) -> np.ndarray | None:
+        """(3, 4) float64, from (w, h, d, 1) to millimetres in RAS+, None without."""
+        unit = _UNITS_MM.get(int(self.header["xyzt_units"]) & 7, 1.0)
+        return self.header["srow"].astype(np.float64) * unit if self.header["sform_code"] > 0 else None
 
     def voxels(self, data: np.ndarray) -> np.ndarray:
         """The bytes of the voxels -> (C, D, H, W) as stored, a view."""

@@ -288,16 +288,23 @@ def _dicoms(folder: Path, most: int | None = None) -> tuple[list[Path], list[Pat
 
 def _nifti_grid(path: Path, info: nifti.Nifti) -> Grid:
     """What ITK makes of the header. It holds straight axes alone, and leaves a sheared one out without a word."""
-    header, grid = info.header, itk.read_header(path).grid
-    if header["sform_code"] > 0 and header["qform_code"] <= 0:
-        stated = header["srow"][:, [2, 1, 0, 3]]  # of (d, h, w, 1)
-        ends = np.append(np.array(grid.size) - 1, 1)
-        off = float(np.abs((grid.affine[:3] - stated) @ np.diag(ends)).max())
-        if not off <= _OFF * min(grid.spacing_mm):
-            raise VolumeError(
-                f"{path}: its sform is sheared or contradicts pixdim (by {off:.3g} mm at the far end); resample it to "
-                "a straight grid first"
-            )
+    grid = itk.read_header(path).grid
+    if info.sform is None:
+        return grid
+    stated = info.sform[:, [2, 1, 0, 3]]  # of (d, h, w, 1)
+    far, limit = np.array(grid.size) - 1, _OFF * min(grid.spacing_mm)
+    if info.header["qform_code"] > 0:
+        # products of the sides of the scan, which turning and moving it to an atlas leaves as they are
+        theirs, ours = stated[:, :3] * far, grid.affine[:3, :3] * far
+        if np.abs(theirs.T @ theirs - ours.T @ ours).max() > 2 * limit * np.linalg.norm(ours, axis=0).max():
+            log.info("%s: its sform has voxels of another size or shape than pixdim, which counts", path)
+        return grid
+    off = float(np.abs((grid.affine[:3] - stated) * [*far, 1]).max())
+    if not off <= limit:
+        raise VolumeError(
+            f"{path}: its sform is sheared or contradicts pixdim (by {off:.3g} mm at the far end); resample it to "
+            "a straight grid first"
+        )
     return grid
 
 
