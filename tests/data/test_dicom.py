@@ -86,6 +86,7 @@ def test_several_series_are_asked_about(tmp_path):
     ("positions", "says"),
     [
         ([0, 2, 4, 8, 10], r"1 missing between 4\.dcm|1 missing between .* at 4\.00 mm and .* at 8\.00 mm"),
+        ([0, 2, 6], r"1 missing between .* at 2\.00 mm and .* at 6\.00 mm, where slices are 2\.00 mm apart"),
         ([0, 2, 4, 4, 6], r"at 4\.00 mm and .* at 4\.00 mm lie at the same place"),
         ([0, 2, 4, 5, 7], r"at 4\.00 mm and .* at 5\.00 mm are 1\.00 mm apart, others 2\.00"),
     ],

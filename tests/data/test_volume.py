@@ -433,12 +433,21 @@ def test_masks(tmp_path):
         (ARRAY + 0.5, "a mask holds whole numbers, and this"),
         (-np.abs(ARRAY), "label -[0-9]+; labels count from 0"),
         (np.stack([ARRAY, ARRAY]), "2 channels; a mask has one"),
+        (np.abs(ARRAY) * 1e30, r"label 8\.96e\+32; labels are below 2147483648"),
     ],
 )
 def test_what_is_no_mask(tmp_path, array, says):
     write_volume(tmp_path / "a.nii.gz", array.astype(np.float32), GRID)
     with pytest.raises(VolumeError, match=says):
         read_mask(tmp_path / "a.nii.gz", GRID)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".npy"])
+@pytest.mark.parametrize(("dtype", "read"), [("f2", "f4"), (">i2", "i2"), (">f8", "f8"), ("?", "u1")])
+def test_types_that_itk_has_not(tmp_path, ending, dtype, read):
+    write_volume(tmp_path / f"a{ending}", ARRAY.astype(dtype), GRID)
+    volume = read_volume(tmp_path / f"a{ending}")
+    assert volume.array.dtype == read and np.array_equal(volume.array[0], ARRAY.astype(dtype))
 
 
 def test_what_cannot_be_written(tmp_path):
@@ -450,6 +459,8 @@ def test_what_cannot_be_written(tmp_path):
     for name in ("a.nii", "a.npy"):
         with pytest.raises(VolumeError, match="cannot be written"):
             write_volume(tmp_path / "gone" / name, ARRAY, GRID)
+    with pytest.raises(VolumeError, match=rf"^{tmp_path}/a\.tif: cannot be written"):
+        write_volume(tmp_path / "a.tif", ARRAY.astype(np.int64), GRID)
     assert not list(tmp_path.iterdir())
 
 

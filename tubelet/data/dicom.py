@@ -17,7 +17,7 @@ __all__ = ["THICKNESS", "Slice", "choose", "holds_image", "in_order", "thickness
 
 THICKNESS = ("0018|0088", "0018|0050")  # SpacingBetweenSlices, SliceThickness: the first that is there counts
 
-# Positions are written with a few decimals: steps from one slice to the next differ by as much of their median.
+# Positions are written with a few decimals: steps from one slice to the next differ by as much of the middle one.
 _UNEVEN = 0.2
 # Slices of one scan lie this exactly above one another, and along the same directions.
 _ASIDE_MM = 0.1
@@ -121,7 +121,7 @@ def in_order(slices: Sequence[Slice], folder: Path) -> tuple[list[Slice], Grid]:
     placed = sorted(slices, key=lambda one: one.position_mm)
     positions = np.array([one.position_mm for one in placed])
     gaps = np.diff(positions)
-    step = float(np.median(gaps))
+    step = float(np.percentile(gaps, 50, method="lower"))  # the larger of two may be a gap
     for number, gap in enumerate(gaps):
         before, after = placed[number], placed[number + 1]
         where = f"{before.path.name} at {positions[number]:.2f} mm and {after.path.name} at {positions[number + 1]:.2f}"

@@ -26,6 +26,7 @@ __all__ = [
     "boxes",
     "channels_first",
     "filled",
+    "known",
     "largest",
     "read",
     "read_header",
@@ -206,10 +207,16 @@ def weights(n: int, m: int) -> torch.Tensor:
     return torch.from_numpy(sitk.GetArrayFromImage(made).T.astype(np.float32))
 
 
+def known(array: np.ndarray) -> np.ndarray:
+    """The same values in a type that ITK has: no bool, no float16, no foreign byte order."""
+    dtype = {"?": np.uint8, "e": np.float32}.get(array.dtype.char, array.dtype.newbyteorder("="))
+    return array.astype(dtype, copy=False)
+
+
 def boxes(labels: np.ndarray) -> dict[int, tuple[slice, slice, slice]]:
     """The smallest box (depth, height, width) around each label of (D, H, W), but for 0."""
     shapes = _sitk().LabelShapeStatisticsImageFilter()
-    shapes.Execute(_sitk().GetImageFromArray(labels))
+    shapes.Execute(_sitk().GetImageFromArray(known(labels)))
     found = {}
     for label in shapes.GetLabels():
         x, y, z, w, h, d = shapes.GetBoundingBox(label)
@@ -220,19 +227,19 @@ def boxes(labels: np.ndarray) -> dict[int, tuple[slice, slice, slice]]:
 def largest(mask: np.ndarray) -> np.ndarray:
     """(D, H, W) bool -> the largest part that hangs together by faces, edges or corners; of equal ones the first."""
     sitk = _sitk()
-    parts = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), True)
+    parts = sitk.ConnectedComponent(sitk.GetImageFromArray(known(mask)), True)
     return sitk.GetArrayFromImage(sitk.RelabelComponent(parts, sortByObjectSize=True)) == 1
 
 
 def filled(mask: np.ndarray) -> np.ndarray:
     """(D, H, W) bool -> the same with the holes that it encloses on all sides."""
     sitk = _sitk()
-    return sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(mask.astype(np.uint8)))) == 1
+    return sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(known(mask)))) == 1
 
 
 def _image(array: np.ndarray, grid: Grid) -> Any:
     """An ITK image of (D, H, W)."""
-    image = _sitk().GetImageFromArray(array)
+    image = _sitk().GetImageFromArray(known(array))
     image.SetSpacing(grid.spacing_mm[::-1])
     image.SetOrigin(grid.origin_mm)
     image.SetDirection(grid.direction)

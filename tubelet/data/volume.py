@@ -56,6 +56,8 @@ _OFF = 0.1
 # Digits of the same number, in decimals and in binary, lie no farther apart.
 _ROUNDED_MM = 1e-6
 
+_LABELS = 2**31
+
 Path_ = str | os.PathLike[str]
 
 
@@ -150,7 +152,7 @@ def read_mask(path: Path_, like: Grid | None) -> Volume:
 
     Raises:
         VolumeError: as `read_volume`; several channels, another size or another place than the image, or a value that
-            is no whole number from 0 on.
+            is no whole number from 0 on, below 2**31.
     """
     volume = read_volume(path)
     array, path = volume.array, volume.path
@@ -162,12 +164,14 @@ def read_mask(path: Path_, like: Grid | None) -> Volume:
         )
     if (least := array.min()) < 0:
         raise VolumeError(f"{path}: label {least:g}; labels count from 0, the background")
+    if (most := array.max()) >= _LABELS:
+        raise VolumeError(f"{path}: label {most:g}; labels are below {_LABELS}: is it an image?")
     grid = volume.grid
     if like is not None:
         if ending(path) in _PLAIN and grid.size == like.size:
             grid = like
         _check_same(dataclasses.replace(volume, grid=grid), like, "its image")
-    return Volume(array.astype(np.uint8 if array.max() <= 255 else np.int64), grid, path)
+    return Volume(array.astype(np.uint8 if most <= 255 else np.int64), grid, path)
 
 
 def write_volume(path: Path_, array: np.ndarray, grid: Grid, *, like: Path | None = None) -> None:
@@ -175,7 +179,8 @@ def write_volume(path: Path_, array: np.ndarray, grid: Grid, *, like: Path | Non
 
     Args:
         path: .nii, .nii.gz, .nrrd, .mha, .tif, .npy or .npz; the last three hold no geometry.
-        array: (D, H, W), or (C, D, H, W), whose channels become a fourth axis.
+        array: (D, H, W), or (C, D, H, W), whose channels become a fourth axis; bool is written as uint8, float16 as
+            float32.
         grid: where it lies.
         like: the file that the grid is from. Where both are NIfTI, its header is kept, so that every byte of the
             geometry stays as it was; where both are NRRD, its words for the geometry. Else this is written as ITK has
@@ -184,11 +189,9 @@ def write_volume(path: Path_, array: np.ndarray, grid: Grid, *, like: Path | Non
     Raises:
         VolumeError: another ending, another size than the grid's, or the place cannot be written to.
     """
-    path, array = Path(path), np.asarray(array)
+    path, array = Path(path), itk.known(np.asarray(array))
     given = array.shape
     array = array[None] if array.ndim == 3 else array
-    if array.dtype.kind == "b":
-        array = array.astype(np.uint8)
     suffix = ending(path)
     if suffix not in WRITTEN:
         raise VolumeError(f"{path}: cannot write {suffix or 'a name without ending'}; write {', '.join(WRITTEN)}")
@@ -218,6 +221,8 @@ def write_volume(path: Path_, array: np.ndarray, grid: Grid, *, like: Path | Non
             try:
                 write(made)
                 made.replace(whole)
+            except VolumeError as error:
+                raise VolumeError(str(error).replace(str(made), str(path))) from None
             finally:
                 made.unlink(missing_ok=True)
     except OSError as error:
@@ -231,7 +236,7 @@ def mapped(path: Path_) -> Volume | None:
     looks at all of them: NaN is not found.
 
     Returns:
-        None where that cannot be: compressed, rescaled, in a foreign byte order, of another format.
+        None where that cannot be: compressed, rescaled, in a foreign byte order (but for .npy), of another format.
 
     Raises:
         VolumeError: as `read_volume`, for what the header and the length of the file tell.
