@@ -141,6 +141,16 @@ def test_a_single_slice_is_as_thick_as_its_header_says(tmp_path, caplog, stored,
         assert (f"{path}: one slice whose header tells no thickness" in caplog.text) == (found == 1)
 
 
+def test_turned_grey_levels_are_told(tmp_path, caplog):
+    caplog.set_level("INFO", "tubelet")
+    slices(tmp_path, [0.0, 2.5])
+    for file in list(tmp_path.iterdir()):
+        file.write_bytes(file.read_bytes().replace(b"MONOCHROME2", b"MONOCHROME1"))
+    for path in (tmp_path, tmp_path / "0.dcm"):
+        read_volume(path)
+        assert caplog.text.count(f"{path}: MONOCHROME1") == 1
+
+
 def test_the_spacing_of_slices_comes_before_their_thickness():
     assert thickness_mm({"0018|0050": "5", "0018|0088": "6.5"}) == 6.5
     assert thickness_mm({"0018|0050": "5", "0018|0088": "0"}) == 5

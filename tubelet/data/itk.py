@@ -254,8 +254,9 @@ def _grid(path: Path, told: Any) -> Grid:
     direction[:rank, :rank] = np.array(told.GetDirection()).reshape(num_axes, num_axes)[:rank, :rank]
     w, h, d = (*told.GetSize()[:rank], 1)[:3]
     x, y, z = (*told.GetSpacing()[:rank], 1.0)[:3]
+    direction *= np.where(np.array([x, y, z]) < 0, -1, 1)  # as ITK does once it reads the voxels
     a, b, c = (*told.GetOrigin()[:rank], 0.0)[:3]
-    grid = Grid((d, h, w), (z, y, x), (a, b, c), tuple(map(float, direction.ravel())))
+    grid = Grid((d, h, w), (abs(z), abs(y), abs(x)), (a, b, c), tuple(map(float, direction.ravel())))
     numbers = (*grid.spacing_mm, *grid.origin_mm, *grid.direction)
     if not np.isfinite(numbers).all() or min(grid.spacing_mm) <= 0:
         raise VolumeError(

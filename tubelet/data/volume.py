@@ -15,7 +15,7 @@ import numpy as np
 
 from ..machine import aside
 from ..terminal import counted, progress
-from . import dicom, itk, nifti, raw
+from . import dicom, groups, itk, nifti, raw
 from .grid import Grid, Volume, VolumeError, distance_mm, ending, oriented
 from .space import cleaned, prepared, prepared_part, resampled, resampled_grid, restored, restored_scores
 
@@ -57,6 +57,7 @@ _OFF = 0.1
 _ROUNDED_MM = 1e-6
 
 _LABELS = 2**31
+_GREY = "0028|0004"  # PhotometricInterpretation
 
 Path_ = str | os.PathLike[str]
 
@@ -116,7 +117,7 @@ def read_volume(path: Path_ | Sequence[Path_], *, series: str | None = None) -> 
         elif series is not None:
             raise VolumeError(f"{path}: series={series} is for a folder of DICOM files")
         else:
-            volume = _with_thickness(_read_file(path), path)
+            volume = _completed(_read_file(path), path)
     if volume.array.dtype.kind == "f" and not (is_finite := np.isfinite(volume.array)).all():
         where = tuple(map(int, np.argwhere(~is_finite)[0]))
         raise VolumeError(
@@ -324,8 +325,43 @@ def _read_file(path: Path) -> Volume:
         raise VolumeError(f"{path}: not a scan; these are {', '.join(SUFFIXES)}, and folders of DICOM files")
     if suffix in (".mha", ".mhd") and raw.is_packed(path) and (volume := _meta(path, raw.unpack_meta)) is not None:
         return volume
+    if suffix not in SUFFIXES or suffix == ".dcm":
+        return _read_dicom(path)
     array, grid = itk.read(path)
     return _plain(path, array) if suffix in _PLAIN else Volume(array, grid, path)
+
+
+def _read_dicom(path: Path) -> Volume:
+    """All frames of one file, in the order of their positions, each with its own rescale."""
+    frames = groups.frames(path)
+    order, placed = dicom.frames_in_order(frames or (), path)
+    array, grid = itk.read(path)
+    if frames is None and grid.size[0] > 1:
+        raise VolumeError(
+            f"{path}: {grid.size[0]} frames in a big-endian or deflated file, whose places are not read; save them as "
+            "single slices or NIfTI"
+        )
+    if not frames or len(frames) == 1:
+        return Volume(array, grid, path)
+    if len(frames) != grid.size[0]:
+        raise VolumeError(f"{path}: {grid.size[0]} frames, and {len(frames)} in its header; get the file again")
+    if rescales := dicom.rescales(frames, path):
+        array = _rescaled(array, rescales)
+    if order != sorted(order):
+        array = array[:, order]
+    if placed is not None:
+        placed = dataclasses.replace(placed, size=grid.size)
+        grid = placed if distance_mm(placed, grid) > _ROUNDED_MM else grid
+    return Volume(array, grid, path)
+
+
+def _rescaled(array: np.ndarray, rescales: Sequence[tuple[float, ...]]) -> np.ndarray:
+    """Frames (C, D, H, W), of which ITK has applied the first one's rescale to all, each with its own: float32."""
+    made = np.empty(array.shape, np.float32)
+    first, shift = rescales[0]
+    for number, (slope, intercept) in enumerate(rescales):
+        made[:, number] = np.rint((array[:, number] - shift) / first) * slope + intercept
+    return made
 
 
 def _plain(path: Path, array: np.ndarray) -> Volume:
@@ -349,18 +385,25 @@ def _read_series(folder: Path, series: str | None) -> Volume:
         series_id, description = (header.tags.get(tag, "") for tag in ("0020|000e", "0008|103e"))
         slices.append(dicom.Slice(path, series_id, description, header.grid))
     chosen, grid = dicom.in_order(dicom.choose(slices, folder, series), folder)
+    if len(chosen) == 1:  # perhaps of many frames, whose headers tell more
+        return _completed(dataclasses.replace(_read_dicom(chosen[0].path), path=folder), chosen[0].path)
     # one by one, since each has a rescale of its own, which ITK's reader of series takes from the first
     arrays = [_read_file(one.path).array for one in progress(chosen, f"slices of {folder.name}")]
     if len({len(array) for array in arrays}) > 1:
         raise VolumeError(f"{folder}: slices of {sorted({len(array) for array in arrays})} channels; keep one kind")
-    return _with_thickness(Volume(np.concatenate(arrays, axis=1), grid, folder), chosen[0].path)
+    return _completed(Volume(np.concatenate(arrays, axis=1), grid, folder), chosen[0].path)
 
 
-def _with_thickness(volume: Volume, file: Path) -> Volume:
-    """A scan of one DICOM slice as thick as its header says; ITK does not look at SliceThickness."""
-    if volume.grid.size[0] > 1 or ending(file) in set(SUFFIXES) - {".dcm"}:
+def _completed(volume: Volume, file: Path) -> Volume:
+    """A scan of DICOM, one slice as thick as its header says; ITK does not look at SliceThickness."""
+    if ending(file) in set(SUFFIXES) - {".dcm"}:
         return volume
-    thickness = dicom.thickness_mm(itk.read_header(file, *dicom.THICKNESS).tags)
+    tags = (groups.frames(file) or [itk.read_header(file, _GREY, *dicom.THICKNESS).tags])[0]
+    if tags.get(_GREY) == "MONOCHROME1":
+        log.info("%s: MONOCHROME1: ITK turns its values over, so that more is brighter; HU change sign", volume.path)
+    if volume.grid.size[0] > 1:
+        return volume
+    thickness = dicom.thickness_mm(tags)
     depth, height, width = volume.spacing_mm
     if thickness is None and depth == 1:
         log.info("%s: one slice whose header tells no thickness, taken as 1 mm", volume.path)
