@@ -110,7 +110,7 @@ def in_order(slices: Sequence[Slice], folder: Path) -> tuple[list[Slice], Grid]:
             ("spacing (height, width)", first.grid.spacing_mm[1:], one.grid.spacing_mm[1:]),
             ("direction", first.grid.direction, one.grid.direction),
         ):
-            if not np.allclose(ours, theirs, rtol=0, atol=_TURNED):
+            if not np.abs(np.subtract(ours, theirs)).max() <= _TURNED:
                 raise VolumeError(
                     f"{folder}: {first.path.name} has {what} {ours}, {one.path.name} {theirs}: no one volume; "
                     "move what does not belong to it elsewhere"
