@@ -72,6 +72,7 @@ DOORS = {
     "filelock": "weights",
     "safetensors": "weights",
     "SimpleITK": "data.itk",
+    "pydicom": "data.groups",
     "torchmetrics": "metrics",
 }
 FREE = {"torch", "numpy"}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("SimpleITK")
+pytest.importorskip("pydicom")
 
 from tubelet.data.groups import frames
 from tubelet.data.volume import VolumeError, read_volume
@@ -69,7 +70,7 @@ def write_frames(
 ARRAY = np.random.default_rng(0).integers(-500, 500, (4, 4, 5)).astype(np.int16)
 
 
-@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, DEFLATED])
 @pytest.mark.parametrize("is_open", [False, True])
 def test_frames_are_in_the_order_of_their_positions(tmp_path, syntax, is_open):
     path = write_frames(tmp_path / "a.dcm", ARRAY, (4, 0, 6, 2), syntax=syntax, is_open=is_open)
@@ -105,9 +106,8 @@ def test_each_frame_has_its_own_rescale(tmp_path):
     [
         ((0, 2, 6, 8), {}, r"1 missing between frame 2 at 2\.00 mm and frame 3 at 6\.00 mm"),
         ((0, 2, 0, 2), {}, r"frame 1 at 0\.00 mm and frame 3 at 0\.00 mm lie at the same place"),
-        ((0, 2, 4, 6), {"along": "1\\0\\0\\0\\0"}, "frame 1 does not tell where it lies"),
+        ((0, 2, 4, 6), {"along": "1\\0\\0\\0\\0"}, "its spacing is 0 along an axis"),
         ((0, 2, 4), {}, "4 frames, and 3 in its header"),
-        ((0, 2, 4, 6), {"syntax": DEFLATED}, "4 frames in a big-endian or deflated file, .*single slices or NIfTI"),
     ],
 )
 def test_what_is_no_stack(tmp_path, positions, change, says):
@@ -120,7 +120,7 @@ def test_what_is_no_stack(tmp_path, positions, change, says):
 def test_a_header_cut_short(tmp_path):
     path = write_frames(tmp_path / "a.dcm", ARRAY, (0, 2, 4, 6))
     path.write_bytes(path.read_bytes()[: -ARRAY.nbytes - 30])
-    with pytest.raises(VolumeError, match=rf"^{path}: cannot be read \(cut short within its header\)$"):
+    with pytest.raises(VolumeError, match=rf"^{path}: cannot be read \(not a \.dcm file, or cut short\)$"):
         read_volume(path)
 
 

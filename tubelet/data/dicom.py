@@ -14,7 +14,17 @@ import numpy as np
 
 from .grid import Grid, VolumeError
 
-__all__ = ["THICKNESS", "Slice", "choose", "frames_in_order", "holds_image", "in_order", "rescales", "thickness_mm"]
+__all__ = [
+    "THICKNESS",
+    "Slice",
+    "choose",
+    "frames_in_order",
+    "holds_image",
+    "in_order",
+    "is_enhanced",
+    "rescales",
+    "thickness_mm",
+]
 
 THICKNESS = ("0018|0088", "0018|0050")  # SpacingBetweenSlices, SliceThickness: the first that is there counts
 
@@ -29,8 +39,8 @@ _TURNED = 1e-3
 # reports, documents, and of radiotherapy structures, plans and records.
 _OBJECTS = b"1.2.840.10008.5.1.4.1.1."
 _NO_IMAGE = re.compile(rb"(9|11|88|104)\..*|66(\.[12356])?|481\.[3-9]")
-# Those of which ITK applies the rescale of the first frame to all: CT, MR, PET and X-ray 3D in many frames.
-_RESCALED = re.compile(r"(2\.[12]|4\.[14]|13\.1\.[12]|128\.1|130)")
+# CT, MR, PET and X-ray 3D in many frames: ITK applies the rescale of the first to all.
+_ENHANCED = re.compile(r"(2\.[12]|4\.[14]|13\.1\.[12]|128\.1|130)")
 _SAVED = "save them as single slices or NIfTI"
 
 
@@ -195,9 +205,14 @@ def rescales(frames: Sequence[Mapping[str, str]], path: Path) -> list[tuple[floa
     if all(one == each[0] for one in each):
         return None
     kind = frames[0].get("0008|0016", "")
-    if not _RESCALED.fullmatch(kind.removeprefix(_OBJECTS.decode())) or not each[0][0]:
+    if not is_enhanced(kind) or not each[0][0]:
         raise VolumeError(f"{path}: frames that differ in slope and intercept, of kind {kind}; {_SAVED}")
     return each
+
+
+def is_enhanced(kind: str) -> bool:
+    """Whether files of this SOP class tell of each frame in functional groups."""
+    return bool(_ENHANCED.fullmatch(kind.strip("\0 ").removeprefix(_OBJECTS.decode())))
 
 
 def _of_frame(told: Mapping[str, str], number: int, path: Path) -> Slice:

@@ -57,7 +57,7 @@ _OFF = 0.1
 _ROUNDED_MM = 1e-6
 
 _LABELS = 2**31
-_GREY = "0028|0004"  # PhotometricInterpretation
+_GREY, _KIND = "0028|0004", "0008|0016"  # PhotometricInterpretation, SOPClassUID
 
 Path_ = str | os.PathLike[str]
 
@@ -333,18 +333,12 @@ def _read_file(path: Path) -> Volume:
 
 def _read_dicom(path: Path) -> Volume:
     """All frames of one file, in the order of their positions, each with its own rescale."""
-    frames = groups.frames(path)
-    order, placed = dicom.frames_in_order(frames or (), path)
     array, grid = itk.read(path)
-    if frames is None and grid.size[0] > 1:
-        raise VolumeError(
-            f"{path}: {grid.size[0]} frames in a big-endian or deflated file, whose places are not read; save them as "
-            "single slices or NIfTI"
-        )
-    if not frames or len(frames) == 1:
+    if grid.size[0] == 1 or not (frames := groups.frames(path)):
         return Volume(array, grid, path)
     if len(frames) != grid.size[0]:
         raise VolumeError(f"{path}: {grid.size[0]} frames, and {len(frames)} in its header; get the file again")
+    order, placed = dicom.frames_in_order(frames, path)
     if rescales := dicom.rescales(frames, path):
         array = _rescaled(array, rescales)
     if order != sorted(order):
@@ -398,7 +392,9 @@ def _completed(volume: Volume, file: Path) -> Volume:
     """A scan of DICOM, one slice as thick as its header says; ITK does not look at SliceThickness."""
     if ending(file) in set(SUFFIXES) - {".dcm"}:
         return volume
-    tags = (groups.frames(file) or [itk.read_header(file, _GREY, *dicom.THICKNESS).tags])[0]
+    tags = itk.read_header(file, _GREY, _KIND, *dicom.THICKNESS).tags
+    if volume.grid.size[0] == 1 and dicom.is_enhanced(tags.get(_KIND, "")):
+        tags = (groups.frames(file) or [tags])[0]
     if tags.get(_GREY) == "MONOCHROME1":
         log.info("%s: MONOCHROME1: ITK turns its values over, so that more is brighter; HU change sign", volume.path)
     if volume.grid.size[0] > 1:
