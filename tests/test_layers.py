@@ -22,7 +22,7 @@ LAYERS = (
     "machine copies spec kernels.native boxes losses optim protocols terminal timeline plot page pickles launch "
     "processes sharding convert.layout data.headers data.indexes data.sample data.sampling data.transforms data.mixing "
     "data.fingerprint data.order data.layouts.text data.grid",
-    "kernels kernels.?* data.packets frames runtimes data.dicom data.itk data.nifti data.raw",
+    "kernels kernels.?* data.packets frames runtimes data.dicom data.groups data.itk data.nifti data.raw",
     "data.container metrics data.space",
     "blocks masks download convert.slow data.volume data.pictures data.webp data.augment data.distort "
     "data.layouts.rows data.layouts.classes data.layouts.splits",
@@ -72,6 +72,7 @@ DOORS = {
     "filelock": "weights",
     "safetensors": "weights",
     "SimpleITK": "data.itk",
+    "pydicom": "data.groups",
     "torchmetrics": "metrics",
 }
 FREE = {"torch", "numpy"}

@@ -62,6 +62,17 @@ def test_distances_are_scipys():
         assert found["surface_dice"][k - 1] == pytest.approx(near.mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_surfaces_of_a_single_slice_are_its_edges(axis):
+    """A square of 6 x 6 is moved by 2: of its 20 voxels at an edge 4 above and 4 below lie on the other's."""
+    found, true = (cube(start)[4:5].movedim(0, axis) for start in ((4, 4, 4), (4, 6, 4)))
+    figures = masks.case(found, true, 2, (1.0, 1.0, 1.0), tolerance_mm=0.5)
+    assert figures["hd95_mm"].item() == 2
+    assert figures["surface_dice"].item() == pytest.approx(8 / 20)
+    row = torch.ones(1, 1, 9).movedim(2, axis).long()
+    assert masks.case(row, row, 2, (1.0, 1.0, 1.0))["hd95_mm"].item() == 0
+
+
 def test_dice_and_iou_are_monais():
     from monai.metrics import compute_dice, compute_iou
 

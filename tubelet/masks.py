@@ -98,9 +98,10 @@ def case(
 ) -> dict[str, Tensor]:
     """All measures of one case.
 
-    Surfaces are the voxels of a class that have a face outside it, or at the border of the scan. HD95 is the distance
-    within which 95 % of one surface lie from the other, the larger of the two directions (Huttenlocher et al. 1993, the
-    percentile as in MONAI). Surface Dice is the share of both surfaces within a tolerance of the other (Nikolov et al.
+    Surfaces are the voxels of a class that have a face outside it, or at the border of the scan; faces along an axis of
+    one voxel do not count, so that those of a single slice are the edges of areas. HD95 is the distance within which
+    95 % of one surface lie from the other, the larger of the two directions (Huttenlocher et al. 1993, the percentile
+    as in MONAI). Surface Dice is the share of both surfaces within a tolerance of the other (Nikolov et al.
     2018, arXiv 1809.04430, counted in voxels).
 
     Args:
@@ -171,8 +172,10 @@ def _surfaces(found: Tensor, true: Tensor, spacing_mm: Sequence[float], toleranc
     with needs("volume"):
         from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
-    pair = found[None, None], true[None, None]
-    options: dict[str, Any] = {"include_background": True, "spacing": [float(each) for each in spacing_mm]}
+    flat = [axis for axis, n in enumerate(true.shape) if n == 1][:1]  # MONAI takes two axes or three
+    pair = found.squeeze(flat)[None, None], true.squeeze(flat)[None, None]
+    spacing = [float(each) for axis, each in enumerate(spacing_mm) if axis not in flat]
+    options: dict[str, Any] = {"include_background": True, "spacing": spacing}
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of MONAI about its own calls
         far = compute_hausdorff_distance(*pair, percentile=PERCENTILE, **options)
         return far[0, 0], compute_surface_dice(*pair, [tolerance_mm], **options)[0, 0]

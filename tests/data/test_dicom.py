@@ -86,6 +86,7 @@ def test_several_series_are_asked_about(tmp_path):
     ("positions", "says"),
     [
         ([0, 2, 4, 8, 10], r"1 missing between 4\.dcm|1 missing between .* at 4\.00 mm and .* at 8\.00 mm"),
+        ([0, 2, 6], r"1 missing between .* at 2\.00 mm and .* at 6\.00 mm, where slices are 2\.00 mm apart"),
         ([0, 2, 4, 4, 6], r"at 4\.00 mm and .* at 4\.00 mm lie at the same place"),
         ([0, 2, 4, 5, 7], r"at 4\.00 mm and .* at 5\.00 mm are 1\.00 mm apart, others 2\.00"),
     ],
@@ -138,6 +139,16 @@ def test_a_single_slice_is_as_thick_as_its_header_says(tmp_path, caplog, stored,
     for path in (tmp_path, file):
         assert read_volume(path).spacing_mm == pytest.approx((found, 0.8, 0.7))
         assert (f"{path}: one slice whose header tells no thickness" in caplog.text) == (found == 1)
+
+
+def test_turned_grey_levels_are_told(tmp_path, caplog):
+    caplog.set_level("INFO", "tubelet")
+    slices(tmp_path, [0.0, 2.5])
+    for file in list(tmp_path.iterdir()):
+        file.write_bytes(file.read_bytes().replace(b"MONOCHROME2", b"MONOCHROME1"))
+    for path in (tmp_path, tmp_path / "0.dcm"):
+        read_volume(path)
+        assert caplog.text.count(f"{path}: MONOCHROME1") == 1
 
 
 def test_the_spacing_of_slices_comes_before_their_thickness():

@@ -273,6 +273,9 @@ def test_specks_and_holes_go():
     assert np.array_equal(labels, before) and both.dtype == np.int64
     assert both[10, 10, 10] == 0 and both[4, 4, 4] == 2 and (both[1:8, 1:8, 1:8] == 0).sum() == 0
     assert both[9, 1, 1] == 0
+    for dtype in (">i4", "?"):
+        some = labels == 1 if dtype == "?" else labels.astype(dtype)
+        assert cleaned(some, largest=True, holes=True).dtype == dtype
     assert cleaned(labels, largest=False, holes=False).tolist() == labels.tolist()
     assert (cleaned(labels, largest=True, holes=False) != labels).sum() == 1
     assert (cleaned(labels, largest=False, holes=True) != labels).sum() == 26

@@ -170,6 +170,17 @@ def test_geometry_of_other_formats_is_itks(tmp_path, ending):
         assert getattr(theirs, what)() == getattr(ours, what)()
 
 
+def test_the_words_of_a_nrrd_header_are_kept_whole_or_not_at_all(tmp_path):
+    head = "NRRD0005\ntype: short\ndimension: 3\nsizes: 8 7 6\nendian: little\nencoding: raw\n"
+    space = "space directions: (0.1,0.3,0) (-0.3,0.1,0) (0,0,3)\nspace origin: (1,2,3)\n"
+    (tmp_path / "a.nrrd").write_bytes(f"{head}Space: RAS\n{space}\n".encode() + ARRAY.tobytes())  # ITK reads any case
+    volume = read_volume(tmp_path / "a.nrrd")
+    write_volume(tmp_path / "b.nrrd", ARRAY, volume.grid, like=volume.path)
+    assert read_volume(tmp_path / "b.nrrd").grid == volume.grid and b"space: RAS" in (tmp_path / "b.nrrd").read_bytes()
+    write_volume(tmp_path / "c.nrrd", ARRAY, GRID, like=volume.path)  # which lies elsewhere
+    assert np.allclose(read_volume(tmp_path / "c.nrrd").affine, GRID.affine, rtol=0, atol=1e-12)
+
+
 def test_single_slices(tmp_path):
     flat = sitk.GetImageFromArray(ARRAY[0])
     flat.SetSpacing((0.5, 0.75))
@@ -223,6 +234,13 @@ def test_maps_are_what_is_read(tmp_path, ending, shape):
     data.write_bytes(data.read_bytes()[:-10])
     with pytest.raises(VolumeError, match=r"cut short|not an array"):
         mapped(path)
+
+
+def test_what_a_wrong_header_says_is_not_mapped(tmp_path):
+    for name in ("inside.nii", "nowhere.nii", "beyond.nii", "huge.nii"):
+        (tmp_path / name).write_bytes(BAD[name][0])
+        with pytest.raises(VolumeError, match=BAD[name][1]):
+            mapped(tmp_path / name)
 
 
 def test_what_cannot_be_mapped(tmp_path):
@@ -281,6 +299,11 @@ BAD = {
     "nan.nii": (nifti({84: NAN}), "spacing .*nan"),
     "minus.nii": (nifti({84: struct.pack("<f", -2)}), "spacing .*-2"),
     "sizeless.nii": (nifti({42: bytes(2)}), "tells no size"),
+    "inside.nii": (nifti({108: bytes(4)}), "voxels from byte 0 on; correct vox_offset"),
+    "nowhere.nii": (nifti({108: NAN}), "voxels from byte nan on"),
+    "beyond.nii": (nifti({108: struct.pack("<f", 1e30)}), "cut short: 0 bytes of voxels where 672 belong"),
+    "huge.nii": (nifti({42: b"\xff\x7f" * 3}), "cut short: 672 bytes of voxels where 70362301923326"),
+    "huge.nii.gz": (gzip.compress(nifti({40: b"\7\0" + b"\xff\x7f" * 7})), r"correct dim \[32767, .*\] in its header"),
     "complex.nii": (nifti({70: struct.pack("<h", 32)}), "datatype 32"),
     "pair.nii": (nifti({344: b"ni1"}), "not a NIfTI file of one part"),
     "sheared.nii": (
@@ -313,12 +336,47 @@ def test_a_header_made_by_hand_is_read(tmp_path):
     assert np.array_equal(volume.array[0], ARRAY) and volume.spacing_mm == (3, 2, 1)
 
 
+SFORM = struct.pack("<12f", 1, 0, 0, 5, 0, 2, 0, 6, 0, 0, 3, 7)
+
+
+@pytest.mark.parametrize(("unit", "mm"), [(b"\1", 1000), (b"\2", 1), (b"\3", 0.001)])
+def test_units_of_an_sform(tmp_path, unit, mm):
+    (tmp_path / "a.nii").write_bytes(nifti({123: unit, 254: b"\1\0", 280: SFORM}))
+    volume = read_volume(tmp_path / "a.nii")
+    assert np.allclose(volume.affine[:3], np.array([[0, 0, 1, 5], [0, 2, 0, 6], [3, 0, 0, 7]]) * mm, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "number"), [(1, 0), (2, 1)])
+def test_an_sform_with_other_voxels_than_pixdim_is_told(tmp_path, caplog, width, number):
+    caplog.set_level("INFO", "tubelet")
+    turned = struct.pack("<12f", 0, 2, 0, 5, -width, 0, 0, 6, 0, 0, 3, 7)
+    (tmp_path / "a.nii").write_bytes(nifti({252: b"\1\0\1\0", 280: turned}))
+    assert read_volume(tmp_path / "a.nii").spacing_mm == (3, 2, 1)
+    assert caplog.text.count("a.nii: its sform has voxels of another size or shape than pixdim") == number
+
+
 def test_a_tiff_cut_short(tmp_path):
     sitk.WriteImage(itk_image(), str(tmp_path / "a.tif"))
     whole = (tmp_path / "a.tif").read_bytes()
     (tmp_path / "a.tif").write_bytes(whole[:-50])
     with pytest.raises(VolumeError, match=r"a\.tif: (damaged|cannot be read)"):
         read_volume(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("ending", [".mha", ".mhd"])
+def test_a_packed_metaimage_is_whole_or_an_error(tmp_path, ending, capfd):
+    pairs = np.stack([ARRAY, ARRAY + 1], -1)
+    sitk.WriteImage(sitk.GetImageFromArray(pairs, isVector=True), str(tmp_path / f"a{ending}"), True)
+    assert np.array_equal(read_volume(tmp_path / f"a{ending}").array, pairs.transpose(3, 0, 1, 2))
+    file = tmp_path / ("a.mha" if ending == ".mha" else "a.zraw")
+    data = file.read_bytes()
+    noise = data[:-200] + bytes([data[-200] ^ 255]) + data[-199:]
+    of_itk = noise.replace(b"OrderMSB = False", b"OrderMSB = True")
+    for changed in (data[:-2] + bytes(2), data[:-100], noise, of_itk):
+        file.write_bytes(changed)
+        with pytest.raises(VolumeError, match=rf"a\{ending}: damaged or cut short"):
+            read_volume(tmp_path / f"a{ending}")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_other_bad_input(tmp_path):
@@ -375,12 +433,21 @@ def test_masks(tmp_path):
         (ARRAY + 0.5, "a mask holds whole numbers, and this"),
         (-np.abs(ARRAY), "label -[0-9]+; labels count from 0"),
         (np.stack([ARRAY, ARRAY]), "2 channels; a mask has one"),
+        (np.abs(ARRAY) * 1e30, r"label 8\.96e\+32; labels are below 2147483648"),
     ],
 )
 def test_what_is_no_mask(tmp_path, array, says):
     write_volume(tmp_path / "a.nii.gz", array.astype(np.float32), GRID)
     with pytest.raises(VolumeError, match=says):
         read_mask(tmp_path / "a.nii.gz", GRID)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".npy"])
+@pytest.mark.parametrize(("dtype", "read"), [("f2", "f4"), (">i2", "i2"), (">f8", "f8"), ("?", "u1")])
+def test_types_that_itk_has_not(tmp_path, ending, dtype, read):
+    write_volume(tmp_path / f"a{ending}", ARRAY.astype(dtype), GRID)
+    volume = read_volume(tmp_path / f"a{ending}")
+    assert volume.array.dtype == read and np.array_equal(volume.array[0], ARRAY.astype(dtype))
 
 
 def test_what_cannot_be_written(tmp_path):
@@ -392,6 +459,8 @@ def test_what_cannot_be_written(tmp_path):
     for name in ("a.nii", "a.npy"):
         with pytest.raises(VolumeError, match="cannot be written"):
             write_volume(tmp_path / "gone" / name, ARRAY, GRID)
+    with pytest.raises(VolumeError, match=rf"^{tmp_path}/a\.tif: cannot be written"):
+        write_volume(tmp_path / "a.tif", ARRAY.astype(np.int64), GRID)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,7 +1,8 @@
-"""DICOM series: which slices of a folder belong together, in which order, and where they lie. Arithmetic, no files."""
+"""DICOM: which slices of a folder or frames of a file belong together, in which order, and where. No files."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,21 @@ import numpy as np
 
 from .grid import Grid, VolumeError
 
-__all__ = ["THICKNESS", "Slice", "choose", "holds_image", "in_order", "thickness_mm"]
+__all__ = [
+    "THICKNESS",
+    "Slice",
+    "choose",
+    "frames_in_order",
+    "holds_image",
+    "in_order",
+    "is_enhanced",
+    "rescales",
+    "thickness_mm",
+]
 
 THICKNESS = ("0018|0088", "0018|0050")  # SpacingBetweenSlices, SliceThickness: the first that is there counts
 
-# Positions are written with a few decimals: steps from one slice to the next differ by as much of their median.
+# Positions are written with a few decimals: steps from one slice to the next differ by as much of the middle one.
 _UNEVEN = 0.2
 # Slices of one scan lie this exactly above one another, and along the same directions.
 _ASIDE_MM = 0.1
@@ -28,6 +39,9 @@ _TURNED = 1e-3
 # reports, documents, and of radiotherapy structures, plans and records.
 _OBJECTS = b"1.2.840.10008.5.1.4.1.1."
 _NO_IMAGE = re.compile(rb"(9|11|88|104)\..*|66(\.[12356])?|481\.[3-9]")
+# CT, MR, PET and X-ray 3D in many frames: ITK applies the rescale of the first to all.
+_ENHANCED = re.compile(r"(2\.[12]|4\.[14]|13\.1\.[12]|128\.1|130)")
+_SAVED = "save them as single slices or NIfTI"
 
 
 class Slice(NamedTuple):
@@ -106,7 +120,7 @@ def in_order(slices: Sequence[Slice], folder: Path) -> tuple[list[Slice], Grid]:
             ("spacing (height, width)", first.grid.spacing_mm[1:], one.grid.spacing_mm[1:]),
             ("direction", first.grid.direction, one.grid.direction),
         ):
-            if not np.allclose(ours, theirs, rtol=0, atol=_TURNED):
+            if not np.abs(np.subtract(ours, theirs)).max() <= _TURNED:
                 raise VolumeError(
                     f"{folder}: {first.path.name} has {what} {ours}, {one.path.name} {theirs}: no one volume; "
                     "move what does not belong to it elsewhere"
@@ -121,7 +135,7 @@ def in_order(slices: Sequence[Slice], folder: Path) -> tuple[list[Slice], Grid]:
     placed = sorted(slices, key=lambda one: one.position_mm)
     positions = np.array([one.position_mm for one in placed])
     gaps = np.diff(positions)
-    step = float(np.median(gaps))
+    step = float(np.percentile(gaps, 50, method="lower"))  # the larger of two may be a gap
     for number, gap in enumerate(gaps):
         before, after = placed[number], placed[number + 1]
         where = f"{before.path.name} at {positions[number]:.2f} mm and {after.path.name} at {positions[number + 1]:.2f}"
@@ -130,7 +144,7 @@ def in_order(slices: Sequence[Slice], folder: Path) -> tuple[list[Slice], Grid]:
         if gap > step * (1 + _UNEVEN):
             raise VolumeError(
                 f"{folder}: {round(gap / step) - 1 or 'less than one'} missing between {where} mm, where slices are "
-                f"{step:.2f} mm apart; bring the missing files, or take away those on one side of the gap"
+                f"{step:.2f} mm apart; bring what is missing, or take away those on one side of the gap"
             )
         if gap < step * (1 - _UNEVEN):
             raise VolumeError(f"{folder}: {where} mm are {gap:.2f} mm apart, others {step:.2f}; take one of them away")
@@ -145,3 +159,80 @@ def in_order(slices: Sequence[Slice], folder: Path) -> tuple[list[Slice], Grid]:
                 "taken with a tilted gantry; resample the series to a straight grid first"
             )
     return placed, grid
+
+
+def frames_in_order(frames: Sequence[Mapping[str, str]], path: Path) -> tuple[list[int], Grid | None]:
+    """Frames of one file by their position, and the grid that they make, as if each were of one voxel.
+
+    They stay in the order in which they are stored where their positions ascend or descend in it.
+
+    Args:
+        frames: what is told of each, under names such as 0020|0032.
+        path: what errors call the file.
+
+    Returns:
+        The index of each frame, and None for a grid where no frame tells its position.
+
+    Raises:
+        VolumeError: as `in_order`; some frames do not tell where they lie.
+    """
+    if not any("0020|0032" in told for told in frames):
+        return list(range(len(frames))), None
+    slices = [_of_frame(told, number, path) for number, told in enumerate(frames, start=1)]
+    _, grid = in_order(slices, path)
+    order = sorted(range(len(slices)), key=lambda index: slices[index].position_mm)
+    if order != list(range(len(slices)))[::-1]:
+        return order, grid
+    steps = grid.steps * (-1, 1, 1)
+    grid = grid.moved(grid.size, grid.spacing_mm, (len(order) - 1, 0, 0))
+    return order[::-1], dataclasses.replace(grid, direction=tuple(map(float, steps[:, ::-1].ravel())))
+
+
+def rescales(frames: Sequence[Mapping[str, str]], path: Path) -> list[tuple[float, ...]] | None:
+    """Slope and intercept of each frame, None where they are the same for all.
+
+    Args:
+        frames: as for `frames_in_order`.
+        path: what errors call the file.
+
+    Raises:
+        VolumeError: they differ in a file of a kind for which nobody knows which of them ITK has applied.
+    """
+    each = [
+        tuple((_numbers(told, tag, 1) or [default])[0] for tag, default in (("0028|1053", 1.0), ("0028|1052", 0.0)))
+        for told in frames
+    ]
+    if all(one == each[0] for one in each):
+        return None
+    kind = frames[0].get("0008|0016", "")
+    if not is_enhanced(kind) or not each[0][0]:
+        raise VolumeError(f"{path}: frames that differ in slope and intercept, of kind {kind}; {_SAVED}")
+    return each
+
+
+def is_enhanced(kind: str) -> bool:
+    """Whether files of this SOP class tell of each frame in functional groups."""
+    return bool(_ENHANCED.fullmatch(kind.strip("\0 ").removeprefix(_OBJECTS.decode())))
+
+
+def _of_frame(told: Mapping[str, str], number: int, path: Path) -> Slice:
+    tags = {"0020|0032": 3, "0020|0037": 6, "0028|0030": 2}
+    position, along, spacing = (_numbers(told, tag, count) for tag, count in tags.items())
+    if position and along and spacing and min(spacing) > 0:
+        right, down = np.array(along[:3]), np.array(along[3:])
+        across = np.cross(right, down)
+        if abs(np.linalg.norm(across) - 1) < _TURNED:
+            columns = np.stack([each / np.linalg.norm(each) for each in (right, down, across)], 1)
+            direction = tuple(map(float, columns.ravel()))
+            (height, width), (x, y, z) = spacing, position
+            grid = Grid((1, 1, 1), (1.0, height, width), (x, y, z), direction)
+            return Slice(Path(f"frame {number}"), "", "", grid)
+    raise VolumeError(f"{path}: frame {number} does not tell where it lies, but others do; {_SAVED}")
+
+
+def _numbers(told: Mapping[str, str], tag: str, count: int) -> list[float] | None:
+    """What stands under a name, where these are so many finite numbers."""
+    with suppress(ValueError):
+        numbers = [float(value) for value in told.get(tag, "").split("\\")]
+        return numbers if len(numbers) == count and np.isfinite(numbers).all() else None
+    return None

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import locale
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ __all__ = [
     "boxes",
     "channels_first",
     "filled",
+    "known",
     "largest",
     "read",
     "read_header",
@@ -44,6 +46,10 @@ def _sitk() -> ModuleType:
         import SimpleITK
     return SimpleITK
 
+
+# What is told on stderr alone: libtiff stops at a page that is not there, MetaIO at voxels that it cannot unpack.
+_TOLD = {ending: re.compile("(?!.*Warning)") for ending in (".tif", ".tiff")}
+_TOLD |= {ending: re.compile(".*failed") for ending in (".mha", ".mhd")}
 
 _BEYOND = 12  # voxels over which a spline feels another value, and more
 
@@ -88,8 +94,8 @@ def _asked(path: Path, ask: Callable[[], Any], what: str = "cannot be read") -> 
         else:
             message = ""
     if not message:
-        # libtiff stops at a page that is not there, and says so on stderr alone
-        if ending(path) in (".tif", ".tiff") and (bad := [line for line in lines if "Warning" not in line]):
+        told = _TOLD.get(ending(path))
+        if told is not None and (bad := [line for line in lines if told.match(line)]):
             raise VolumeError(f"{path}: damaged or cut short ({bad[0].strip()}); copy it again")
         return answer
     raise VolumeError(f"{path}: {what} ({(reason or [*lines, 'damaged or cut short'][0]).strip()})")
@@ -201,10 +207,16 @@ def weights(n: int, m: int) -> torch.Tensor:
     return torch.from_numpy(sitk.GetArrayFromImage(made).T.astype(np.float32))
 
 
+def known(array: np.ndarray) -> np.ndarray:
+    """The same values in a type that ITK has: no bool, no float16, no foreign byte order."""
+    dtype = {"?": np.uint8, "e": np.float32}.get(array.dtype.char, array.dtype.newbyteorder("="))
+    return array.astype(dtype, copy=False)
+
+
 def boxes(labels: np.ndarray) -> dict[int, tuple[slice, slice, slice]]:
     """The smallest box (depth, height, width) around each label of (D, H, W), but for 0."""
     shapes = _sitk().LabelShapeStatisticsImageFilter()
-    shapes.Execute(_sitk().GetImageFromArray(labels))
+    shapes.Execute(_sitk().GetImageFromArray(known(labels)))
     found = {}
     for label in shapes.GetLabels():
         x, y, z, w, h, d = shapes.GetBoundingBox(label)
@@ -215,19 +227,19 @@ def boxes(labels: np.ndarray) -> dict[int, tuple[slice, slice, slice]]:
 def largest(mask: np.ndarray) -> np.ndarray:
     """(D, H, W) bool -> the largest part that hangs together by faces, edges or corners; of equal ones the first."""
     sitk = _sitk()
-    parts = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), True)
+    parts = sitk.ConnectedComponent(sitk.GetImageFromArray(known(mask)), True)
     return sitk.GetArrayFromImage(sitk.RelabelComponent(parts, sortByObjectSize=True)) == 1
 
 
 def filled(mask: np.ndarray) -> np.ndarray:
     """(D, H, W) bool -> the same with the holes that it encloses on all sides."""
     sitk = _sitk()
-    return sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(mask.astype(np.uint8)))) == 1
+    return sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(known(mask)))) == 1
 
 
 def _image(array: np.ndarray, grid: Grid) -> Any:
     """An ITK image of (D, H, W)."""
-    image = _sitk().GetImageFromArray(array)
+    image = _sitk().GetImageFromArray(known(array))
     image.SetSpacing(grid.spacing_mm[::-1])
     image.SetOrigin(grid.origin_mm)
     image.SetDirection(grid.direction)
@@ -242,8 +254,9 @@ def _grid(path: Path, told: Any) -> Grid:
     direction[:rank, :rank] = np.array(told.GetDirection()).reshape(num_axes, num_axes)[:rank, :rank]
     w, h, d = (*told.GetSize()[:rank], 1)[:3]
     x, y, z = (*told.GetSpacing()[:rank], 1.0)[:3]
+    direction *= np.where(np.array([x, y, z]) < 0, -1, 1)  # as ITK does once it reads the voxels
     a, b, c = (*told.GetOrigin()[:rank], 0.0)[:3]
-    grid = Grid((d, h, w), (z, y, x), (a, b, c), tuple(map(float, direction.ravel())))
+    grid = Grid((d, h, w), (abs(z), abs(y), abs(x)), (a, b, c), tuple(map(float, direction.ravel())))
     numbers = (*grid.spacing_mm, *grid.origin_mm, *grid.direction)
     if not np.isfinite(numbers).all() or min(grid.spacing_mm) <= 0:
         raise VolumeError(

@@ -24,13 +24,15 @@ __all__ = ["Nifti", "encode", "open_nifti"]
 _FIELDS = {
     "sizeof_hdr": ("i4", 0), "dim": ("8i2", 40), "intent_code": ("i2", 68), "datatype": ("i2", 70),
     "bitpix": ("i2", 72), "pixdim": ("8f4", 76), "vox_offset": ("f4", 108), "scl_slope": ("f4", 112),
-    "scl_inter": ("f4", 116), "cal_max": ("f4", 124), "cal_min": ("f4", 128), "qform_code": ("i2", 252),
-    "sform_code": ("i2", 254), "srow": ("(3,4)f4", 280), "magic": ("S4", 344),
+    "scl_inter": ("f4", 116), "xyzt_units": ("u1", 123), "cal_max": ("f4", 124), "cal_min": ("f4", 128),
+    "qform_code": ("i2", 252), "sform_code": ("i2", 254), "srow": ("(3,4)f4", 280), "magic": ("S4", 344),
 }  # fmt: skip
 _FORMATS, _OFFSETS = zip(*_FIELDS.values(), strict=True)
 _LAYOUT = np.dtype({"names": [*_FIELDS], "formats": [*_FORMATS], "offsets": [*_OFFSETS], "itemsize": 348})
 _DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _CODES = {name: code for code, name in _DTYPES.items()}
+_UNITS_MM = {1: 1e3, 3: 1e-3}  # metres, micrometres; all others are taken as millimetres, as ITK does
+_PACKED = 1032  # bytes that one of gzip's may stand for, at most. https://zlib.net/zlib_tech.html
 _COLOURS = {128: 3, 2304: 4}  # RGB, RGBA: so many values of a byte a voxel
 
 
@@ -63,6 +65,12 @@ class Nifti(NamedTuple):
     def num_bytes(self) -> int:
         """Of the voxels."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def sform(self) -> np.ndarray | None:
+        """(3, 4) float64, from (w, h, d, 1) to millimetres in RAS+, None without."""
+        unit = _UNITS_MM.get(int(self.header["xyzt_units"]) & 7, 1.0)
+        return self.header["srow"].astype(np.float64) * unit if self.header["sform_code"] > 0 else None
 
     def voxels(self, data: np.ndarray) -> np.ndarray:
         """The bytes of the voxels -> (C, D, H, W) as stored, a view."""
@@ -109,7 +117,7 @@ def read_header(path: Path, file: BinaryIO) -> Nifti:
     """The header, which an open file begins with.
 
     Raises:
-        VolumeError: there is none, or it tells no sound size, spacing or kind of voxel.
+        VolumeError: there is none; it tells no sound size, spacing, place or kind of voxels, or more than can be there.
     """
     head = bytearray(file.read(348))
     order: Literal["<", ">"] = "<" if head[:4] == (348).to_bytes(4, "little") else ">"
@@ -134,13 +142,23 @@ def read_header(path: Path, file: BinaryIO) -> Nifti:
     slope, shift = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not (math.isfinite(slope) and math.isfinite(shift)):  # the standard: 0 is none
         slope, shift = 1.0, 0.0
+    offset = float(header["vox_offset"])
+    if not 352 <= offset < math.inf:
+        raise VolumeError(f"{path}: voxels from byte {offset:g} on; correct vox_offset in its header, 352 or more")
     num_colours = _COLOURS.get(code, 1)
     w, h, d, *channels = [*dim, 1, 1, 1][: max(3, num_axes)]
     if num_colours > 1 and math.prod(channels) > 1:
         raise VolumeError(f"{path}: {math.prod(channels)} volumes of colour in one file; split it")
     shape = (num_colours * math.prod(channels), d, h, w)
     dtype = np.dtype(order + _DTYPES.get(code, "u1"))
-    return Nifti(head, header, order, shape, dtype, int(header["vox_offset"]), slope, shift, num_colours)
+    info = Nifti(head, header, order, shape, dtype, int(offset), slope, shift, num_colours)
+    num_held = path.stat().st_size * (_PACKED if ending(path) == ".nii.gz" else 1) - info.offset
+    if num_held < info.num_bytes:  # before memory is asked for as many
+        raise VolumeError(
+            f"{path}: cut short: {max(0, num_held)} bytes of voxels where {info.num_bytes} belong; copy it again, or "
+            f"correct dim {dim} in its header"
+        )
+    return info
 
 
 def encode(path: Path, like: Path, array: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from .grid import VolumeError
 
-__all__ = ["keep_space", "map_bytes", "map_meta", "open_array"]
+__all__ = ["is_packed", "keep_space", "map_bytes", "map_meta", "open_array", "unpack_meta"]
 
 # https://itk.org/Wiki/ITK/MetaIO/Documentation; MET_LONG is left out, whose size depends on the machine
 _DTYPES = {
@@ -45,25 +46,28 @@ def open_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
 def keep_space(path: Path, like: Path) -> None:
     """Give a NRRD file the geometry of another, as that has it in writing: ITK's own digits differ in the last one.
 
-    Nothing is done where they have not as many axes.
+    Nothing is done where they have not as many axes, or one of them has not all three fields of it.
     """
     with like.open("rb") as file:
         theirs = _nrrd_lines(file.read(2**16))
     data = path.read_bytes()
     ours = _nrrd_lines(data)
-    if ours.get(b"dimension") == theirs.get(b"dimension"):
+    names = {b"space", b"space directions", b"space origin"}
+    if ours.get(b"dimension") == theirs.get(b"dimension") and names <= ours.keys() & theirs.keys():
         head, voxels = data.split(b"\n\n", 1)
-        for name in (b"space", b"space directions", b"space origin"):
-            if name in ours and name in theirs:
-                head = head.replace(name + b": " + ours[name], name + b": " + theirs[name])
+        for name in names:
+            head = head.replace(name + b": " + ours[name], name + b": " + theirs[name])
         path.write_bytes(head + b"\n\n" + voxels)
 
 
 def _nrrd_lines(data: bytes) -> dict[bytes, bytes]:
-    """The fields of its header, which ends with an empty line. https://teem.sourceforge.net/nrrd/format.html"""
+    """The fields of its header, which ends with an empty line, by their names in small letters.
+
+    https://teem.sourceforge.net/nrrd/format.html
+    """
     head = data.replace(b"\r\n", b"\n").split(b"\n\n", 1)[0]
     pairs = (line.partition(b":") for line in head.splitlines() if not line.startswith(b"#"))
-    return {name.strip(): value.strip() for name, colon, value in pairs if colon}
+    return {name.strip().lower(): value.strip() for name, colon, value in pairs if colon}
 
 
 def map_bytes(path: Path, offset: int, num_bytes: int) -> np.ndarray:
@@ -92,17 +96,69 @@ def map_meta(path: Path, shape: tuple[int, ...], num_values: int) -> np.ndarray 
     Raises:
         VolumeError: they are not all there.
     """
+    found = _meta(path, shape, num_values, packed="false")
+    if found is None:
+        return None
+    file, offset, num_bytes, dtype = found
+    return map_bytes(file, offset, num_bytes).view(dtype).reshape(*shape, num_values)
+
+
+def is_packed(path: Path) -> bool:
+    """Whether the voxels of a MetaImage are compressed."""
+    return _fields(path)[0].get("CompressedData", "").lower() == "true"
+
+
+def unpack_meta(path: Path, shape: tuple[int, ...], num_values: int) -> np.ndarray | None:
+    """The voxels of a compressed MetaImage, which ITK takes as they come where their checksum is another.
+
+    Args:
+        path: the file.
+        shape: of its axes, slowest first.
+        num_values: of a voxel.
+
+    Returns:
+        (*shape, num_values), or None where they do not lie in one file.
+
+    Raises:
+        VolumeError: they are not all there, or damaged.
+    """
+    found = _meta(path, shape, num_values, packed="true")
+    if found is None or not found[0].is_file():
+        return None
+    file, offset, num_bytes, dtype = found
+    with file.open("rb") as opened:
+        opened.seek(offset)
+        unpacker = zlib.decompressobj(47)  # zlib's own frame, or that of gzip
+        try:
+            data = bytearray(unpacker.decompress(opened.read(), num_bytes + 1))
+        except zlib.error as error:
+            raise VolumeError(f"{path}: damaged or cut short ({error}); copy it again") from None
+    if len(data) != num_bytes or not unpacker.eof:
+        raise VolumeError(f"{path}: damaged or cut short: its voxels are not {num_bytes} bytes; copy it again")
+    return np.frombuffer(data, dtype).reshape(*shape, num_values)
+
+
+def _fields(path: Path) -> tuple[dict[str, str], int]:
+    """Those of a MetaImage's header, and where it ends."""
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         while "ElementDataFile" not in fields and (line := file.readline(4096)):
             name, _, value = line.decode(errors="replace").partition("=")
             fields[name.strip()] = value.strip()
-        offset = file.tell()
+        return fields, file.tell()
+
+
+def _meta(path: Path, shape: tuple[int, ...], num_values: int, *, packed: str) -> tuple[Path, int, int, str] | None:
+    """The one file with the voxels of a MetaImage, where they begin in it, how many bytes they are, and their type.
+
+    None where that cannot be told, or they are compressed or not, other than `packed` says.
+    """
+    fields, offset = _fields(path)
     data = fields.get("ElementDataFile", "")
     dtype = _DTYPES.get(fields.get("ElementType", ""))
     is_big = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False"))
     answers = [fields.get("BinaryData", "True"), fields.get("CompressedData", "False"), is_big]
-    if [answer.lower() for answer in answers] != ["true", "false", "false"] or dtype is None:
+    if [answer.lower() for answer in answers] != ["true", packed, "false"] or dtype is None:
         return None
     if "ElementToIntensityFunctionSlope" in fields or data.startswith("LIST") or "%" in data:
         return None
@@ -112,4 +168,4 @@ def map_meta(path: Path, shape: tuple[int, ...], num_values: int) -> np.ndarray 
         offset = int(fields.get("HeaderSize", 0))
         if offset < 0 and path.is_file():  # the voxels are the end of the file
             offset = max(0, path.stat().st_size - num_bytes)
-    return map_bytes(path, offset, num_bytes).view("<" + dtype).reshape(*shape, num_values)
+    return path, offset, num_bytes, "<" + dtype

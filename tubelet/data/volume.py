@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from ..machine import aside
 from ..terminal import counted, progress
-from . import dicom, itk, nifti, raw
+from . import dicom, groups, itk, nifti, raw
 from .grid import Grid, Volume, VolumeError, distance_mm, ending, oriented
 from .space import cleaned, prepared, prepared_part, resampled, resampled_grid, restored, restored_scores
 
@@ -53,6 +53,11 @@ _NAMED = re.compile(r"|\.\d*|\.(dcm|dicom|dic|ima)", re.IGNORECASE)
 
 # A mask belongs to an image where their corners are no farther apart than this part of a voxel's shortest side.
 _OFF = 0.1
+# Digits of the same number, in decimals and in binary, lie no farther apart.
+_ROUNDED_MM = 1e-6
+
+_LABELS = 2**31
+_GREY, _KIND = "0028|0004", "0008|0016"  # PhotometricInterpretation, SOPClassUID
 
 Path_ = str | os.PathLike[str]
 
@@ -112,7 +117,7 @@ def read_volume(path: Path_ | Sequence[Path_], *, series: str | None = None) -> 
         elif series is not None:
             raise VolumeError(f"{path}: series={series} is for a folder of DICOM files")
         else:
-            volume = _with_thickness(_read_file(path), path)
+            volume = _completed(_read_file(path), path)
     if volume.array.dtype.kind == "f" and not (is_finite := np.isfinite(volume.array)).all():
         where = tuple(map(int, np.argwhere(~is_finite)[0]))
         raise VolumeError(
@@ -148,7 +153,7 @@ def read_mask(path: Path_, like: Grid | None) -> Volume:
 
     Raises:
         VolumeError: as `read_volume`; several channels, another size or another place than the image, or a value that
-            is no whole number from 0 on.
+            is no whole number from 0 on, below 2**31.
     """
     volume = read_volume(path)
     array, path = volume.array, volume.path
@@ -160,12 +165,14 @@ def read_mask(path: Path_, like: Grid | None) -> Volume:
         )
     if (least := array.min()) < 0:
         raise VolumeError(f"{path}: label {least:g}; labels count from 0, the background")
+    if (most := array.max()) >= _LABELS:
+        raise VolumeError(f"{path}: label {most:g}; labels are below {_LABELS}: is it an image?")
     grid = volume.grid
     if like is not None:
         if ending(path) in _PLAIN and grid.size == like.size:
             grid = like
         _check_same(dataclasses.replace(volume, grid=grid), like, "its image")
-    return Volume(array.astype(np.uint8 if array.max() <= 255 else np.int64), grid, path)
+    return Volume(array.astype(np.uint8 if most <= 255 else np.int64), grid, path)
 
 
 def write_volume(path: Path_, array: np.ndarray, grid: Grid, *, like: Path | None = None) -> None:
@@ -173,7 +180,8 @@ def write_volume(path: Path_, array: np.ndarray, grid: Grid, *, like: Path | Non
 
     Args:
         path: .nii, .nii.gz, .nrrd, .mha, .tif, .npy or .npz; the last three hold no geometry.
-        array: (D, H, W), or (C, D, H, W), whose channels become a fourth axis.
+        array: (D, H, W), or (C, D, H, W), whose channels become a fourth axis; bool is written as uint8, float16 as
+            float32.
         grid: where it lies.
         like: the file that the grid is from. Where both are NIfTI, its header is kept, so that every byte of the
             geometry stays as it was; where both are NRRD, its words for the geometry. Else this is written as ITK has
@@ -182,11 +190,9 @@ def write_volume(path: Path_, array: np.ndarray, grid: Grid, *, like: Path | Non
     Raises:
         VolumeError: another ending, another size than the grid's, or the place cannot be written to.
     """
-    path, array = Path(path), np.asarray(array)
+    path, array = Path(path), itk.known(np.asarray(array))
     given = array.shape
     array = array[None] if array.ndim == 3 else array
-    if array.dtype.kind == "b":
-        array = array.astype(np.uint8)
     suffix = ending(path)
     if suffix not in WRITTEN:
         raise VolumeError(f"{path}: cannot write {suffix or 'a name without ending'}; write {', '.join(WRITTEN)}")
@@ -207,6 +213,8 @@ def write_volume(path: Path_, array: np.ndarray, grid: Grid, *, like: Path | Non
             itk.write(made, array, grid)
             if like is not None and suffix == ".nrrd" and ending(Path(like)) in (".nrrd", ".nhdr"):
                 raw.keep_space(made, Path(like))
+                if distance_mm(itk.read_header(made).grid, grid) > _ROUNDED_MM:  # the words are of another place
+                    itk.write(made, array, grid)
 
     try:
         with aside(path) as whole:
@@ -214,6 +222,8 @@ def write_volume(path: Path_, array: np.ndarray, grid: Grid, *, like: Path | Non
             try:
                 write(made)
                 made.replace(whole)
+            except VolumeError as error:
+                raise VolumeError(str(error).replace(str(made), str(path))) from None
             finally:
                 made.unlink(missing_ok=True)
     except OSError as error:
@@ -227,7 +237,7 @@ def mapped(path: Path_) -> Volume | None:
     looks at all of them: NaN is not found.
 
     Returns:
-        None where that cannot be: compressed, rescaled, in a foreign byte order, of another format.
+        None where that cannot be: compressed, rescaled, in a foreign byte order (but for .npy), of another format.
 
     Raises:
         VolumeError: as `read_volume`, for what the header and the length of the file tell.
@@ -252,8 +262,13 @@ def _mapped(path: Path) -> Volume | None:
             return None
         array = info.voxels(raw.map_bytes(path, info.offset, info.num_bytes))
         return Volume(array, _nifti_grid(path, info), path)
+    return _meta(path, raw.map_meta)
+
+
+def _meta(path: Path, opened: Callable[[Path, tuple[int, ...], int], np.ndarray | None]) -> Volume | None:
+    """A MetaImage whose voxels are `opened` here; None where they are left to ITK."""
     header = itk.read_header(path)
-    values = raw.map_meta(path, header.shape, header.num_values)
+    values = opened(path, header.shape, header.num_values)
     return None if values is None else Volume(itk.channels_first(values, len(header.shape)), header.grid, path)
 
 
@@ -279,16 +294,23 @@ def _dicoms(folder: Path, most: int | None = None) -> tuple[list[Path], list[Pat
 
 def _nifti_grid(path: Path, info: nifti.Nifti) -> Grid:
     """What ITK makes of the header. It holds straight axes alone, and leaves a sheared one out without a word."""
-    header, grid = info.header, itk.read_header(path).grid
-    if header["sform_code"] > 0 and header["qform_code"] <= 0:
-        stated = header["srow"][:, [2, 1, 0, 3]]  # of (d, h, w, 1)
-        ends = np.append(np.array(grid.size) - 1, 1)
-        off = float(np.abs((grid.affine[:3] - stated) @ np.diag(ends)).max())
-        if not off <= _OFF * min(grid.spacing_mm):
-            raise VolumeError(
-                f"{path}: its sform is sheared or contradicts pixdim (by {off:.3g} mm at the far end); resample it to "
-                "a straight grid first"
-            )
+    grid = itk.read_header(path).grid
+    if info.sform is None:
+        return grid
+    stated = info.sform[:, [2, 1, 0, 3]]  # of (d, h, w, 1)
+    far, limit = np.array(grid.size) - 1, _OFF * min(grid.spacing_mm)
+    if info.header["qform_code"] > 0:
+        # products of the sides of the scan, which turning and moving it to an atlas leaves as they are
+        theirs, ours = stated[:, :3] * far, grid.affine[:3, :3] * far
+        if np.abs(theirs.T @ theirs - ours.T @ ours).max() > 2 * limit * np.linalg.norm(ours, axis=0).max():
+            log.info("%s: its sform has voxels of another size or shape than pixdim, which counts", path)
+        return grid
+    off = float(np.abs((grid.affine[:3] - stated) * [*far, 1]).max())
+    if not off <= limit:
+        raise VolumeError(
+            f"{path}: its sform is sheared or contradicts pixdim (by {off:.3g} mm at the far end); resample it to "
+            "a straight grid first"
+        )
     return grid
 
 
@@ -301,8 +323,39 @@ def _read_file(path: Path) -> Volume:
         return Volume(array, _nifti_grid(path, info), path)
     if suffix not in SUFFIXES and _holds_slices(path) is None:
         raise VolumeError(f"{path}: not a scan; these are {', '.join(SUFFIXES)}, and folders of DICOM files")
+    if suffix in (".mha", ".mhd") and raw.is_packed(path) and (volume := _meta(path, raw.unpack_meta)) is not None:
+        return volume
+    if suffix not in SUFFIXES or suffix == ".dcm":
+        return _read_dicom(path)
     array, grid = itk.read(path)
     return _plain(path, array) if suffix in _PLAIN else Volume(array, grid, path)
+
+
+def _read_dicom(path: Path) -> Volume:
+    """All frames of one file, in the order of their positions, each with its own rescale."""
+    array, grid = itk.read(path)
+    if grid.size[0] == 1 or not (frames := groups.frames(path)):
+        return Volume(array, grid, path)
+    if len(frames) != grid.size[0]:
+        raise VolumeError(f"{path}: {grid.size[0]} frames, and {len(frames)} in its header; get the file again")
+    order, placed = dicom.frames_in_order(frames, path)
+    if rescales := dicom.rescales(frames, path):
+        array = _rescaled(array, rescales)
+    if order != sorted(order):
+        array = array[:, order]
+    if placed is not None:
+        placed = dataclasses.replace(placed, size=grid.size)
+        grid = placed if distance_mm(placed, grid) > _ROUNDED_MM else grid
+    return Volume(array, grid, path)
+
+
+def _rescaled(array: np.ndarray, rescales: Sequence[tuple[float, ...]]) -> np.ndarray:
+    """Frames (C, D, H, W), of which ITK has applied the first one's rescale to all, each with its own: float32."""
+    made = np.empty(array.shape, np.float32)
+    first, shift = rescales[0]
+    for number, (slope, intercept) in enumerate(rescales):
+        made[:, number] = np.rint((array[:, number] - shift) / first) * slope + intercept
+    return made
 
 
 def _plain(path: Path, array: np.ndarray) -> Volume:
@@ -326,18 +379,27 @@ def _read_series(folder: Path, series: str | None) -> Volume:
         series_id, description = (header.tags.get(tag, "") for tag in ("0020|000e", "0008|103e"))
         slices.append(dicom.Slice(path, series_id, description, header.grid))
     chosen, grid = dicom.in_order(dicom.choose(slices, folder, series), folder)
+    if len(chosen) == 1:  # perhaps of many frames, whose headers tell more
+        return _completed(dataclasses.replace(_read_dicom(chosen[0].path), path=folder), chosen[0].path)
     # one by one, since each has a rescale of its own, which ITK's reader of series takes from the first
     arrays = [_read_file(one.path).array for one in progress(chosen, f"slices of {folder.name}")]
     if len({len(array) for array in arrays}) > 1:
         raise VolumeError(f"{folder}: slices of {sorted({len(array) for array in arrays})} channels; keep one kind")
-    return _with_thickness(Volume(np.concatenate(arrays, axis=1), grid, folder), chosen[0].path)
+    return _completed(Volume(np.concatenate(arrays, axis=1), grid, folder), chosen[0].path)
 
 
-def _with_thickness(volume: Volume, file: Path) -> Volume:
-    """A scan of one DICOM slice as thick as its header says; ITK does not look at SliceThickness."""
-    if volume.grid.size[0] > 1 or ending(file) in set(SUFFIXES) - {".dcm"}:
+def _completed(volume: Volume, file: Path) -> Volume:
+    """A scan of DICOM, one slice as thick as its header says; ITK does not look at SliceThickness."""
+    if ending(file) in set(SUFFIXES) - {".dcm"}:
         return volume
-    thickness = dicom.thickness_mm(itk.read_header(file, *dicom.THICKNESS).tags)
+    tags = itk.read_header(file, _GREY, _KIND, *dicom.THICKNESS).tags
+    if volume.grid.size[0] == 1 and dicom.is_enhanced(tags.get(_KIND, "")):
+        tags = (groups.frames(file) or [tags])[0]
+    if tags.get(_GREY) == "MONOCHROME1":
+        log.info("%s: MONOCHROME1: ITK turns its values over, so that more is brighter; HU change sign", volume.path)
+    if volume.grid.size[0] > 1:
+        return volume
+    thickness = dicom.thickness_mm(tags)
     depth, height, width = volume.spacing_mm
     if thickness is None and depth == 1:
         log.info("%s: one slice whose header tells no thickness, taken as 1 mm", volume.path)

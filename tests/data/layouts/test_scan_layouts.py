@@ -69,6 +69,8 @@ def test_nnunet(touch, write, refused):
     assert [stems(data, split) for split in ("train", "val")] == [["c0_0000", "c1_0000"], ["c2_0000"]]
     assert [path.name for path in data.splits["val"][0].more] == ["c2_0001.nii.gz"]
     assert stems(open_data(root), "val") == ["c0_0000"]
+    touch("imagesTr/._c3_0000.nii.gz", "labelsTr/._c3.nii.gz")  # of macOS
+    assert stems(open_data(root), "val") == ["c0_0000"]
     (root / "imagesTr/c3_0001.nii.gz").unlink()
     assert "1 channel of c3, and dataset.json names 2" in refused(root)
     touch("labelsTr/c9.nii.gz")
@@ -229,6 +231,7 @@ def test_images_that_are_series(touch, save, write):
     ("rows", "told"),
     [
         (["a.nii,m.npy", "a.nii,m.npy"], "row 3: .*a.nii is there twice, first in .*row 2"),
+        (["", "a.nii,m.npy", " ", "a.nii,m.npy"], "row 5: .*a.nii is there twice, first in .*row 3"),
         (["a.nii,m.npy", "lost.nii,m.npy"], "files of 1 of 2 scans are not there, first .*lost.nii .*row 3"),
         (["a.nii,m.npy", "b.nii,lost.npy"], "first .*lost.npy"),
         (["a.nii,m.npy", "b.nii,ill"], "row 3: label 'ill' is no mask"),

@@ -36,7 +36,7 @@ from .lists import SEPARATORS
 from .opposites import mirrors
 from .rows import Found, Row, split_of
 from .splits import set_aside
-from .text import LISTS, SPLITS, head, read_json, read_lines
+from .text import LISTS, SPLITS, head, read_json, read_text
 
 log = logging.getLogger("tubelet")
 
@@ -254,10 +254,10 @@ def _of_nnunet(file: Path, held: Mapping[str, Any], classes: tuple[str, ...] | N
         if not (home / labels).is_dir() or not (home / images).is_dir():
             continue
         channels: dict[str, list[Path]] = {}
-        for image in sorted((home / images).glob(f"*{ending}")):
+        for image in sorted((home / images).glob(f"[!.]*{ending}")):
             if match := _CHANNEL.fullmatch(image.name.removesuffix(ending)):
                 channels.setdefault(match[1], []).append(image)
-        masks = {mask.name.removesuffix(ending): mask for mask in sorted((home / labels).glob(f"*{ending}"))}
+        masks = {mask.name.removesuffix(ending): mask for mask in sorted((home / labels).glob(f"[!.]*{ending}"))}
         _check_masks(masks.keys() - channels.keys(), home / labels, f"{images}/NAME_0000{ending}")
         for name, mask in masks.items():
             if len(channels[name]) != num_channels:
@@ -286,8 +286,9 @@ def _of_table(file: Path) -> Cases | None:
                 return None
             if not _is_scan_name(image) and not is_scan(_placed(file.parent, image)):
                 return None
-            table = csv.reader(read_lines(file)[1:], delimiter=separator)
-            cases = [_of_row(file, cells, places, line) for line, cells in enumerate(table, start=2)]
+            lines = (line if line.strip() else "" for line in read_text(file).splitlines())
+            rows = [row for row in enumerate(csv.reader(lines, delimiter=separator), start=1) if row[1]]
+            cases = [_of_row(file, cells, places, number) for number, cells in rows[1:]]
             return Cases(f"table of scans ({file.name})", file.parent, cases, file)
     return None
 
