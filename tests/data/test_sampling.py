@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tubelet import ClipSpec
@@ -132,11 +132,12 @@ def test_a_rate_read_from_a_file_may_fall_short_of_the_true_one(fps):
 
 
 @given(total=totals, num_frames=counts, step=steps, short=st.sampled_from(["loop", "hold"]))
+@example(total=181, num_frames=29, step=6.4375, short="loop")  # frame 180.25 is shown by the last one
 def test_clips_that_follow_one_another_have_each_frame_once(total, num_frames, step, short):
     clips = sampling.consecutive(total, num_frames, step, short)
     assert all(len(indices) == num_frames for indices, _ in clips)
     once = [index for indices, fresh in clips for index in indices[fresh]]
     assert once == sampling.clip(0, sampling.count(total, step), step)
-    if len(once) < num_frames:
+    if sampling.clip(0, num_frames, step)[-1] >= total:
         with pytest.raises(ValueError, match=f"{total} frames, and a clip reaches over"):
             sampling.consecutive(total, num_frames, step)
