@@ -266,6 +266,9 @@ def test_what_is_no_number_is_not_written_as_json(tmp_path):
     with pytest.raises(ValueError, match=r"scores from 1\.00 to 2\.00 s are nan or infinity"):
         seen.to_json(tmp_path / "v.json")
     assert not (tmp_path / "v.json").exists()
+    with pytest.raises(ValueError, match="are nan or infinity"):
+        write(seen, tmp_path)
+    assert "nan" in (tmp_path / "windows.csv").read_text()  # what was computed is not lost
 
 
 def test_short_videos_need_a_policy(tmp_path):

@@ -668,7 +668,8 @@ def write(prediction: Prediction, out: Path, *, is_drawn: bool = True) -> list[P
     """
     if out.suffix:
         return [WRITERS[out.suffix](prediction, out)]
-    written = [prediction.to_json(out / "windows.json"), prediction.to_csv(out / "windows.csv")]
+    table = prediction.to_csv(out / "windows.csv")  # first, since it has a word for nan, and json has none
+    written = [prediction.to_json(out / "windows.json"), table]
     if not is_drawn:
         return written
     on_disk = [part for part in prediction.videos() if Path(part.sources[0]).exists()]  # what was live is not
