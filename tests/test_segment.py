@@ -358,9 +358,12 @@ def test_unreadable_scans_are_named(folder, tmp_path, caplog):
     with pytest.raises(VolumeError, match="none of its 2 scans"):
         (folder / "1.2.840.nii.gz").unlink()
         tubelet.predict(Thresholds(), folder, out=tmp_path / "out2")
+    with pytest.raises(VolumeError, match="empty: no such file or folder"):
+        tubelet.predict(Thresholds(), tmp_path / "empty", out=tmp_path / "out2")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(VolumeError, match="no scans there"):
         tubelet.predict(Thresholds(), tmp_path / "empty", out=tmp_path / "out2")
-    with pytest.raises(VolumeError, match="no scans there"):
+    with pytest.raises(VolumeError, match="no such file or folder"):
         tubelet.predict(Thresholds(), "null\0byte.nii")
 
 

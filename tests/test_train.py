@@ -480,6 +480,23 @@ def test_ctrl_c_counts_what_is_done(clips, tmp_path):
             tubelet.train(clips, model=Own(stop=stop), resume=resume, **options)
 
 
+def test_ctrl_c_after_the_last_epoch_loses_the_drawing_alone(clips, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    options = {"batch_size": 4, "epochs": 1, "workers": 0, "out": tmp_path / "run"}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
+        patch.setattr("tubelet.plot.curves", interrupt)
+        tubelet.train(clips, model=Own(), **options)
+    assert str(caught.value) == (
+        f"interrupted after the last epoch: {tmp_path / 'run' / 'model.safetensors'} is complete; draw its curves with: "
+        f"tubelet train --config {tmp_path / 'run' / 'run.json'} --resume"
+    )
+    assert not (tmp_path / "run" / "curves.png").exists()
+    run = tubelet.train(clips, model=Own(), resume=True, **options)
+    assert len(run.history) == 1 and (tmp_path / "run" / "curves.png").exists()
+
+
 def test_the_command_that_goes_on_does(whole, clips, tmp_path):
     """Of an older run, which has no fold and no strategy, too."""
     shutil.copytree(whole[0], tmp_path / "run")

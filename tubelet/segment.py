@@ -326,8 +326,10 @@ def scans_of(source: Path, channels: int, *, has_labels: bool = False) -> list[l
     that training would read as labels of the scans are left out, unless `has_labels`.
 
     Raises:
-        VolumeError: no scan is there.
+        VolumeError: there is no such path, or no scan is there.
     """
+    if not os.path.lexists(source):
+        raise VolumeError(f"{source}: no such file or folder")
     if _may_be_scan(source):
         _tell_others(source)
         return [[source]]

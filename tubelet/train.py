@@ -396,6 +396,7 @@ def train(
     )
     kept = _Kept(folder, objective, chosen.epochs, done=_epochs_in(folder / "metrics.csv") if resume else 0)
     average, prepared = _prepare(network, chosen)
+    is_trained = False
     try:
         groups = optim.parameter_groups(
             network, chosen.lr, chosen.weight_decay, layer_decay=chosen.layer_decay, head_factor=chosen.head_factor
@@ -432,11 +433,18 @@ def train(
                 resume=resume,
                 on_epoch=kept,
             )
+        is_trained = True
+        if fabric.is_global_zero:
+            plot.curves(progress.history, folder / "curves.png")
     except KeyboardInterrupt:
-        is_saved = checkpoints.is_in(folder)
-        how_far = f" {kept.done + 1} of {chosen.epochs}; go on" if is_saved else " 1: nothing is saved; begin again"
+        if is_trained:
+            how_far = f"after the last epoch: {folder / 'model.safetensors'} is complete; draw its curves"
+        elif checkpoints.is_in(folder):
+            how_far = f"in epoch {kept.done + 1} of {chosen.epochs}; go on"
+        else:
+            how_far = "in epoch 1: nothing is saved; begin again"
         again = f"tubelet train --config {folder / 'run.json'} --resume"
-        raise KeyboardInterrupt(f"interrupted in epoch{how_far} with: {again}") from None
+        raise KeyboardInterrupt(f"interrupted {how_far} with: {again}") from None
     except RuntimeError as error:
         is_of_others = isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
         if fabric.world_size == 1 or not is_of_others:
@@ -447,8 +455,6 @@ def train(
         bad = batches.bad | val_batches.bad
         if fabric.is_global_zero:
             _write_bad(bad, folder / "bad.csv")
-    if fabric.is_global_zero:
-        plot.curves(progress.history, folder / "curves.png")
     if fabric.world_size > 1:
         bad = fit.gathered(bad)
         if fabric.is_global_zero:
