@@ -489,8 +489,8 @@ def test_ctrl_c_after_the_last_epoch_loses_the_drawing_alone(clips, tmp_path, mo
         patch.setattr("tubelet.plot.curves", interrupt)
         tubelet.train(clips, model=Own(), **options)
     assert str(caught.value) == (
-        f"interrupted after the last epoch: {tmp_path / 'run' / 'model.safetensors'} is complete; draw its curves with: "
-        f"tubelet train --config {tmp_path / 'run' / 'run.json'} --resume"
+        f"interrupted after the last epoch: {tmp_path / 'run' / 'model.safetensors'} is complete; draw its curves "
+        f"with: tubelet train --config {tmp_path / 'run' / 'run.json'} --resume"
     )
     assert not (tmp_path / "run" / "curves.png").exists()
     run = tubelet.train(clips, model=Own(), resume=True, **options)

@@ -68,6 +68,17 @@ def test_run_json_replays_the_run(whole, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "again" / "plan.json").read_text() == (whole.out / "plan.json").read_text()
 
 
+def test_changes_fade_until_the_last_epoch(table, tmp_path, monkeypatch):
+    def seen(self, epoch):
+        fades.add(self.fades)
+        return augment(self, epoch)
+
+    fades, augment = set(), ScanWindows._augment
+    monkeypatch.setattr(ScanWindows, "_augment", seen)
+    tubelet.train(table, out=tmp_path / "run", **{**PLAIN, "epochs": 5})
+    assert fades == {(3, 5)}
+
+
 def test_an_interrupted_run_is_gone_on_with(whole, table, tmp_path, monkeypatch):
     read = ScanWindows.__getitem__
 

@@ -52,6 +52,9 @@ CONVOLUTIONS = "convolutions.json"
 PLAN = "plan.json"
 PLANNED = "plain_unet3d"  # the network that a plan describes
 BATCH = 16  # clips
+# Share of the epochs, the last ones, over which changes to scans fade: a network ends on what it will see. Ours, after
+# YOLOX (Ge et al. 2021, arXiv 2107.08430), which ends its strong changes before the last twentieth.
+FADE = 0.4
 LONG_S = 120  # of processor time for all steps, from which on the timing of convolutions (5 s) is worth its while
 _OF_MEMORY = "precision", "accumulate", "checkpointed_stages", "returns_memory"  # what memory="auto" chooses
 _SETTINGS = tuple(each.name for each in fields(Recipe))
@@ -202,7 +205,8 @@ def train(
         intensity: how values of scans become those that the network takes: z_score, "window -160 240" or "percentile
             0.5 99.5"; by default z_score, of CT the window that the foreground lies in.
         distort: random changes to windows of scans: a `Distort`, or the name of one in `tubelet.data.distort.RECIPES`
-            (none, light, nnunet, varied); by default varied for masks, light for classes.
+            (none, light, nnunet, varied); by default varied for masks, light for classes. They grow weaker over the
+            last 0.4 of the epochs, until nothing but mirroring is left.
         plan: the file `plan.json` in the folder of a run on scans, whose choices of window, voxel size, intensities,
             network and batch are repeated. By default the scans are looked at and it is written (`tubelet.plan`).
         short: videos with fewer frames than a clip: error, loop (from the start again) or hold (the last frame).
@@ -332,7 +336,8 @@ def train(
     )
     if label_smoothing is None and spec.is_multilabel:
         chosen = replace(chosen, label_smoothing=0.0)
-    train_clips, val_clips = _clips(found, spec, chosen.augment, cast(Any, distort), short, seed, on_bad)
+    fades = round((1 - FADE) * chosen.epochs), chosen.epochs
+    train_clips, val_clips = _clips(found, spec, chosen.augment, cast(Any, distort), fades, short, seed, on_bad)
     arguments["out"] = folder = fabric.broadcast(
         _folder(out, f"{Path(data).stem}-{name}", resume) if fabric.is_global_zero else None
     )
@@ -649,6 +654,7 @@ def _clips(
     spec: ClipSpec,
     augment: Augment,
     distort: Distort | None,
+    fades: tuple[int, int],
     short: Short,
     seed: int,
     on_bad: OnBad,
@@ -661,7 +667,8 @@ def _clips(
     if not found.is_volume:
         train_clips = datasets.TrainClips(found, "train", spec, augment, short, seed)
         return feed.Noted(train_clips), feed.Noted(datasets.ViewClips(found, "val", spec, 1, 1, short))
-    windows, scans = ScanWindows(found, "train", spec, cast(Distort, distort), seed), WholeScans(found, "val", spec)
+    windows = ScanWindows(found, "train", spec, cast(Distort, distort), seed, fades=fades)
+    scans = WholeScans(found, "val", spec)
     failed = [*windows.scans.failed.values(), *scans.scans.failed.values()]
     if failed and on_bad == "raise":
         raise VideoError(f"{failed[0]} {SKIP}")

@@ -176,6 +176,20 @@ def test_probabilities_are_kept():
     assert 0.85 < max(happened) <= 0.9
 
 
+def test_weakened_changes_come_as_often_and_do_less():
+    varied = RECIPES["varied"]
+    assert Distort().weakened(0.5) == Distort() and varied.weakened(1) == varied
+    half = varied.weakened(0.5)
+    assert half.rotate == (0.5, -15, 15) and half.scale == pytest.approx((0.5, 0.85, 1.2))
+    assert half.elastic == (0.1, 0, 2) and half.blur == (0.1, 0.25, 0.5) and half.noise == (0.1, 0, 0.15)
+    assert half.low_resolution == (0.25, 0.75, 1) and half.gamma == pytest.approx((0.4, 0.85, 1.25))
+    image = torch.rand(1, *WINDOW)
+    for seed in range(20):
+        change = varied.weakened(0).draw(WINDOW, (2, 1, 1), generator(seed))
+        expected = image.flip([axis + 1 for axis in change.flip])
+        torch.testing.assert_close(change.apply(image)[0], expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [

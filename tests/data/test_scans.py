@@ -74,6 +74,14 @@ def test_windows_are_the_same_for_the_same_key_and_fit_in_a_batch(data):
         assert one.name((0, 2)) == one.name((1, 2))
 
 
+def test_changes_fade_over_the_last_epochs(data):
+    distort = Distort(rotate=(1, 20, 20))
+    held = windows(data, distort, fades=(2, 6))
+    for epoch, degrees in ((0, 20), (2, 20), (3, 15), (5, 5), (6, 0), (9, 0)):
+        expected = windows(data, Distort(rotate=(1, degrees, degrees)))
+        assert torch.equal(held[epoch, 0][0], expected[epoch, 0][0])
+
+
 def test_windows_are_cut_from_the_scan_with_its_mask(data):
     held = windows(data)
     for epoch in range(30):

@@ -25,6 +25,7 @@ Size = tuple[int, int, int]  # depth, height, width
 
 THICK = 3  # times the finest spacing, from which slices are too far apart to turn across them (as in nnU-Net)
 KNOTS = 5  # of the elastic field, along each axis
+UNCHANGED = {"scale": 1, "brightness": 1, "contrast": 1, "low_resolution": 1, "gamma": 1}  # of the others 0
 LIMITS = {"rotate": (-180, 180), "scale": (0.25, 4), "low_resolution": (0.1, 1), "gamma": (0.1, 10)}
 NEGATIVE = 0.25  # share of the gamma changes that are made to the negative, as in nnU-Net
 
@@ -191,6 +192,15 @@ class Distort:
                         f"{field.name} {tuple(value)} must be (probability, least, most): 0..1, and "
                         f"{lowest} <= least <= most <= {highest}"
                     )
+
+    def weakened(self, share: float) -> Distort:
+        """The same changes as often, each by a share, 0..1, of what it does; mirrored as before."""
+        weaker = {}
+        for field in fields(self):
+            if field.name != "flip" and (value := getattr(self, field.name)) is not None:
+                same = UNCHANGED.get(field.name, 0)
+                weaker[field.name] = (value[0], *(same + share * (end - same) for end in value[1:]))
+        return replace(self, **weaker)
 
     def draw(self, window: Size, spacing_mm: Sequence[float] | None, generator: torch.Generator) -> Distortion:
         """All chance of one window.

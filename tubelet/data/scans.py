@@ -68,6 +68,8 @@ class ScanWindows(Dataset):
         seed: of all chance.
         foreground: share of the windows whose middle is a voxel of a class, each class of the scan as likely; the
             others lie anywhere. One third is nnU-Net's.
+        fades: epochs, from 0, between which the changes grow weaker (`Distort.weakened`), until nothing but mirroring
+            would be left; None: all epochs are alike.
 
     Raises:
         ValueError: an argument is out of its range, or no scan can be prepared. What is wrong with one scan is
@@ -83,6 +85,7 @@ class ScanWindows(Dataset):
         seed: int,
         *,
         foreground: float = 1 / 3,
+        fades: tuple[int, int] | None = None,
     ) -> None:
         if not 0 <= foreground <= 1:
             raise ValueError(f"foreground {foreground} must lie in 0..1")
@@ -91,6 +94,7 @@ class ScanWindows(Dataset):
         self.spec, self.seed, self.foreground = spec, seed, foreground
         self.num_classes, self.has_ignored = len(data.classes), data.ignored is not None
         self.augment, self.swapped = _mirrored(augment, data, spec)
+        self.fades = fades
         if self.augment != Distort():
             distort.transforms()  # before worker processes are forked, each of which would import it anew
 
@@ -107,7 +111,7 @@ class ScanWindows(Dataset):
         sample = self.scans.samples[index]
         image, mask, places = self.scans.open(sample)
         places = places[: np.searchsorted(places[:, 0], self.num_classes)]  # not of voxels that do not count
-        change = self.augment.draw(self.window, self.spec.spacing_mm, generator)
+        change = self._augment(epoch).draw(self.window, self.spec.spacing_mm, generator)
         size = cast(Size, image.shape[1:])
         start = middle(size, self.window) if mask is None else self._start(size, places, generator)
         start = [at - (far - near) // 2 for at, far, near in zip(start, change.reach, self.window, strict=True)]
@@ -121,6 +125,12 @@ class ScanWindows(Dataset):
         if swapped is None and not self.has_ignored:
             return window, truth
         return window, torch.tensor([*(swapped.classes if swapped else range(self.num_classes)), IGNORED])[truth]
+
+    def _augment(self, epoch: int) -> Distort:
+        if self.fades is None or epoch <= self.fades[0]:
+            return self.augment
+        first, end = self.fades
+        return self.augment.weakened(max(0.0, (end - epoch) / (end - first)))
 
     def _start(self, size: Size, places: np.ndarray, generator: torch.Generator) -> list[int]:
         """First voxel of a window, around a voxel of a class or anywhere."""
