@@ -41,7 +41,7 @@ LAYERS = (
     "fit",
     "models.?*",
     "models",
-    "compare optimize twins",
+    "compare optimize twins run",
     "step",
     "stream",
     "train predict prepare measure export",

@@ -23,7 +23,7 @@ from tubelet.data import motion
 from tubelet.data.augment import RECIPES, Augment
 from tubelet.data.sample import Sample, VideoData
 from tubelet.data.video import write_video
-from tubelet.train import _folder
+from tubelet.run import folder_of
 
 SMALL = ["--model", "tiny_3d", "--batch_size", "4", "--num_frames", "4", "--crop", "32x32", "--workers", "1"]
 
@@ -363,14 +363,14 @@ def test_the_last_run_is_resumed(tmp_path, monkeypatch):
     """Where a run between was deleted, and a folder after it is empty."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"runs/a: no run to resume"):
-        _folder(None, "a", resume=True)
+        folder_of(None, "a", resume=True)
     for name in ("a", "a-3"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "run.json").write_text("{}")
     (tmp_path / "runs" / "a-2026").mkdir()  # no run
     (tmp_path / "runs" / "a-4").mkdir()
-    assert str(_folder(None, "a", resume=False)) == "runs/a-5"
-    assert str(_folder(None, "a", resume=True)) == "runs/a-3"
+    assert str(folder_of(None, "a", resume=False)) == "runs/a-5"
+    assert str(folder_of(None, "a", resume=True)) == "runs/a-3"
 
 
 def test_a_run_that_cannot_begin_leaves_the_network_as_it_was(clips, tmp_path):

@@ -11,10 +11,11 @@ from .models import create, load, models
 from .optimize import optimize
 from .predict import Prediction, predict
 from .report import report
+from .run import Run
 from .spec import ClipSpec
 from .stream import Stream
 from .terminal import Table
-from .train import Run, train
+from .train import train
 from .weights import save
 
 __all__ = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import math
 import os
@@ -11,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import fields, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import nn
 from . import checkpoints, feed, fit, heads, optim, plot, regularize, speed, tasks, terminal
 from . import memory as memories
 from . import plan as plans
+from . import run as runs
 from . import weights as files
 from .blocks import stages_of
 from .data import datasets, flow
@@ -39,17 +39,15 @@ from .data.sampling import SHORTS, Short
 from .data.scans import ScanWindows, WholeScans
 from .data.video import VideoError
 from .launch import is_first
-from .machine import aside
-from .models import MODELS, create, load, ready
+from .models import MODELS, create, ready
 from .recipe import Recipe, choose
+from .run import Run
 from .segment import dense_classes, keeping_axes
 from .spec import ClipSpec, at_least_one, whole_numbers
 
 Size = int | tuple[int, int] | Literal["none"]
 TaskName = Literal["classify", "multilabel", "frames", "detect", "segment"]
 
-CONVOLUTIONS = "convolutions.json"
-PLAN = "plan.json"
 PLANNED = "plain_unet3d"  # the network that a plan describes
 BATCH = 16  # clips
 # Share of the epochs, the last ones, over which changes to scans fade: a network ends on what it will see. Ours, after
@@ -58,41 +56,6 @@ FADE = 0.4
 LONG_S = 120  # of processor time for all steps, from which on the timing of convolutions (5 s) is worth its while
 _OF_MEMORY = "precision", "accumulate", "checkpointed_stages", "returns_memory"  # what memory="auto" chooses
 _SETTINGS = tuple(each.name for each in fields(Recipe))
-# What a resumed run may ask for otherwise: none of it changes a number.
-_FREE = {"workers", "out", "on_bad", "logger", "checkpoint_s", "convolutions", "plan", "returns_memory"}
-_FREE |= {"strategy", "devices"}  # another rounding
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training run.
-
-    Attributes:
-        out: its folder: `run.json`, `metrics.csv`, `curves.png`, `model.safetensors` (the best epoch), `last.ckpt`; of
-            scans also `plan.json`, what was chosen for them and the `reasons`.
-        history: one row of figures for each epoch.
-        best: the row of the epoch whose weights were kept.
-        figure: name of the figure by which it is the best.
-        bad: samples that could not be read, and why; `bad.csv` in the folder has them too.
-    """
-
-    out: Path
-    history: list[dict[str, float]]
-    best: dict[str, float]
-    figure: str = "val_top1"
-    bad: dict[str, str] = field(default_factory=dict)
-
-    def load(self, *, model: nn.Module | None = None) -> nn.Module:
-        """The best model, in evaluation mode.
-
-        Args:
-            model: of a run on a network that tubelet did not make, the same network, which takes the weights.
-        """
-        return load(self.out, model=model)
-
-    def __str__(self) -> str:
-        bad = f", {len(self.bad)} bad, see {self.out / 'bad.csv'}" if self.bad else ""
-        return f"best {_figure(self.figure, self.best)} in epoch {self.best['epoch']:.0f}: {self.out}{bad}"
 
 
 def train(
@@ -263,9 +226,9 @@ def train(
         _check_unused("videos", input=input, frame_stride=frame_stride, fps=fps, resize=resize, augment=augment)
         wanted = _Asked(_window_of(num_frames, crop), spacing_mm, intensity, batch_size)
         if plan is None and resume:
-            plan = _plan_of_run(_seen(out, f"{Path(data).stem}-{name}"))
+            plan = runs.plan_of(runs.seen(out, f"{Path(data).stem}-{name}"))
         if plan is not None and out is not None:
-            plan = _moved(plan, Path(out) / PLAN)
+            plan = runs.moved(plan, Path(out) / runs.PLAN)
         fits = _fits(len(found.classes), optimizer, precision) if is_planned else _any
         scans = _planned(found, wanted, plan, fits, on_bad)
         arguments["distort"] = distort = distort or _distortion(task, scans.spec.mirror_axes)
@@ -297,7 +260,7 @@ def train(
         feed.compute_flow(found, ("train", "val"), on_bad, workers)
 
     if memory == "auto":
-        began = _seen(out, f"{Path(data).stem}-{name}") if resume else None
+        began = runs.seen(out, f"{Path(data).stem}-{name}") if resume else None
         if began is not None and checkpoints.is_in(began):
             before = json.loads((began / "run.json").read_text())
             planned = {key: before[key] for key in _OF_MEMORY}
@@ -339,19 +302,19 @@ def train(
     fades = round((1 - FADE) * chosen.epochs), chosen.epochs
     train_clips, val_clips = _clips(found, spec, chosen.augment, cast(Any, distort), fades, short, seed, on_bad)
     arguments["out"] = folder = fabric.broadcast(
-        _folder(out, f"{Path(data).stem}-{name}", resume) if fabric.is_global_zero else None
+        runs.folder_of(out, f"{Path(data).stem}-{name}", resume) if fabric.is_global_zero else None
     )
-    arguments["convolutions"] = ways = _moved(convolutions, folder / CONVOLUTIONS).resolve()
+    arguments["convolutions"] = ways = runs.moved(convolutions, folder / runs.CONVOLUTIONS).resolve()
     if scans is not None:
         if fabric.broadcast(scans) != scans:
             raise ValueError("the processes find memory for different plans: give the plan of a run of one process")
-        arguments["plan"] = _moved(plan, folder / PLAN).resolve()
+        arguments["plan"] = runs.moved(plan, folder / runs.PLAN).resolve()
     if convolutions and (ways.exists() or ways.parent != folder.resolve()):
-        _ways(ways)
+        runs.ways_in(ways)
     if fabric.is_global_zero:
-        _write_arguments(folder, arguments, name, resume)
-        if scans is not None and not (checkpoints.is_in(folder) and (folder / PLAN).exists()):
-            plans.write(scans, folder / PLAN)
+        runs.write_arguments(folder, arguments, name, resume)
+        if scans is not None and not (checkpoints.is_in(folder) and (folder / runs.PLAN).exists()):
+            plans.write(scans, folder / runs.PLAN)
     fabric.barrier()
     loggers = fit.loggers_of(logger, folder) if fabric.is_global_zero else []
     window = None if scans is None else _window_of(spec.num_frames, spec.crop)
@@ -399,7 +362,7 @@ def train(
         patience=chosen.patience or None,
         checkpoint_s=checkpoint_s,
     )
-    kept = _Kept(folder, objective, chosen.epochs, done=_epochs_in(folder / "metrics.csv") if resume else 0)
+    kept = runs.Kept(folder, objective, chosen.epochs, done=runs.epochs_in(folder) if resume else 0)
     average, prepared = _prepare(network, chosen)
     is_trained = False
     try:
@@ -410,8 +373,8 @@ def train(
         if fabric.is_global_zero and not ways.exists():
             is_timed = fabric.device.type == "cpu" and spec.crop is not None
             steps = chosen.epochs * len(batches)
-            _write_ways(_timed(network, spec, min(part, step), steps, precision) if is_timed else None, ways)
-        routes = fabric.broadcast(_ways(ways).state() if fabric.is_global_zero else None)
+            runs.write_ways(_timed(network, spec, min(part, step), steps, precision) if is_timed else None, ways)
+        routes = fabric.broadcast(runs.ways_in(ways).state() if fabric.is_global_zero else None)
         with (
             closing(batches),
             closing(val_batches),
@@ -459,11 +422,11 @@ def train(
         prepared.close()
         bad = batches.bad | val_batches.bad
         if fabric.is_global_zero:
-            _write_bad(bad, folder / "bad.csv")
+            runs.write_bad(bad, folder)
     if fabric.world_size > 1:
         bad = fit.gathered(bad)
         if fabric.is_global_zero:
-            _write_bad(bad, folder / "bad.csv")
+            runs.write_bad(bad, folder)
     return Run(folder, progress.history, progress.best, objective.best, bad)
 
 
@@ -524,18 +487,6 @@ def _window_of(num_frames: int | None, crop: Size | None) -> tuple[int, int, int
     if num_frames is None or crop is None or crop == "none":
         raise ValueError(f"num_frames {num_frames}, crop {crop}: of scans give both, depth and sides of a window")
     return (num_frames, crop, crop) if isinstance(crop, int) else (num_frames, *crop)
-
-
-def _moved(file: str | os.PathLike | None, kept: Path) -> Path:
-    """A file that a run is to take over, or where its own is: there, too, where the folder of the run was moved."""
-    return kept if file is None or (not Path(file).exists() and kept.exists()) else Path(file)
-
-
-def _plan_of_run(folder: Path | None) -> Path | None:
-    """The plan of a run that is to be resumed, None where it has not trained for an epoch."""
-    if folder is None:
-        return None
-    return folder / PLAN if checkpoints.is_in(folder) and (folder / PLAN).exists() else None
 
 
 def _planned(
@@ -777,63 +728,6 @@ def _timed(
     return None if seconds < LONG_S else speed.choose(network, *inputs, dtype=dtypes[precision])
 
 
-def _ways(path: Path) -> speed.Choices:
-    """The fast convolutions that a file has.
-
-    Raises:
-        ValueError: it is another file, or none.
-    """
-    try:
-        return speed.Choices.restored(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        why = "no such file"
-    except IsADirectoryError:
-        why = f"a folder, and the file {CONVOLUTIONS} in that of a run is wanted"
-    except ValueError as error:
-        why = f"not the {CONVOLUTIONS} of a run ({error})"
-    raise ValueError(f"convolutions {path}: {why}; leave it out (or remove the file), and the ways are chosen anew")
-
-
-def _write_ways(choices: speed.Choices | None, path: Path) -> None:
-    path.write_text(json.dumps(choices.state() if choices else []))
-    if choices and choices.routes:
-        row = choices.rows[-1]
-        terminal.say(
-            f"  convolutions: {row['chosen']} ms where torch takes {row['plain']} ms, of {choices.clips} clips forward "
-            "and back"
-        )
-
-
-@dataclass
-class _Kept:
-    """What a run leaves after each epoch: its figures, a line of them, and the best model."""
-
-    folder: Path
-    task: tasks.Task
-    epochs: int
-    done: int
-
-    def __call__(self, network: nn.Module, progress: fit.Progress, is_best: bool) -> None:
-        row, self.done = progress.history[-1], progress.epoch
-        _write_history(progress.history, self.folder / "metrics.csv")
-        if is_best:
-            files.save(network, self.folder / "model.safetensors", metrics=row)
-        ends = time.strftime("%H:%M", time.localtime(time.time() + row["seconds"] * (self.epochs - progress.epoch)))
-        terminal.say(
-            f"epoch {progress.epoch}/{self.epochs}  loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
-            f"{_figure(self.task.best, row)}{' *' if is_best else '  '}  {row['seconds']:.1f} s, ends {ends}"
-        )
-
-
-def _figure(name: str, row: Mapping[str, float]) -> str:
-    """A figure of a row in words: `top-1  97.5 %`."""
-    words = {
-        "val_top1": "top-1", "val_auc": "AUC", "val_map": "mAP", "val_frame_accuracy": "frames right",
-        "val_dice": "Dice",
-    }  # fmt: skip
-    return f"{words.get(name, name)} {100 * row[name]:5.1f} %"
-
-
 def _spec(
     spec: ClipSpec,
     classes: tuple[str, ...],
@@ -857,84 +751,3 @@ def _spec(
     if isinstance(changes.get("crop"), int):
         changes["crop"] = (changes["crop"], changes["crop"])
     return replace(spec, classes=classes, **changes)
-
-
-def _seen(out: str | os.PathLike | None, name: str) -> Path | None:
-    """Folder of the run to resume; None where this machine, of several, does not see it."""
-    try:
-        return _folder(out, name, resume=True)
-    except ValueError:
-        return None
-
-
-def _folder(out: str | os.PathLike | None, name: str, resume: bool) -> Path:
-    """Folder of the run: the one given, else a new `runs/NAME`, numbered after the last; to resume, the last run."""
-    if out is not None:
-        folder = Path(out)
-    else:
-        folders = [Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10_000)]
-        there = {path.parent.name for path in Path("runs").glob("*/run.json")}
-        number = max((number for number, folder in enumerate(folders, start=1) if folder.name in there), default=0)
-        if resume:
-            folder = folders[max(0, number - 1)]
-        else:
-            folder = next(folder for folder in folders[number:] if not folder.exists())
-            folder.mkdir(parents=True)  # at once, so that a run started beside this one takes another
-    if resume and not (folder / "run.json").exists():
-        raise ValueError(f"{folder}: no run to resume (no run.json); start it without resume")
-    if not resume and (checkpoints.is_in(folder) or (folder / "model.safetensors").exists()):
-        raise ValueError(
-            f"{folder}: holds a run; go on with it (tubelet train --config {folder / 'run.json'} --resume), or give "
-            "another folder as out"
-        )
-    return folder
-
-
-def _write_arguments(folder: Path, arguments: dict[str, Any], name: str, resume: bool) -> None:
-    """Write `run.json`, from which `tubelet train --config` replays the run; what is chosen, it leaves out or null.
-
-    A resumed run must ask for the same, once a checkpoint is there; one that failed before may be mended.
-    """
-    if not isinstance(arguments["logger"], str):  # an object, which no file makes again
-        arguments = arguments | {"logger": "csv"}
-    plain = {
-        key: value if value is None or isinstance(value, int | float | str | tuple) else
-        vars(value) if is_dataclass(value) else name if key == "model" else str(value)
-        for key, value in arguments.items() if value is not None or key not in ("augment", "mixing", "distort")
-    }  # fmt: skip
-    plain = json.loads(json.dumps(plain))
-    path = folder / "run.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
-    changed = [key for key in (plain.keys() | before.keys()) - _FREE if before.get(key) != plain.get(key)]
-    if resume and checkpoints.is_in(folder):
-        for key in changed:
-            raise ValueError(
-                f"{folder}: was trained with {key} {before.get(key)!r}, now {plain.get(key)!r}; resume it with the "
-                f"same (tubelet train --config {path} --resume), or give another folder as out"
-            )
-        return
-    if changed:
-        (folder / CONVOLUTIONS).unlink(missing_ok=True)  # of other clips
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plain, indent=2) + "\n")
-
-
-def _epochs_in(path: Path) -> int:
-    """Whole epochs that a file of figures has."""
-    if not path.exists():
-        return 0
-    with path.open(newline="") as file:
-        return sum(1 for _ in csv.DictReader(file))
-
-
-def _write_history(history: list[dict[str, float]], path: Path) -> None:
-    with aside(path) as made, made.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
-
-
-def _write_bad(bad: dict[str, str], path: Path) -> None:
-    if bad:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("sample", "reason"), *bad.items()])
