@@ -363,6 +363,15 @@ def test_a_tiff_cut_short(tmp_path):
         read_volume(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize(("mode", "says"), [("P", "colours of a palette"), ("1", "bits a voxel: 1")])
+@pytest.mark.parametrize("is_big", [False, True])
+def test_numbers_that_itk_would_read_as_colours(tmp_path, mode, says, is_big):
+    page = pytest.importorskip("PIL.Image").new(mode, (8, 7), 1)
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page] * 5, big_tiff=is_big)
+    with pytest.raises(VolumeError, match=rf"a\.tif: {says}"):
+        read_mask(tmp_path / "a.tif", None)
+
+
 @pytest.mark.parametrize("ending", [".mha", ".mhd"])
 def test_a_packed_metaimage_is_whole_or_an_error(tmp_path, ending, capfd):
     pairs = np.stack([ARRAY, ARRAY + 1], -1)

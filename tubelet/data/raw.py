@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import zlib
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,10 @@ import numpy as np
 
 from .grid import VolumeError
 
-__all__ = ["is_packed", "keep_space", "map_bytes", "map_meta", "open_array", "unpack_meta"]
+__all__ = ["check_tiff", "is_packed", "keep_space", "map_bytes", "map_meta", "open_array", "unpack_meta"]
+
+# https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf
+_BITS, _PHOTOMETRIC, _SAMPLES, _PALETTE = 258, 262, 277, 3
 
 # https://itk.org/Wiki/ITK/MetaIO/Documentation; MET_LONG is left out, whose size depends on the machine
 _DTYPES = {
@@ -41,6 +45,37 @@ def open_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
         raise VolumeError(f"{path}: {array.shape} of {array.dtype}; give numbers (H, W), (D, H, W) or (C, D, H, W)")
     array = array.view(np.uint8) if array.dtype.kind == "b" else array
     return array.reshape((1,) * (4 - array.ndim) + array.shape)
+
+
+def check_tiff(path: Path) -> None:
+    """Refuse what ITK reads as colours though a voxel is one number.
+
+    Raises:
+        VolumeError: the numbers of a TIFF are those of colours in a palette, or have less than 8 bits.
+    """
+    tags = _tiff_tags(path)
+    if tags.get(_PHOTOMETRIC) == _PALETTE:
+        raise VolumeError(f"{path}: colours of a palette; save it as greyscale, with the labels as they are")
+    if tags and tags.get(_SAMPLES, 1) == 1 and (bits := tags.get(_BITS, 1)) < 8:
+        raise VolumeError(f"{path}: bits a voxel: {bits}; save it as greyscale of 8 or more")
+
+
+def _tiff_tags(path: Path) -> dict[int, int]:
+    """Tags of the first page of a TIFF that are one number of 16 bits; nothing where they cannot be read."""
+    with path.open("rb") as file:
+        head = file.read(16)
+        order = ">" if head[:2] == b"MM" else "<"
+        is_big = head[2:4] in (b"+\0", b"\0+")  # BigTIFF
+        place, number, entry = ("8xQ", "Q", "HHQH6x") if is_big else ("4xI", "H", "HHIH2x")
+        try:
+            file.seek(*struct.unpack_from(order + place, head))
+            page = file.read(2**16)
+            (length,) = struct.unpack_from(order + number, page)
+            begin, size = struct.calcsize(order + number), struct.calcsize(order + entry)
+            entries = struct.iter_unpack(order + entry, page[begin : begin + length * size])
+            return {tag: value for tag, _, count, value in entries if count == 1}
+        except (struct.error, OverflowError):
+            return {}
 
 
 def keep_space(path: Path, like: Path) -> None:
