@@ -255,6 +255,8 @@ def test_deep_weighs_sizes_and_takes_the_nearest_targets():
         expected = (loss(logits, targets) + 0.5 * loss(coarse, near)) / 1.5
         assert losses.deep(loss, [logits, coarse], targets).item() == pytest.approx(expected.item())
         assert losses.deep(loss, logits, targets) == loss(logits, targets)
+        stacked = torch.stack([logits, -logits], 1)
+        assert losses.deep(loss, stacked, targets) == losses.deep(loss, [logits, -logits], targets)
     chosen = losses.choose("dice_ce", is_dense=True, class_weights="balanced", counts=torch.tensor([9, 5, 3, 1]))
     weights = losses.balanced(torch.tensor([9, 5, 3, 1]))
     expected = losses.dice(logits, targets) + losses.cross_entropy(logits, targets, class_weights=weights)

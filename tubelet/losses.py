@@ -218,14 +218,15 @@ def deep(loss: Loss, logits: Tensor | Sequence[Tensor], targets: Tensor) -> Tens
 
     Args:
         loss: of logits (B, K, T, H, W) and class indices (B, T, H, W).
-        logits: (B, K, T', H', W') each; a tensor alone is a list of one.
+        logits: (B, K, T', H', W') each; a tensor alone is a list of one, or of all in one size, stacked as (B, N, K, T,
+            H, W), as MONAI's DynUNet answers in training.
         targets: class indices (B, T, H, W).
 
     Returns:
         A scalar.
     """
     if isinstance(logits, Tensor):
-        return loss(logits, targets)
+        logits = logits.unbind(1) if logits.ndim == targets.ndim + 2 else [logits]
     weights = [0.5**i for i in range(len(logits))]
     losses = [weight * loss(each, _resized(targets, each)) for weight, each in zip(weights, logits, strict=True)]
     return torch.stack(losses).sum() / sum(weights)
