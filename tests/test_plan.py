@@ -8,7 +8,7 @@ import pytest
 
 from tubelet.data.sample import Sample, VideoData
 from tubelet.data.volume import Grid, VolumeError, write_volume
-from tubelet.plan import Look, intensity_of, look, plan, read, write
+from tubelet.plan import Look, intensity_of, look, plan, read, trained, write
 from tubelet.spec import Intensity
 
 
@@ -110,6 +110,17 @@ def test_a_plan_is_kept(tmp_path):
             read(tmp_path / name)
     with pytest.raises(ValueError, match=r"^plan .*: a folder; give the file plan\.json that lies in the folder of"):
         read(tmp_path)
+
+
+def test_reasons_are_those_of_what_is_trained():
+    found = plan(seen((36, 50, 35), (1, 1, 1)))
+    assert trained(found, (0, 1, 2), has_network=True) == found
+    other = trained(found, (1,), has_network=False)
+    assert other.spec == replace(found.spec, mirror_axes=(1,)) and other.channels == found.channels
+    assert other.reasons[3] == "mirrored along height, as distort.flip says"
+    assert not any("stages" in reason for reason in other.reasons) and len(other.reasons) == 6
+    assert trained(other, (1,), has_network=False) == other
+    assert trained(other, (), has_network=True).reasons[3] == "mirrored along no axis, as distort.flip says"
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,9 @@ def test_classes_of_scans(tmp_path, capsys):
     options = {**PLAIN, "epochs": 1, "batch_size": 2}
     run = tubelet.train(tmp_path / "scans", model="tiny", num_frames=8, crop=16, intensity="window -200 400",
                         out=tmp_path / "run", **options)  # fmt: skip
+    told = capsys.readouterr().err
+    assert "mirrored along no axis" in told and "stages" not in told
+    assert "stages" not in str(plan.read(run.out / "plan.json").reasons)
     spec = run.load().spec
     assert spec.classes == ("bright", "dark") and spec.intensity.kind == "window" and spec.in_channels == 1
     table = tubelet.evaluate(run.out, tmp_path / "scans")

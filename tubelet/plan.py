@@ -24,11 +24,12 @@ from .data.volume import Volume, VolumeError, oriented, read_mask, read_volume
 from .machine import aside
 from .spec import ClipSpec, Intensity, Kind, check_intensity
 
-__all__ = ["Look", "Plan", "intensity_of", "look", "plan", "read", "write"]
+__all__ = ["Look", "Plan", "intensity_of", "look", "plan", "read", "trained", "write"]
 
 Triple = tuple[int, int, int]
 Size = tuple[float, float, float]
 
+AXES = ("depth", "height", "width")
 ORIENTATION = "SPL"  # head first, as most scanners store; any fixed one would do
 MOST_LOOKED_AT = 100  # scans; ours
 VALUES = 10_000  # of each scan and channel
@@ -48,6 +49,8 @@ MOST_BATCH = 16  # ours
 SHARE = 0.05  # of all voxels that one step may see
 ORDERED = 0.95  # of the scans in which two classes lie in one order, which is then theirs; ours
 LEAST_ORDERED = 5  # scans that tell; ours
+
+_MIRRORED, _STAGES = "mirrored along ", " stages of "  # what tells these two reasons from others
 
 
 @dataclass(frozen=True)
@@ -222,11 +225,12 @@ def plan(
     reasons.append(
         f"intensity {values.kind}{'' if values.kind == 'z_score' else f' {values.low:.4g} to {values.high:.4g}'}: {why}"
     )
+    axes = tuple(axis for axis in range(3) if axis not in seen.ordered)
     spec = ClipSpec(
         1, resize=None, crop=(1, 1), mean=mean, std=std, spacing_mm=target, orientation=ORIENTATION, intensity=values,
-        mirror_axes=tuple(axis for axis in range(3) if axis not in seen.ordered),
+        mirror_axes=axes,
     )  # fmt: skip
-    reasons.append(_mirrors(seen))
+    reasons.append(_mirrors(seen, axes))
     median = np.median(np.maximum(1, np.round(seen.sizes * seen.spacings / target)), 0).astype(int)
     sides, why = (window, "as asked") if window else _window(median, MOST_VOXELS[device])
     total = seen.num_scans * int(np.prod(median))
@@ -254,11 +258,26 @@ def plan(
     pooled = multiple.tolist()
     reasons += [
         f"window {_by(sides)}: {why}; the median scan has {_by(median.tolist())} of these voxels",
-        f"{len(channels)} stages of {', '.join(map(str, channels))} channels, {_by(pooled)} times coarser in the last: "
+        f"{len(channels)}{_STAGES}{', '.join(map(str, channels))} channels, {_by(pooled)} times coarser in the last: "
         f"each axis is halved while {LEAST_MAP} voxels are left, a coarse one later; wide as a {device.upper()} bears",
         f"batch {batch}: {'as asked' if batch_size else _why_batch(device)}",
     ]
     return replace(found, reasons=tuple(reasons))
+
+
+def trained(chosen: Plan, mirror_axes: tuple[int, ...], *, has_network: bool) -> Plan:
+    """A plan with what a run makes of it, so that its reasons tell of nothing else.
+
+    Args:
+        chosen: the plan.
+        mirror_axes: along which the run mirrors its windows, 0 (depth) to 2 (width).
+        has_network: whether it trains the network of the plan.
+    """
+    reasons = [reason for reason in chosen.reasons if has_network or _STAGES not in reason]
+    if mirror_axes != chosen.spec.mirror_axes:
+        told = f"{_mirrored(mirror_axes)}, as distort.flip says"
+        reasons = [told if reason.startswith(_MIRRORED) else reason for reason in reasons]
+    return replace(chosen, spec=replace(chosen.spec, mirror_axes=mirror_axes), reasons=tuple(reasons))
 
 
 def intensity_of(text: str) -> Intensity:
@@ -324,12 +343,14 @@ def _what(seen: Look) -> str:
     return told
 
 
-def _mirrors(seen: Look) -> str:
-    names = ("depth", "height", "width")
-    free = [name for axis, name in enumerate(names) if axis not in seen.ordered]
-    told = f"mirrored along {', '.join(free) or 'no axis'}"
+def _mirrored(axes: Sequence[int]) -> str:
+    return _MIRRORED + (", ".join(AXES[axis] for axis in axes) or "no axis")
+
+
+def _mirrors(seen: Look, axes: Sequence[int]) -> str:
+    told = _mirrored(axes)
     for axis, (first, second) in seen.ordered.items():
-        told += f"; {first} and {second} lie in one order along {names[axis]}"
+        told += f"; {first} and {second} lie in one order along {AXES[axis]}"
     return told
 
 

@@ -232,7 +232,7 @@ def train(
         fits = _fits(len(found.classes), optimizer, precision) if is_planned else _any
         scans = _planned(found, wanted, plan, fits, on_bad)
         arguments["distort"] = distort = distort or _distortion(task, scans.spec.mirror_axes)
-        scans = replace(scans, spec=replace(scans.spec, mirror_axes=cast(Distort, distort).flip))
+        scans = plans.trained(scans, cast(Distort, distort).flip, has_network=is_planned)
         batch_size, channels = scans.batch_size, scans.spec.in_channels
     else:
         _check_unused("scans", spacing_mm=spacing_mm, intensity=intensity, distort=distort, plan=plan)

@@ -93,8 +93,8 @@ def read_volume(path: Path_ | Sequence[Path_], *, series: str | None = None) -> 
 
     Raises:
         VolumeError: no such file, no right to read it, no scan, cut short or damaged, values that are not finite, a
-            spacing of 0, a TIFF with a palette or of less than 8 bits a voxel; files that do not lie on one grid; slices
-            that are missing, double or of another kind, or several series.
+            spacing of 0, a TIFF with a palette or of less than 8 bits a voxel; files that do not lie on one grid;
+            slices that are missing, double or of another kind, or several series.
         TypeError: no path and no sequence of paths.
         ImportError: SimpleITK is not installed.
     """
