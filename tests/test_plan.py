@@ -93,6 +93,7 @@ def test_tiny_and_flat_scans():
     assert tiny.strides == ((1, 1, 1), (2, 2, 2)) and (tiny.spec.num_frames, *tiny.spec.crop) == (6, 6, 6)
     flat = plan(seen((1, 64, 64), (1, 1, 1)))
     assert {stride[0] for stride in flat.strides} == {1} and flat.spec.num_frames == 1
+    assert flat.spec.mirror_axes == (1, 2) and "mirrored along height, width" in flat.reasons
     with pytest.raises(ValueError, match="a window of 2x3x1 voxels is too small for a network"):
         plan(seen((2, 3, 1), (1, 1, 1)))
     with pytest.raises(ValueError, match="spacing_mm"):

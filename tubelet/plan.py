@@ -225,7 +225,7 @@ def plan(
     reasons.append(
         f"intensity {values.kind}{'' if values.kind == 'z_score' else f' {values.low:.4g} to {values.high:.4g}'}: {why}"
     )
-    axes = tuple(axis for axis in range(3) if axis not in seen.ordered)
+    axes = tuple(axis for axis in range(3) if axis not in seen.ordered and seen.sizes[:, axis].max() > 1)
     spec = ClipSpec(
         1, resize=None, crop=(1, 1), mean=mean, std=std, spacing_mm=target, orientation=ORIENTATION, intensity=values,
         mirror_axes=axes,
