@@ -88,6 +88,27 @@ def test_nnunet(touch, write, refused):
     assert "without regions" in refused(root)
 
 
+def test_nnunet_whose_files_are_listed(touch, write, refused):
+    root = touch(*(f"scans/{kind}{i}.nii.gz" for i in range(3) for kind in "xym"))
+    listed = {
+        f"c{i}": {"images": [f"scans/{kind}{i}.nii.gz" for kind in "xy"], "label": str(root / f"scans/m{i}.nii.gz")}
+        for i in range(3)
+    }
+    told = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "organ": 1}, "dataset": listed}
+    write("dataset.json", json.dumps(told))
+    write("splits_final.json", json.dumps([{"train": ["c0", "c2"], "val": ["c1"]}]))
+    data = open_data(root)
+    assert [stems(data, split) for split in ("train", "val")] == [["x0", "x2"], ["x1"]]
+    (sample,) = data.splits["val"]
+    assert (sample.more, sample.target) == ((root / "scans/y1.nii.gz",), root / "scans/m1.nii.gz")
+    listed["c1"]["images"].pop()
+    write("dataset.json", json.dumps(told))
+    assert "1 channel of c1, and dataset.json names 2" in refused(root)
+    listed["c1"]["images"].clear()
+    write("dataset.json", json.dumps(told))
+    assert "dataset c1: image []; give a path" in refused(root)
+
+
 def test_tables_of_masks(touch, save, write):
     touch(*(f"scans/{i}.mha" for i in range(4)))
     for i in range(4):

@@ -4,7 +4,8 @@ What is read, by what lies there:
 
 - `dataset.json` of the Medical Segmentation Decathlon (Antonelli et al. 2022), or a list of MONAI: `training`,
   `validation` and `test` with {image, label, fold};
-- nnU-Net v2's `dataset.json` (Isensee et al. 2021) with `imagesTr/case_0000.nii.gz`, `labelsTr`, `splits_final.json`;
+- nnU-Net v2's `dataset.json` (Isensee et al. 2021) with `imagesTr/case_0000.nii.gz`, `labelsTr`, `splits_final.json`,
+  or with the files listed in `dataset`;
 - a table with columns image, label and maybe split, fold, group;
 - `images/` and `labels/`, matched by name;
 - a folder for each class.
@@ -72,6 +73,7 @@ class Case(NamedTuple):
         fold: in which it validates; None where nothing says so.
         group: as in `Sample`.
         where: the annotation and the row, for a reader.
+        name: by which nnU-Net's folds list it.
     """
 
     images: tuple[Path, ...]
@@ -80,6 +82,7 @@ class Case(NamedTuple):
     fold: int | None = None
     group: str = ""
     where: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Cases:
         cases: the scans that have a label.
         file: the annotation, None where folders say all.
         classes: names by their number in the masks; None: a class file or the masks tell.
-        folds: which cases, by the name of the image, are in train and val of each fold, where a file lists them.
+        folds: which cases, by their names, are in train and val of each fold, where a file lists them.
         ignored: as in `VideoData`.
     """
 
@@ -232,7 +235,7 @@ def _of_json(file: Path) -> Cases | None:
     return Cases(f"{name} ({file.name})", file.parent, cases, file, classes)
 
 
-def _of_item(file: Path, item: Any, split: str, where: str) -> Case | None:
+def _of_item(file: Path, item: Any, split: str | None, where: str) -> Case | None:
     """An entry of a list in json; None without a label."""
     if not isinstance(item, dict) or item.get("label") is None:
         return None
@@ -249,7 +252,32 @@ def _of_item(file: Path, item: Any, split: str, where: str) -> Case | None:
 def _of_nnunet(file: Path, held: Mapping[str, Any], classes: tuple[str, ...] | None) -> Cases:
     home, ending = file.parent, held.get("file_ending", ".nii.gz")
     num_channels = len(held.get("channel_names") or {"0": ""})
+    listed = held.get("dataset")
+    cases = _of_dataset(file, listed) if isinstance(listed, dict) and listed else _of_channels(file, ending)
+    for case in cases:
+        if len(case.images) != num_channels:
+            raise ValueError(
+                f"{case.images[0].parent}: {counted(len(case.images), 'channel')} of {case.name}, and dataset.json "
+                f"names {num_channels}; put them there"
+            )
+    splits = home / "splits_final.json"
+    folds = read_json(splits) if splits.is_file() else ()
+    return Cases("nnU-Net (dataset.json)", home, cases, file, classes, folds)
+
+
+def _of_dataset(file: Path, listed: Mapping[str, Any]) -> list[Case]:
+    """What nnU-Net has as {name: {images, label}}, wherever the files lie."""
     cases = []
+    for name, item in listed.items():
+        entry = {"image": item.get("images"), "label": item.get("label")} if isinstance(item, dict) else None
+        if case := _of_item(file, entry, None, f"{file}, dataset {name}"):
+            cases.append(case._replace(name=name))
+    return cases
+
+
+def _of_channels(file: Path, ending: str) -> list[Case]:
+    """The masks of nnU-Net's folders, each with the files of its channels."""
+    home, cases = file.parent, []
     for images, labels, split in (("imagesTr", "labelsTr", None), ("imagesTs", "labelsTs", "test")):
         if not (home / labels).is_dir() or not (home / images).is_dir():
             continue
@@ -259,16 +287,8 @@ def _of_nnunet(file: Path, held: Mapping[str, Any], classes: tuple[str, ...] | N
                 channels.setdefault(match[1], []).append(image)
         masks = {mask.name.removesuffix(ending): mask for mask in sorted((home / labels).glob(f"[!.]*{ending}"))}
         _check_masks(masks.keys() - channels.keys(), home / labels, f"{images}/NAME_0000{ending}")
-        for name, mask in masks.items():
-            if len(channels[name]) != num_channels:
-                raise ValueError(
-                    f"{home / images}: {counted(len(channels[name]), 'channel')} of {name}, and dataset.json names "
-                    f"{num_channels}; put them there"
-                )
-            cases.append(Case(tuple(channels[name]), mask, split, where=str(file)))
-    splits = home / "splits_final.json"
-    folds = read_json(splits) if splits.is_file() else ()
-    return Cases("nnU-Net (dataset.json)", home, cases, file, classes, folds)
+        cases += [Case(tuple(channels[name]), mask, split, where=str(file), name=name) for name, mask in masks.items()]
+    return cases
 
 
 def _of_table(file: Path) -> Cases | None:
@@ -504,7 +524,7 @@ def _by_list(path: Path, found: Cases, fold: int | None) -> list[Case]:
     except (KeyError, TypeError):
         raise ValueError(f"{found.home / 'splits_final.json'}: no list of {{train, val}}; get the file again") from None
     chosen = parts[_chosen(path, fold, range(len(parts)))]
-    named = {_without_suffix(case.label.name): case for case in found.cases if isinstance(case.label, Path)}
+    named = {case.name: case for case in found.cases}
     if unknown := sorted(chosen.keys() - named.keys()):
         raise ValueError(f"{found.home / 'splits_final.json'}: no scan {unknown[0]} is there; correct the file")
     given = [case._replace(split=chosen[name]) for name, case in named.items() if name in chosen]
