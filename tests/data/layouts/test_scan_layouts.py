@@ -248,6 +248,17 @@ def test_images_that_are_series(touch, save, write):
     assert sorted(sample.path.name for part in data.splits.values() for sample in part) == [f"p{i}" for i in range(5)]
 
 
+def test_masks_that_are_series(touch, write):
+    write("classes.txt", "background", "organ")
+    for folder in ("masks/background", "masks/organ", "background", "organ"):
+        write(f"{folder}/1-001.dcm").write_bytes(bytes(128) + b"DICM")
+    cases = [(name, part) for name in ("background", "organ") for part in ("train", "val")]
+    touch(*(f"{name}-{part}.mha" for name, part in cases))
+    for masks, task in (("masks/", "segment"), ("", "classify")):
+        rows = [f"{name}-{part}.mha,{masks}{name},{part}" for name, part in cases]
+        assert open_data(write("cases.csv", "image,label,split", *rows)).task == task
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [

@@ -441,7 +441,9 @@ def _placed(home: Path, written: str) -> Path:
 
 
 def _label(home: Path, written: str) -> Path | str:
-    return _placed(home, written) if _is_scan_name(written) else written
+    """The path of a mask, or the name of a class: of one word, even where a folder of DICOM files is called so."""
+    placed = _placed(home, written)
+    return placed if _is_scan_name(written) or ("/" in written and is_scan(placed)) else written
 
 
 def _named(file: Path, labels: Mapping[str, Any]) -> tuple[str, ...]:
