@@ -363,6 +363,14 @@ def test_masks_by_their_dice(tmp_path):
         compare(a, b)
 
 
+def test_the_run_without_measures_of_its_masks_is_named(tmp_path):
+    a = dice_of(tmp_path / "a", [[0.8, 0.9]] * 3)
+    (tmp_path / "b").mkdir()
+    for runs in ((a, tmp_path / "b"), (tmp_path / "b", a)):
+        with pytest.raises(ValueError, match=r"^\S*/b: no cases\.csv in it .*, and \S*/a has one; `tubelet evaluate`"):
+            compare(*runs)
+
+
 def test_masks_that_were_changed_are_not_compared(tmp_path):
     a, b = (dice_of(tmp_path / name, [[0.8, 0.9]] * 3) for name in "ab")
     path = b / "cases.csv"

@@ -245,12 +245,21 @@ _Cases = dict[str, dict[str, tuple[float, int]]]  # of each class in each scan i
 
 
 def _files_of_cases(*paths: str | os.PathLike) -> list[Path]:
-    """The `cases.csv` of each run, nothing where one of them has none."""
-    found = []
+    """The `cases.csv` of each run, nothing where none has one.
+
+    Raises:
+        ValueError: one has it, another has not.
+    """
+    found: dict[str, Path] = {}
     for path in paths:
         places = [Path(path) / "evaluate" / "cases.csv", Path(path) / "cases.csv", Path(path)]
-        found += [place for place in places if place.is_file() and place.name == "cases.csv"][:1]
-    return found if len(found) == len(paths) else []
+        found |= {str(path): place for place in places[::-1] if place.is_file() and place.name == "cases.csv"}
+    if found and (lacking := [path for path in paths if str(path) not in found]):
+        raise ValueError(
+            f"{lacking[0]}: no cases.csv in it nor in its folder evaluate, and {next(iter(found))} has one; "
+            "`tubelet evaluate` writes it, of scans with masks"
+        )
+    return [found[str(path)] for path in paths if found]
 
 
 def _read_cases(path: Path) -> _Cases:
