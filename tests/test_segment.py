@@ -416,6 +416,10 @@ def test_channels_are_one_scan(tmp_path):
     for i in range(2):
         write_volume(tmp_path / "in" / f"case_000{i}.nii.gz", scan[i : i + 1], GRIDS["oblique"])
     write_volume(tmp_path / "in" / "four.nii.gz", scan, GRIDS["oblique"])
+    with pytest.raises(
+        ValueError, match="takes 2: give a folder with a file for each, named as in case_0000 to case_0001"
+    ):
+        tubelet.predict(Thresholds(2), tmp_path / "in" / "case_0000.nii.gz", out=tmp_path / "one.nii.gz")
     found = tubelet.predict(Thresholds(2), tmp_path / "in", out=tmp_path / "out")
     assert sorted(case.file.name for case in found.cases) == ["case.nii.gz", "four.nii.gz"]
     for case in found.cases:

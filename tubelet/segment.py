@@ -293,9 +293,10 @@ def _moments(channel: np.ndarray) -> tuple[float, float]:
 
 def _check_channels(source: Volume, spec: ClipSpec) -> None:
     if len(source.array) != spec.in_channels:
-        raise VolumeError(
-            f"{source.path}: {terminal.counted(len(source.array), 'channel')}, and the network takes {spec.in_channels}"
-        )
+        told = f"{terminal.counted(len(source.array), 'channel')}, and the network takes {spec.in_channels}"
+        if len(source.array) == 1 and source.path.is_file():
+            told += f": give a folder with a file for each, named as in case_0000 to case_{spec.in_channels - 1:04}"
+        raise VolumeError(f"{source.path}: {told}")
 
 
 def _mirrored(spec: ClipSpec) -> tuple[int, ...]:
