@@ -19,6 +19,7 @@ from tubelet.data.volume import (
     VolumeError,
     is_scan,
     mapped,
+    oriented,
     read_mask,
     read_volume,
     restored,
@@ -361,6 +362,14 @@ def test_a_tiff_cut_short(tmp_path):
     (tmp_path / "a.tif").write_bytes(whole[:-50])
     with pytest.raises(VolumeError, match=r"a\.tif: (damaged|cannot be read)"):
         read_volume(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("orientation", ["SAR", "RSA"])  # mirrored, and of another size, too
+def test_a_mask_of_other_axes_is_to_be_reoriented(tmp_path, orientation):
+    turned = oriented(Volume(np.ones((1, 6, 7, 8), np.uint8), GRID, Path("a")), orientation)
+    write_volume(tmp_path / "a.nii.gz", turned.array, turned.grid)
+    with pytest.raises(VolumeError, match=f"axes point to {orientation} .*, there to SPL; reorient it"):
+        read_mask(tmp_path / "a.nii.gz", GRID)
 
 
 @pytest.mark.parametrize(("mode", "says"), [("P", "colours of a palette"), ("1", "bits a voxel: 1")])

@@ -410,14 +410,24 @@ def _completed(volume: Volume, file: Path) -> Volume:
 
 
 def _check_same(volume: Volume, grid: Grid, other: str) -> None:
+    limit = _OFF * min(grid.spacing_mm)
+    if _lies_on(volume.grid, grid, limit):
+        return
+    if _lies_on(oriented(volume, grid.orientation).grid, grid, limit):
+        raise VolumeError(
+            f"{volume.path}: the voxels of {other} in another order: axes point to {volume.grid.orientation} (depth, "
+            f"height, width), there to {grid.orientation}; reorient it"
+        )
     if volume.grid.size != grid.size:
         raise VolumeError(
             f"{volume.path}: {'x'.join(map(str, volume.grid.size))} voxels where {other} has "
             f"{'x'.join(map(str, grid.size))} (depth x height x width); resample it onto that grid"
         )
-    off, limit = distance_mm(volume.grid, grid), _OFF * min(grid.spacing_mm)
-    if off > limit:
-        raise VolumeError(
-            f"{volume.path}: lies {off:.3g} mm from {other}, and may {limit:.3g} (a tenth of a voxel): resample it "
-            "onto that grid, or correct its header"
-        )
+    raise VolumeError(
+        f"{volume.path}: lies {distance_mm(volume.grid, grid):.3g} mm from {other}, and may {limit:.3g} (a tenth of a "
+        "voxel): resample it onto that grid, or correct its header"
+    )
+
+
+def _lies_on(grid: Grid, other: Grid, limit_mm: float) -> bool:
+    return grid.size == other.size and distance_mm(grid, other) <= limit_mm
