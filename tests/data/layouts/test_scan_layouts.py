@@ -295,6 +295,22 @@ def test_cells_that_are_wrong(touch, write, header, row, told):
         open_data(write("cases.csv", header, row))
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "told"),
+    [
+        (
+            "image,image2,label",
+            "a.nii,b.nii,m.npy",
+            "column image2: a table has one file for each scan; give channels as",
+        ),
+        ("image,label,mask", "a.nii,ill,m.npy", "column label has classes, column mask masks; remove one"),
+    ],
+)
+def test_tables_of_which_a_column_would_be_left_out(touch, write, refused, header, row, told):
+    touch("a.nii", "b.nii", "m.npy")
+    assert told in refused(write("cases.csv", header, row))
+
+
 def test_masks_are_read_once_until_they_change(save, monkeypatch):
     mask = save("m.npy", 0, 1, 1)
     assert labels_in([mask]) == {mask: {0: 1, 1: 2}}

@@ -61,6 +61,7 @@ TIME_LIMIT_S = 600.0  # for the reading of one mask
 _JSON = re.compile(r'"(image|channel_names|file_ending|modality)"\s*:')
 _ENDING = re.compile(r"[-_. ](image|img|mask|label|seg|segmentation)$", re.IGNORECASE)
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
+_NUMBERED = re.compile(rf"({'|'.join(COLUMNS['image'])})[-_ ]?\d+")
 
 
 class Case(NamedTuple):
@@ -306,6 +307,7 @@ def _of_table(file: Path) -> Cases | None:
                 return None
             if not _is_scan_name(image) and not is_scan(_placed(file.parent, image)):
                 return None
+            _check_columns(file, header, first)
             lines = (line if line.strip() else "" for line in read_text(file).splitlines())
             rows = [row for row in enumerate(csv.reader(lines, delimiter=separator), start=1) if row[1]]
             cases = [_of_row(file, cells, places, number) for number, cells in rows[1:]]
@@ -318,6 +320,19 @@ def _columns(header: Sequence[str]) -> dict[str, int]:
     cells = [cell.strip().lower() for cell in header]
     found = {name: [cells.index(alias) for alias in aliases if alias in cells] for name, aliases in COLUMNS.items()}
     return {name: places[0] for name, places in found.items() if places}
+
+
+def _check_columns(file: Path, header: Sequence[str], first: Sequence[str]) -> None:
+    """Refuse a table of which a column that counts would be left out."""
+    cells = {name.strip().lower(): cell.strip() for name, cell in zip(header, first, strict=False)}
+    if more := next(filter(_NUMBERED.fullmatch, cells), None):
+        raise ValueError(
+            f"{file}: column {more}: a table has one file for each scan; give channels as its fourth axis, or a list "
+            "of MONAI (json), whose image may be several"
+        )
+    kinds = {isinstance(_label(file.parent, cells[name]), Path): name for name in COLUMNS["label"] if cells.get(name)}
+    if len(kinds) > 1:
+        raise ValueError(f"{file}: column {kinds[False]} has classes, column {kinds[True]} masks; remove one of them")
 
 
 def _of_row(file: Path, cells: Sequence[str], places: Mapping[str, int], line: int) -> Case:
