@@ -189,6 +189,11 @@ def test_videos_that_give_nothing_and_files_of_others(folder, tmp_path, caplog):
     table = features(small, videos, layer=0, out=tmp_path / "out")
     assert table.summary["left out"] == 1 and len(table.rows) == 1
     assert "b.mp4: 3 frames at the network's rate are too few" in caplog.text
+    small.spec = dataclasses.replace(small.spec, resize=None, crop=(16, 24))
+    write_video(videos / "b.mp4", torch.zeros(16, 3, 8, 12, dtype=torch.uint8), 25.0)
+    assert features(small, videos, layer=0, out=tmp_path / "cropped").summary["left out"] == 1
+    assert "b.mp4: crop 16x24 does not fit in the frame of 8x12" in caplog.text
+    small.spec = network().spec
     for content in (b"junk", b""):
         (tmp_path / "out" / "a.mp4.npz").write_bytes(content)
         with pytest.raises(ValueError, match=r"a\.mp4\.npz: damaged, or not written by features"):

@@ -238,6 +238,14 @@ def test_a_folder_gives_each_video(video, tmp_path):
     assert [(row["video"], row["class"]) for row in seen.top(1).rows] == [("a.mp4", "dark"), ("b.mp4", "light")]
 
 
+def test_a_video_smaller_than_the_crop_is_left_out_by_name(tmp_path, caplog):
+    write_video(tmp_path / "a.mp4", flat(20), 25.0)
+    write_video(tmp_path / "small.mp4", torch.zeros(8, 3, 8, 12, dtype=torch.uint8), 25.0)
+    seen = tubelet.predict(Brightness(), tmp_path)
+    assert set(seen.sources) == {str(tmp_path / "a.mp4")} and list(seen.failed) == [str(tmp_path / "small.mp4")]
+    assert f"left out: {tmp_path / 'small.mp4'}: crop 16x16 does not fit in the frame of 8x12" in caplog.text
+
+
 def test_batches_do_not_change_the_scores(video):
     one, other = (tubelet.predict(Brightness(), video, batch_size=size) for size in (1, 7))
     assert torch.allclose(one.scores, other.scores, atol=1e-6)

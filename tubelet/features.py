@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import speed, terminal, weights
 from .copies import shared_copy
 from .data import flow, sampling, transforms
-from .data.datasets import check_channels
+from .data.datasets import check_clip
 from .data.indexes import footprint
 from .data.video import Video, VideoError
 from .heads import Features
@@ -159,7 +159,7 @@ def _write(
 ) -> None:
     """The file of a video, whole or not at all; its rows are on disk while they become more."""
     with flow.open_video(path, None, spec.in_channels, is_shown=True) as video, tempfile.TemporaryFile() as rows:
-        check_channels(video, spec)
+        check_clip(video, spec)
         step = sampling.step(spec, video.fps)
         count = sampling.count(video.num_frames, step)
         places = torch.tensor(sampling.clip(0, count, step))

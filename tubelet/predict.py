@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from . import heads, plot, terminal, timeline
 from .data import flow, sampling, transforms
 from .data.camera import Camera, is_live
-from .data.datasets import check_channels
+from .data.datasets import check_clip
 from .data.layouts import SUFFIXES
 from .data.layouts.places import videos_among
 from .data.pictures import is_frames
@@ -255,8 +255,8 @@ def predict(
 
     Raises:
         ValueError: the model, the classes or the source does not fit, or no video can be read. Of a folder, a video
-            that cannot be read is left out, which the log and `Prediction.failed` tell; so is a live source's end by
-            an error.
+            that cannot be read or gives no clip is left out, which the log and `Prediction.failed` tell; so is a live
+            source's end by an error.
         TypeError: the source is none of these; of several files, a folder or a call for each.
     """
     at_least_one(batch_size=1 if batch_size is None else batch_size)
@@ -450,7 +450,7 @@ def _predict_video(
     counts_frames = fps is None and not isinstance(source, Path)
     with flow.open_video(source, 1.0 if counts_frames else fps, spec.in_channels, is_shown=True) as video:
         name = str(video.path)
-        check_channels(video, spec)
+        check_clip(video, spec)
         step = spec.frame_stride if counts_frames else sampling.step(spec, video.fps)
         if heads.labels_frames(network):
             times, scores = _labelled(network, spec, video, step, batch_size, short)

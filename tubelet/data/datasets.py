@@ -412,3 +412,13 @@ def check_channels(video: Video, spec: ClipSpec) -> None:
         raise VideoError(
             f"{video.path}: {video.channels} channels, and the clips of the network have {spec.in_channels}"
         )
+
+
+def check_clip(video: Video, spec: ClipSpec) -> None:
+    """Raise VideoError unless a video has the channels and the room of centred clips of a spec."""
+    check_channels(video, spec)
+    if spec.crop is not None:
+        try:
+            transforms.check_crop(*transforms.resize_shape(video.height, video.width, spec.resize), spec.crop)
+        except ValueError as error:
+            raise VideoError(f"{video.path}: {error}") from None
