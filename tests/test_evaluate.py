@@ -595,6 +595,14 @@ def test_multilabel_by_hand(labelled, tmp_path):
     assert "90.0 %" in (tmp_path / "report.html").read_text()
 
 
+def test_an_audit_without_a_label_is_not_drawn(data, tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    rows = ["empty.mp4,always;light;rises,val", f"{data / 'val' / 'dark' / '0.mp4'},,val"]
+    (tmp_path / "list.csv").write_text("\n".join(["path,labels,split", *rows]) + "\n")
+    table = tubelet.evaluate(Facets(), tmp_path / "list.csv", **ONCE | {"audit": True}, on_bad="skip", out=tmp_path)
+    assert math.isnan(table.summary["audit as is"]) and not (tmp_path / "audit.png").exists()
+
+
 def test_multilabel_by_protocol_takes_the_highest_score(labelled, tmp_path):
     model = Facets()
     options = {"task": "multilabel", "workers": 0, "audit": False, "out": tmp_path}

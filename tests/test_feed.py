@@ -57,6 +57,16 @@ def test_parts_without_samples_are_not_offered(clips, tmp_path):
         feed.open_parts(clips, ("train",), "classify", 2)
 
 
+def test_parts_without_a_label_are_not_offered(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"{number}.mp4")
+    rows = ["path,labels,split", "0.mp4,a;b,train", "1.mp4,,train", "2.mp4,,val"]
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    assert len(feed.open_parts(tmp_path / "list.csv", ("train",), None, None).splits["train"]) == 2
+    with pytest.raises(ValueError, match=r"list\.csv: part val has 1 sample and not one label, so that nothing"):
+        feed.open_parts(tmp_path / "list.csv", ("train", "val"), None, None)
+
+
 @pytest.mark.slow
 def test_the_built_in_data_has_no_folds():
     with pytest.raises(ValueError, match="fold 2, but no folds"):

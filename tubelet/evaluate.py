@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -497,7 +498,8 @@ def _finish(
     table.to_csv(folder / "classes.csv")
     if confusion is not None:
         plot.confusion(confusion, names, folder / "confusion.png")
-    if result.audited:
+    # where no sample that could be read has a label, nothing was measured
+    if result.audited and all(map(math.isfinite, (chance, *result.audited.values()))):
         plot.audit(result.audited, chance, folder / "audit.png")
     return table
 

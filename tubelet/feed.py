@@ -47,13 +47,19 @@ def open_parts(data: str | os.PathLike, parts: Sequence[str], task: Task | None,
 
 
 def check_parts(data: str | os.PathLike, found: VideoData, parts: Sequence[str]) -> None:
-    """Raise ValueError unless a data set, named as `data`, has samples in each of these parts."""
+    """Raise ValueError unless a data set, named as `data`, has samples in each of these parts, and labels of some."""
     for part in parts:
         if not found.splits.get(part):
             there = ", ".join(sorted(name for name, samples in found.splits.items() if samples))
             of_one = part == "val" and len(found.splits.get("train", ())) == 1
             fix = "; of one sample none is left to validate on: add others, or a part val" if of_one else ""
             raise ValueError(f"{data}: no part {part!r}; it has {there or 'no samples at all'}{fix}")
+        samples = found.splits[part]
+        if found.task in ("multilabel", "frames", "detect") and not any(sample.target for sample in samples):
+            raise ValueError(
+                f"{data}: part {part} has {terminal.counted(len(samples), 'sample')} and not one label, so that "
+                "nothing can be learned or measured there; label some, or take a part that has labels"
+            )
 
 
 def channels_of(data: VideoData, part: str) -> int:
