@@ -70,6 +70,15 @@ def test_frames_and_names(charades, frames, write):
     assert data.splits["val"][0].fps == 24
 
 
+def test_a_row_is_a_line_of_the_file(charades, write, named):
+    plain = "46GP8,HR43,Kitchen,6,7,Yes,cooking\x85and\u2028eating,food,eating,c092 11.90 21.20,24.83"
+    write("Charades_v1_train.csv", HEADER, plain)
+    assert named(open_data(charades), "train") == [("Charades_v1_480/46GP8.mp4", ("c092",))]
+    write("Charades_v1_train.csv", HEADER, plain.partition("\x85")[0])
+    with pytest.raises(ValueError, match=r"train\.csv, row 2 \(46GP8\): fewer cells than the header"):
+        open_data(charades)
+
+
 def test_wrong_files(charades, write):
     write("Charades_v1_train.csv", HEADER, row("46GP8", "HR43", "c092 11.90"))
     with pytest.raises(

@@ -57,6 +57,14 @@ def test_lists_with_any_separator(touch, write, named, separator, header, end):
     assert sorted(everything) == [("0.mp4", "a"), ("1.mp4", "b"), ("2.mp4", "a"), ("3.mp4", "b")]
 
 
+def test_only_ends_of_lines_end_a_row(touch, write, named):
+    touch("1.mp4", "2.mp4", "3.mp4")
+    rows = ("1.mp4,a\u2028b,train,x\x85y", '2.mp4,"two\n lines",train,"of\n\ntext"', "3.mp4,a\u2028b,val,z")
+    data = open_data(write("list.csv", "path,label,split,caption", *rows))
+    assert named(data, "train") == [("1.mp4", "a\u2028b"), ("2.mp4", "two\n lines")]
+    assert named(data, "val") == [("3.mp4", "a\u2028b")]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_byte_order_mark_is_no_part_of_the_header(touch, write, named, encoding):
     touch("é.mp4", "2.mp4")

@@ -38,7 +38,7 @@ def read_csv(parts: Sequence[Part], task: Task | None) -> Found:
     """The official csv, whose column `actions` holds `c092 11.90 21.20;c147 0.00 12.60`; seconds.
 
     Raises:
-        ValueError: an action cannot be read.
+        ValueError: a row has no cell of actions, or one that cannot be read.
     """
     names = dict(zip(CODES, _classes(parts[0].file.parent), strict=True))
     rows = []
@@ -46,7 +46,9 @@ def read_csv(parts: Sequence[Part], task: Task | None) -> Found:
     for part in parts:
         for line, cells in enumerate(csv.DictReader(read_lines(part.file)), start=2):
             spans = []
-            for action in filter(None, (cells["actions"] or "").split(";")):
+            if cells["actions"] is None:
+                raise ValueError(f"{part.file}, row {line} ({cells['id']}): fewer cells than the header; complete it")
+            for action in filter(None, cells["actions"].split(";")):
                 match = _ACTION.fullmatch(action.strip())
                 if not match or match[1] not in names:
                     raise ValueError(f"{part.file}, row {line} ({cells['id']}): {action!r} is not `c000 start end`")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .text import column, has_video_suffix, head, read_json, read_lines, read_text
+from .text import cells_of, column, has_video_suffix, head, read_json, read_lines, read_text
 
 NAMES = re.compile(
     r"(classes|class_?names|class_?ind|class_?list|class_?index|categor(y|ies)|labels|label_?map|category_?idx"
@@ -100,7 +100,7 @@ def read_classes(file: Path) -> ClassFile:
         lines = read_lines(file)
         header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
         if not set(header).isdisjoint(_NAME):
-            names, columns = _from_table(file, header, list(csv.reader(lines))[1:])
+            names, columns = _from_table(file, header, list(cells_of(lines))[1:])
         else:
             names = _from_lines(file, lines)
     if not names:

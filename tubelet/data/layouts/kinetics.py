@@ -5,14 +5,13 @@ Kay et al. 2017 (arXiv 1705.06950).
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..sample import Task
 from .rows import Found, Layout, Row, split_of
-from .text import Part, names_of, read_lines
+from .text import Part, cells_of, names_of, read_lines
 
 log = logging.getLogger("tubelet")
 
@@ -35,7 +34,7 @@ def read_kinetics(parts: Sequence[Part], task: Task | None) -> Found:
         lines = read_lines(part.file)
         if len(lines) < 2:
             raise ValueError(f"{part.file}: a header ({lines[0].strip()}) and no row; get the file again")
-        table = csv.reader(lines)
+        table = cells_of(lines)
         header = [cell.strip().lower() for cell in next(table)]
         if "label" not in header:
             log.warning("%s: no labels; left out", part.file)

@@ -16,7 +16,21 @@ from typing import Any
 
 from ..sample import Task, Unit
 from .rows import Found, Layout, Row, actors, box, split_of
-from .text import COLUMNS, HEAD, LISTS, SPLITS, SUFFIXES, Part, column, has_video_suffix, kin, names_of, read_lines
+from .text import (
+    COLUMNS,
+    HEAD,
+    LISTS,
+    SPLITS,
+    SUFFIXES,
+    Part,
+    cells_of,
+    column,
+    has_video_suffix,
+    kin,
+    lines_in,
+    names_of,
+    read_lines,
+)
 
 SEPARATORS = "\t,;|"
 _NUMBERS = r"\d+(?:,\d+)*"
@@ -85,7 +99,7 @@ def read_lists(parts: Sequence[Part], task: Task | None) -> Found:
 
 def first_rows(part: Part, head: str) -> list[Row]:
     """The rows in the beginning of a list; none where it is no list."""
-    lines = [line for line in head.splitlines() if line.strip()]
+    lines = lines_in(head)
     if part.file.stat().st_size > HEAD:
         lines = lines[:-1]
     try:
@@ -116,7 +130,7 @@ def _read(part: Part, lines: Sequence[str], task: Task | None) -> tuple[list[Row
 
 
 def _cells(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
-    return csv.reader(lines, delimiter=separator, skipinitialspace=True)
+    return cells_of(lines, separator, skips_space=True)
 
 
 def _columns(lines: Sequence[str]) -> list[list[str]]:
@@ -214,7 +228,8 @@ def _table(
                 raise ValueError("more cells than the header has; put what holds a separator in quotes")
             rows.append(read(values, part, line))
         except ValueError as error:
-            raise ValueError(f"{part.file}, row {line} ({' | '.join(cells)}): {error}") from None
+            told = " | ".join(cells).replace("\n", " ")
+            raise ValueError(f"{part.file}, row {line} ({told}): {error}") from None
     if kind == "detect":
         return actors(rows), kind
     if kind == "classify" and _are_several([row.label for row in rows]):

@@ -37,7 +37,7 @@ from .lists import SEPARATORS
 from .opposites import mirrors
 from .rows import Found, Row, split_of
 from .splits import set_aside
-from .text import LISTS, SPLITS, head, read_json, read_text
+from .text import LISTS, SPLITS, head, lines_in, read_json, read_text
 
 log = logging.getLogger("tubelet")
 
@@ -294,7 +294,7 @@ def _of_channels(file: Path, ending: str) -> list[Case]:
 
 def _of_table(file: Path) -> Cases | None:
     """A table whose header names images and labels, and whose first image is a scan."""
-    begin = [line for line in head(file).splitlines() if line.strip()][:2]
+    begin = lines_in(head(file))[:2]
     if len(begin) < 2:
         return None
     for separator in SEPARATORS:
@@ -308,7 +308,7 @@ def _of_table(file: Path) -> Cases | None:
             if not _is_scan_name(image) and not is_scan(_placed(file.parent, image)):
                 return None
             _check_columns(file, header, first)
-            lines = (line if line.strip() else "" for line in read_text(file).splitlines())
+            lines = (line if line.strip() else "" for line in read_text(file).split("\n"))
             rows = [row for row in enumerate(csv.reader(lines, delimiter=separator), start=1) if row[1]]
             cases = [_of_row(file, cells, places, number) for number, cells in rows[1:]]
             return Cases(f"table of scans ({file.name})", file.parent, cases, file)

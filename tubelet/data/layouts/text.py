@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +64,20 @@ def read_text(file: Path) -> str:
 
 def read_lines(file: Path) -> list[str]:
     """The lines of a file that hold anything."""
-    return [line for line in read_text(file).splitlines() if line.strip()]
+    return lines_in(read_text(file))
+
+
+def lines_in(text: str) -> list[str]:
+    """The lines of a text that hold anything.
+
+    Of Unicode's other line ends (U+0085, U+2028, ...) none ends a row: in captions from the web they stand in cells.
+    """
+    return [line for line in re.split(r"\r\n?|\n", text) if line.strip()]
+
+
+def cells_of(lines: Iterable[str], separator: str = ",", *, skips_space: bool = False) -> Iterator[list[str]]:
+    """Cells of the rows of a csv; a cell in quotes keeps the ends of its lines."""
+    return csv.reader((f"{line}\n" for line in lines), delimiter=separator, skipinitialspace=skips_space)
 
 
 def read_json(file: Path) -> Any:
