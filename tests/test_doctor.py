@@ -339,6 +339,17 @@ def test_parts_that_lie_outside_of_their_video(root, tmp_path):
     }
 
 
+def test_spans_that_reach_beyond_their_video(root):
+    spans = [("0", 10, 24), ("1", 10, 40), ("2", 10, 60), ("3", 25, 30)]  # of videos of 24 frames
+    for unit, per_unit in (("frame", 1), ("s", 1 / 25)):
+        rows = [f"train/jump/{i}.mp4,jump,{start * per_unit},{end * per_unit},train" for i, start, end in spans]
+        header = f"path,label,start_{unit},end_{unit},split"
+        (root / "spans.csv").write_text("\n".join([header, *rows, "train/walk/0.mp4,walk,0,1,val"]))
+        diagnosis = doctor.data(root / "spans.csv", workers=1, task="frames")
+        found = {finding.kind: [Path(mark.name).name for mark in finding.marks] for finding in diagnosis.findings}
+        assert found["outside"] == ["3.mp4"] and found["late spans"] == ["2.mp4"]
+
+
 def test_classes_and_groups(root):
     for name in ("Wave", "wave_"):
         write(root / "train" / name / "v_Wave_g01_c01.mp4", drawn(len(name)))

@@ -30,7 +30,7 @@ from .data.layouts.classes import own_classes
 from .data.layouts.recognise import recognise
 from .data.layouts.splits import labels_of
 from .data.listing import write_list
-from .data.sample import Sample, Task, VideoData, shared_groups
+from .data.sample import Sample, Span, Task, VideoData, shared_groups
 from .data.video import Video, VideoError
 from .examine import Scan, Seen, contents, examine, examine_scans
 from .models import MODELS, create, ready
@@ -51,6 +51,7 @@ _RARE = 10  # times that the most frequent class has the samples of the rarest
 _ROUNDS = 6  # of steps that are timed
 _ROUNDED = 2  # frames by which those of a stretch of seconds may be fewer than its length says
 _RATES = 1.1  # of the least frame rate
+_LATE = 0.02  # of a video by which a span may end after it, or a second: annotations are that rough
 _STAYS = ("test", "val")  # of copies in two splits, the one in the first of these
 
 
@@ -78,6 +79,11 @@ KINDS = {
     "damaged": Kind("{videos} with frames that cannot be decoded", _GET),
     "cut short": Kind("{videos} breaking off; what is there can be used", "get them again", is_left_out=False),
     "outside": Kind("{samples} lying, or ending, where the video has no frames", "correct their start and end"),
+    "late spans": Kind(
+        "{samples} with spans that end long after the video",
+        "see whether their start and end count frames of another rate, or seconds, and correct them",
+        is_left_out=False,
+    ),
     "too short": Kind("{samples} with fewer frames than a clip", "lower --num_frames, or train with --short loop"),
     "wrong mask": Kind("{videos} whose mask cannot be used", "correct the masks, or " + _CLEAN),
     "blank": Kind("{videos} of one colour and nothing else", _CLEAN),
@@ -442,21 +448,28 @@ def _of_samples(splits: Splits, videos: Mapping[Path, Seen], spec: ClipSpec | No
             continue
         with ExitStack() as opened:
             video = cache(partial(_entered, opened, path, own_fps))
-            yield from filter(None, (_of_sample(sample, seen, spec, video) for sample in group))
+            for sample in group:
+                yield from _of_sample(sample, seen, spec, video)
 
 
-def _of_sample(sample: Sample, seen: Seen, spec: ClipSpec | None, video: Callable[[], Video]) -> Mark | None:
+def _of_sample(sample: Sample, seen: Seen, spec: ClipSpec | None, video: Callable[[], Video]) -> Iterator[Mark]:
     fps = sample.fps or seen.fps
     per_unit = 1 if sample.unit == "frames" else fps
+    length = f"the video has {seen.num_frames} frames, {seen.duration_s:.2f} s"
+    spans = [each for each in sample.target if isinstance(each, Span)] if isinstance(sample.target, tuple) else []
     is_beyond = sample.unit == "frames" and sample.end is not None and sample.end > seen.num_frames
-    if is_beyond or max(sample.start, sample.moment or 0) * per_unit >= seen.num_frames:
-        return Mark("outside", sample.name, f"the video has {seen.num_frames} frames, {seen.duration_s:.2f} s")
+    begins = max(sample.start, sample.moment or 0, *(span.start for span in spans))
+    if is_beyond or begins * per_unit >= seen.num_frames:
+        yield Mark("outside", sample.name, length)
+        return
+    end = max((span.end for span in spans), default=0)
+    if end * per_unit - seen.num_frames > max(fps, _LATE * seen.num_frames):
+        yield Mark("late spans", sample.name, f"to {end:g}{' s' if sample.unit == 's' else ''}, and {length}")
     if spec is None or sample.moment is not None:
-        return None
+        return
     needed = sampling.span(spec.num_frames, sampling.step(spec, fps))
-    if _is_long(sample, seen, fps, needed) or (there := _frames_there(sample, seen, video)) >= needed:
-        return None
-    return Mark("too short", sample.name, f"{there} frames of {needed}")
+    if not _is_long(sample, seen, fps, needed) and (there := _frames_there(sample, seen, video)) < needed:
+        yield Mark("too short", sample.name, f"{there} frames of {needed}")
 
 
 def _entered(opened: ExitStack, path: Path, fps: float | None) -> Video:
