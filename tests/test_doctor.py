@@ -287,6 +287,15 @@ def test_videos_too_short_for_a_clip(root):
     assert len(diagnosis.findings[0].marks) == 12 and not diagnosis.left_out  # the clip is wrong, not the videos
 
 
+def test_videos_too_small_for_the_crop(root, monkeypatch):
+    write(root / "train" / "walk" / "1.mp4", resize(drawn(50), (32, 48)))
+    spec = doctor.ClipSpec(num_frames=8, resize=None, crop=(40, 40))
+    monkeypatch.setattr(doctor, "_clip", lambda *_: spec)
+    diagnosis = doctor.data(root, workers=1)
+    assert kinds(diagnosis) == {"too small": {"train/walk/1.mp4"}} and len(diagnosis.left_out) == 1
+    assert diagnosis.findings[0].marks[0].detail == "32x48 after the resize, and the crop is 40x40"
+
+
 def test_parts_in_seconds_have_the_frames_that_training_finds(tmp_path):
     clip = drawn(3)
     steady = write(tmp_path / "steady.mp4", clip)

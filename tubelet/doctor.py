@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from . import speed as speeds
-from .data import fingerprint, motion, sampling
+from .data import fingerprint, motion, sampling, transforms
 from .data.datasets import part_of
 from .data.layouts import open_data
 from .data.layouts.classes import own_classes
@@ -85,6 +85,7 @@ KINDS = {
         is_left_out=False,
     ),
     "too short": Kind("{samples} with fewer frames than a clip", "lower --num_frames, or train with --short loop"),
+    "too small": Kind("{samples} of a picture smaller than the crop", "raise --resize, or lower --crop, of train"),
     "wrong mask": Kind("{videos} whose mask cannot be used", "correct the masks, or " + _CLEAN),
     "blank": Kind("{videos} of one colour and nothing else", _CLEAN),
     "copy across splits": Kind("{videos} in another split, too, byte by byte", _CLEAN),
@@ -231,7 +232,7 @@ def data(
 
     Args:
         path: a data set, any folder of videos, or `motion` (built in).
-        model: name of a network, or file or run of one, for whose clips the videos should be long enough.
+        model: name of a network, or file or run of one, for whose clips the videos should be long and large enough.
         num_frames: of the clips, in place of the model's.
         frame_stride: of the clips, in place of the model's.
         full: decode every frame, the only proof that a file is whole.
@@ -385,7 +386,7 @@ def _written(diagnosis: Diagnosis, out: Path) -> Diagnosis:
 
 
 def _clip(model: str | None, num_frames: int | None, frame_stride: int | None) -> ClipSpec | None:
-    """The clip that videos should be long enough for; None where nothing is asked."""
+    """The clip that videos should be long and large enough for; None where nothing is asked."""
     if model is None and num_frames is None and frame_stride is None:
         return None
     named = {preset.name: preset.spec for preset in MODELS}
@@ -465,11 +466,24 @@ def _of_sample(sample: Sample, seen: Seen, spec: ClipSpec | None, video: Callabl
     end = max((span.end for span in spans), default=0)
     if end * per_unit - seen.num_frames > max(fps, _LATE * seen.num_frames):
         yield Mark("late spans", sample.name, f"to {end:g}{' s' if sample.unit == 's' else ''}, and {length}")
-    if spec is None or sample.moment is not None:
+    if spec is None:
+        return
+    if reason := _misfit(seen, spec):
+        yield Mark("too small", sample.name, reason)
+    if sample.moment is not None:
         return
     needed = sampling.span(spec.num_frames, sampling.step(spec, fps))
     if not _is_long(sample, seen, fps, needed) and (there := _frames_there(sample, seen, video)) < needed:
         yield Mark("too short", sample.name, f"{there} frames of {needed}")
+
+
+def _misfit(seen: Seen, spec: ClipSpec) -> str:
+    """Why the crop of a spec cannot be cut from pictures of this size; empty if it can."""
+    if spec.crop is None or not seen.height:
+        return ""
+    height, width = transforms.resize_shape(seen.height, seen.width, spec.resize)
+    is_small = height < spec.crop[0] or width < spec.crop[1]
+    return f"{height}x{width} after the resize, and the crop is {spec.crop[0]}x{spec.crop[1]}" if is_small else ""
 
 
 def _entered(opened: ExitStack, path: Path, fps: float | None) -> Video:
@@ -574,9 +588,10 @@ def _below(blocks: Iterable[tuple[torch.Tensor, torch.Tensor]], what: str) -> It
 
 
 def _left_out(marks: Sequence[Mark], num_samples: int) -> dict[str, str]:
-    """What a clean list does without. Where most samples are too short, it is the clip that is wrong."""
-    is_usual = 2 * sum(mark.kind == "too short" for mark in marks) > num_samples
-    kinds = {name for name, kind in KINDS.items() if kind.is_left_out} - ({"too short"} if is_usual else set())
+    """What a clean list does without. Where most samples are too short or too small, it is the clip that is wrong."""
+    counts = Counter(mark.kind for mark in marks)
+    usual = {kind for kind in ("too short", "too small") if 2 * counts[kind] > num_samples}
+    kinds = {name for name, kind in KINDS.items() if kind.is_left_out} - usual
     return {mark.name: f"{mark.kind}: {mark.detail}".rstrip(": ") for mark in marks if mark.kind in kinds}
 
 
