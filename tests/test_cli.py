@@ -44,6 +44,15 @@ def run(capsys, *arguments):
     return status, out, err
 
 
+@pytest.mark.parametrize(("filename", "told"), [(None, "a file"), ("out.csv", "out.csv")])
+def test_a_full_disk_is_told_with_its_fix(monkeypatch, capsys, filename, told):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", filename)
+
+    monkeypatch.setitem(cli._COMMANDS, "models", full)
+    assert run(capsys, "models")[2] == f"tubelet: {told}: the disk is full; make room, or give a path on another one\n"
+
+
 def test_predict_uses_the_newest_run_and_writes_what_the_ending_asks_for(here, capsys):
     status, out, err = run(capsys, "predict", "clips/flat/0.mp4")
     assert status == 0 and "0.mp4" in out and "model: runs/one" in err

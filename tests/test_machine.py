@@ -1,3 +1,4 @@
+import errno
 import platform
 from pathlib import Path
 
@@ -67,5 +68,8 @@ def test_what_is_made_aside_takes_its_name_when_it_is_whole(tmp_path, name):
     with pytest.raises(KeyboardInterrupt), aside(tmp_path / name) as made:
         write(made, "half")
         raise KeyboardInterrupt
+    with pytest.raises(OSError, match="No space left") as caught, aside(tmp_path / name) as made:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / name)
     (left,) = tmp_path.iterdir()
     assert left.name == name and (left if left.is_file() else left / "inside").read_text() == "whole"

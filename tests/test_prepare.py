@@ -1,5 +1,6 @@
 """Prepared videos have the frames of their sources, number for number, and prepared data sets the samples."""
 
+import errno
 import importlib
 import os
 import signal
@@ -408,15 +409,18 @@ def test_a_process_that_dies_or_hangs_costs_one_video(tmp_path, monkeypatch):
     assert prepare(root, tmp_path / "out").kept == 4
 
 
-def test_a_full_disk_is_one_error_and_the_run_goes_on_later(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "says"), [(errno.ENOSPC, "the disk is full"), (errno.EFBIG, "a file is larger than this disk or shell")]
+)
+def test_a_full_disk_is_one_error_and_the_run_goes_on_later(tmp_path, monkeypatch, number, says):
     root = classes(tmp_path / "in")
 
     def full(path, *arguments, **options):
         if len(videos_in(tmp_path / "out")) == 3:
-            raise VideoError(f"{path}: cannot be written (No space left on device)")
+            raise VideoError(f"{path}: cannot be written ({os.strerror(number)})")
         write_video(path, *arguments, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(ValueError, match="the disk is full; 3 of 6 videos are made"):
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=f"{says}.*; 3 of 6 videos are made"):
         patch.setattr(module, "write_video", full)
         prepare(root, tmp_path / "out", workers=1)
     assert prepare(root, tmp_path / "out").kept == 3

@@ -28,7 +28,7 @@ from .evaluate import evaluate
 from .export import export
 from .features import features
 from .launch import is_first, is_launched, launch
-from .machine import folder_for
+from .machine import FULL, folder_for
 from .models import MODELS, models, ready
 from .predict import WRITERS, check_out, predict, write
 from .prepare import prepare
@@ -47,6 +47,8 @@ _FIXES = {
     errno.EPERM: "no permission; give another path, or change its rights (chmod, chown)",
     errno.EROFS: "this disk can only be read; give another path",
     errno.ENOSPC: "the disk is full; make room, or give a path on another one",
+    errno.EDQUOT: "your share of this disk (quota) is full; make room, or give a path on another one",
+    errno.EFBIG: "the file is larger than this disk or shell allows; see `ulimit -f`, or give a path on another one",
     errno.ENAMETOOLONG: "the name is too long; give a shorter one",
 }
 # Settings of `train` that a recipe chooses unless one of their fields was typed.
@@ -88,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        fix = _FIXES.get(error.errno or 0) if error.filename else None
-        return _fail(f"{error.filename}: {fix}" if fix else reason(error), 2)
+        fix = _FIXES.get(error.errno or 0) if error.filename or error.errno in FULL else None
+        return _fail(f"{error.filename or 'a file'}: {fix}" if fix else reason(error), 2)
     except (ValueError, ImportError) as error:
         return _fail(reason(error), 2)
     except KeyboardInterrupt as stop:

@@ -11,7 +11,9 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-__all__ = ["aside", "cache_dir", "folder_for", "glibc", "kept", "needs"]
+__all__ = ["FULL", "aside", "cache_dir", "folder_for", "glibc", "kept", "needs"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk, an account's share of it, or a file's largest size
 
 
 @contextmanager
@@ -41,13 +43,18 @@ def cache_dir() -> Path:
 def aside(path: Path) -> Iterator[Path]:
     """Another name beside `path` for a file or a folder that is being made, which takes its own when it is whole.
 
-    What fails or is interrupted leaves nothing, and what was there before.
+    What fails or is interrupted leaves nothing, and what was there before. Where the disk is full, the error has `path`
+    as its `filename`.
     """
     # in the same folder, since a rename is atomic only within a file system
     made = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         yield made
         made.replace(path)
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:  # an open file does not know its name
+            error.filename = str(path)
+        raise
     finally:
         if made.is_dir():
             shutil.rmtree(made, ignore_errors=True)

@@ -34,6 +34,7 @@ from .data.pictures import is_frames
 from .data.sample import Sample, VideoData
 from .data.transforms import Size, resize_shape
 from .data.video import Video, VideoError, write_video
+from .machine import FULL
 from .processes import Failed, alive, each
 from .spec import ClipSpec, at_least_one
 from .terminal import counted, progress
@@ -52,7 +53,6 @@ _STEADY_S = 1e-5  # by which the frames of a steady rate are off their times
 _TRIED = 3  # videos on which reading is timed
 _TIMED_S = 0.5
 _GAIN = 1.1  # times as fast: less is none
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NAMED = re.compile(rf"({'|'.join(map(re.escape, sorted(SUFFIXES)))})\b", re.IGNORECASE)
 
 
@@ -415,8 +415,9 @@ def _reencode_all(
         ):
             for path, answer in progress(answers, "preparing", len(waiting)):
                 if isinstance(answer, Failed):
-                    if any(os.strerror(number) in answer.reason for number in _FULL):
-                        raise OSError(errno.ENOSPC, answer.reason)
+                    for number in FULL:
+                        if os.strerror(number) in answer.reason:
+                            raise OSError(number, answer.reason)
                     failed[path] = answer.reason if str(path) in answer.reason else f"{path}: {answer.reason}"
                     continue
                 place = str(places[path])
@@ -426,11 +427,12 @@ def _reencode_all(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{_made(places, ledger)}; the same command goes on from there") from None
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
-        raise ValueError(
-            f"{out}: the disk is full; {_made(places, ledger)}. Make room, and the same command goes on"
-        ) from None
+        what, fix = "the disk is full", "Make room"
+        if error.errno == errno.EFBIG:
+            what, fix = "a file is larger than this disk or shell allows", "Raise `ulimit -f`"
+        raise ValueError(f"{out}: {what}; {_made(places, ledger)}. {fix}, and the same command goes on") from None
     finally:
         shutil.rmtree(out / _UNFINISHED, ignore_errors=True)
     return failed
