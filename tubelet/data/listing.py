@@ -124,6 +124,8 @@ def _rows(data: VideoData, split: str, sample: Sample) -> Iterator[dict[str, Any
         yield {**row, "label": data.classes[target]}
     elif data.task == "multilabel":
         yield {**row, "labels": ";".join(data.classes[name] for name in target)}
+    elif data.task == "frames" and not target:
+        yield row
     elif data.task == "frames":
         for span in cast("tuple[Span, ...]", target):
             yield {**row, "label": data.classes[span.target], f"start_{unit}": span.start, f"end_{unit}": span.end}

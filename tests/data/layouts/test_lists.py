@@ -346,6 +346,18 @@ def test_what_cannot_be_read_is_one_line(touch, write, refused, what):
     assert re.search(message, refused(write("list.csv", *rows)))
 
 
+def test_a_video_without_a_span(touch, write):
+    touch("1.mp4", "2.mp4", "3.mp4")
+    rows = ["1.mp4,a,1,2,train", "2.mp4,,,,train", "3.mp4,,,,val", "3.mp4,a,0.5,2,val"]
+    data = open_data(write("list.csv", "path,label,start_s,end_s,split", *rows), task="frames")
+    assert [sample.target for sample in data.splits["train"]] == [(Span(1, 2, 0),), ()]
+    (last,) = data.splits["val"]
+    assert (last.target, last.unit) == ((Span(0.5, 2, 0),), "s")
+    write("list.csv", "path,label,start_s,end_s,split", *rows[:1], "2.mp4,,1,2,train")
+    with pytest.raises(ValueError, match=r"row 3 .*no path or no label"):
+        open_data("list.csv", task="frames")
+
+
 def test_spans_need_an_end(touch, write):
     touch("1.mp4")
     with pytest.raises(ValueError, match=r"list\.csv, row 2 \(1\.mp4\): no end"):

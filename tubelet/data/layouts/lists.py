@@ -220,6 +220,8 @@ def _table(
         if absent := sorted(needed - places.keys()):
             raise ValueError(f"{part.file}: boxes need x1, y1, x2, y2 and time_s or frame; add {', '.join(absent)}")
         kind, read = "detect", _actor
+    elif task == "frames":
+        read = _span
     rows = []
     for line, cells in enumerate(table, start=first):
         values = {name: cells[place].strip() for name, place in places.items() if place < len(cells)}
@@ -232,7 +234,7 @@ def _table(
             raise ValueError(f"{part.file}, row {line} ({told}): {error}") from None
     if kind == "detect":
         return actors(rows), kind
-    if kind == "classify" and _are_several([row.label for row in rows]):
+    if kind == "classify" and _are_several([row.label for row in rows if row.label]):
         return [row._replace(label=tuple(row.label.split(","))) for row in rows], "multilabel"
     if task == "frames" and kind == "classify":
         return _spans(part.file, rows), task
@@ -268,19 +270,21 @@ def _spans(file: Path, rows: Sequence[Row]) -> list[Row]:
     """One row a video, with the parts that its rows name."""
     videos: dict[tuple, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.end is None:
+        if row.label and row.end is None:
             raise ValueError(
                 f"{file}, row {row.line} ({row.video}): no end; the task frames needs the part of each label"
             )
         videos[row.video, row.split].append(row)
-    return [
-        each[0]._replace(label=tuple((row.start, row.end, row.label) for row in each), start=0, end=None)
-        for each in videos.values()
-    ]
+    found = []
+    for each in videos.values():
+        spans = [row for row in each if row.label]
+        label = tuple((row.start, row.end, row.label) for row in spans)
+        found.append((spans or each)[0]._replace(label=label, start=0, end=None))
+    return found
 
 
 def _row(values: dict[str, str], label: Any, part: Part, line: int) -> Row:
-    if not values.get("path") or not (label or "labels" in values):
+    if not values.get("path") or not (label or label is None or "labels" in values):
         raise ValueError("no path or no label")
     path = _path(values["path"])
     if len(values) == 2:
@@ -304,6 +308,12 @@ def _path(told: str) -> str:
 
 def _one(values: dict[str, str], part: Part, line: int) -> Row:
     return _row(values, values.get("label", ""), part, line)
+
+
+def _span(values: dict[str, str], part: Part, line: int) -> Row:
+    """A stretch of a video; where label, start and end are empty, a video in which nothing is seen."""
+    told = any(values.get(name) for name in ("label", "start_frame", "end_frame", "start_s", "end_s"))
+    return _one(values, part, line) if told else _row(values, None, part, line)
 
 
 def _several(values: dict[str, str], part: Part, line: int) -> Row:
