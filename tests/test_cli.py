@@ -129,6 +129,15 @@ def test_a_bad_file_of_a_folder_is_left_out_and_told(here, capsys):
     assert "1.mp4: not a video" in err and "1 video left out" in err
 
 
+def test_a_run_goes_on_from_the_folder_in_which_it_was_begun(here, capsys, monkeypatch):
+    (here / "runs" / "one" / "run.json").write_text(json.dumps({"data": "clips", "out": "runs/one"}))
+    monkeypatch.chdir(here / "runs")
+    status, _, err = run(capsys, "train", "--config", "one/run.json", "--resume")
+    assert (status, err) == (
+        2, f"tubelet: clips: not there, seen from here; paths of one/run.json begin in {here}: go on from there\n"
+    )  # fmt: skip
+
+
 def test_spelling_of_sizes_and_resume():
     assert cli._spelled_out(["train", "64x64", "--out", "20x20"]) == ["train", "64x64", "--out", "20x20"]
     assert cli._spelled_out(["--resume"]) == ["--resume=true"]

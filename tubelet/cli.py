@@ -33,6 +33,7 @@ from .models import MODELS, models, ready
 from .predict import WRITERS, check_out, predict, write
 from .prepare import prepare
 from .report import report
+from .run import begun_in
 from .segment import Masks, dense_classes
 from .spec import ClipSpec
 from .train import train
@@ -79,8 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "subcommand" in values:  # a command with commands of its own
             name, values = f"{name} {values.subcommand}", values[values.subcommand]
         values = vars(values)
-        values.pop("config", None)
+        configs = values.pop("config", None)
         if name == "train":
+            _check_place(configs or (), values["data"])
             typed = parser.parse_args(spelled, defaults=False).train
             values |= {setting: None for setting in _CHOSEN if typed.get(setting) is None}
             if values["devices"] > 1 and not is_launched():
@@ -284,6 +286,15 @@ def _newest_run() -> str:
         )
     terminal.say(f"model: {files[-1].parent}")
     return str(files[-1].parent)
+
+
+def _check_place(configs: Iterable[Any], data: str | os.PathLike) -> None:
+    """Raise ValueError where the data of a `run.json` are found from the folder in which it began, and not here."""
+    if str(data) == "motion" or Path(data).exists():
+        return
+    for config in map(str, configs):
+        if place := begun_in(Path(config).parent, data):
+            raise ValueError(f"{data}: not there, seen from here; paths of {config} begin in {place}: go on from there")
 
 
 def _train(values: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from .data.volume import is_scan
 from .machine import aside, folder_for
 from .models import classifier, read_classes, ready, unnamed
 from .report import command, report_of_evaluation
+from .run import begun_in
 from .segment import NOTE, Way, dense_classes, numbered
 from .spec import ClipSpec, at_least_one
 from .terminal import Table
@@ -411,9 +412,8 @@ def _is_of_run(model: Model, run: Mapping[str, Any], data: str | os.PathLike) ->
     if not run.get("data"):
         return False
     folder = _origin(model)
-    above = (place / run["data"] for place in (folder.absolute().parents if folder is not None else ()))
-    nearest = next((path for path in above if path.exists()), None)
-    return Path(data).resolve() in [path.resolve() for path in (Path(run["data"]), nearest) if path is not None]
+    place = begun_in(folder, run["data"]) if folder is not None else None
+    return Path(data).resolve() in [(at / run["data"]).resolve() for at in (Path(), place) if at is not None]
 
 
 def _opened(

@@ -174,6 +174,11 @@ def moved(file: str | os.PathLike | None, kept: Path) -> Path:
     return kept if file is None or (not Path(file).exists() and kept.exists()) else Path(file)
 
 
+def begun_in(folder: Path, data: str | os.PathLike) -> Path | None:
+    """The nearest folder above that of a run from which the path of its data is there; None where there is none."""
+    return next((place for place in folder.absolute().parents if (place / data).exists()), None)
+
+
 def plan_of(folder: Path | None) -> Path | None:
     """The plan of a run that is to be resumed, None where it has not trained for an epoch."""
     if folder is None:
