@@ -18,7 +18,7 @@ from tubelet import doctor, examine, processes
 from tubelet.data import fingerprint
 from tubelet.data.layouts import open_data
 from tubelet.data.motion import draw
-from tubelet.data.sample import Sample
+from tubelet.data.sample import Sample, VideoData
 from tubelet.data.transforms import resize
 from tubelet.data.video import Video, write_video
 from tubelet.data.volume import Grid, write_volume
@@ -373,6 +373,11 @@ def test_classes_and_groups(root):
     assert found["imbalance"].text == "1 sample of the rarest class to train on, 50 of the most frequent"
 
 
+def test_names_that_look_the_same_are_told():
+    (found,) = doctor._of_classes(VideoData(("caf\u00e9", "cafe\u0301", "cafe"), {}), ())
+    assert found.text.endswith("the code of accents: caf\u00e9 and cafe\u0301")
+
+
 def test_a_folder_without_classes(root, tmp_path):
     bare = tmp_path / "bare"
     for i, path in enumerate(sorted(root.rglob("*.mp4"))[:3]):
@@ -404,6 +409,13 @@ def with_two_lists(root):
     for name in ("x.csv", "y.csv"):
         (root / name).write_text("path,label\ntrain/jump/0.mp4,a\n")
     return "2 annotations (x.csv; y.csv)"
+
+
+def test_what_opening_says_is_said_once(root, caplog):
+    of_one_class(root)
+    shutil.copyfile(root / "val" / "jump" / "0.mp4", root / "train" / "stray.mp4")
+    doctor.data(root, workers=1)
+    assert caplog.text.count("1 video in no class folder") == 1
 
 
 @pytest.mark.parametrize("spoil", [of_one_class, with_an_empty_class, with_two_lists])

@@ -8,6 +8,7 @@ import random
 import re
 import tempfile
 import time
+import unicodedata
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from .data.layouts import open_data
 from .data.layouts.classes import own_classes
 from .data.layouts.recognise import recognise
 from .data.layouts.splits import labels_of
-from .data.listing import write_list
+from .data.listing import silence, write_list
 from .data.sample import Sample, Span, Task, VideoData, shared_groups
 from .data.video import Video, VideoError
 from .examine import Scan, Seen, contents, examine, examine_scans
@@ -412,7 +413,8 @@ def _open(path: Path, task: Task | None, fold: int | None) -> tuple[VideoData | 
 def _names_classes(path: Path) -> bool:
     """Whether a folder has lists or class folders, so that it is meant for a data set, and not videos alone."""
     try:
-        return bool(recognise(path, None, None).rows)
+        with silence():
+            return bool(recognise(path, None, None).rows)
     except ValueError:
         return True
 
@@ -641,10 +643,13 @@ def _rarest(rows: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
 def _of_classes(found: VideoData, counts: Sequence[Mapping[str, object]]) -> Iterator[Finding]:
     spelled: dict[str, list[str]] = defaultdict(list)
     for name in found.classes:
-        spelled[re.sub(r"[\W_]+", "", name.casefold()) or name].append(name)
+        plain = unicodedata.normalize("NFC", name)
+        spelled[re.sub(r"[\W_]+", "", plain.casefold()) or plain].append(name)
     if alike := [names for names in spelled.values() if len(names) > 1]:
         text = "; ".join(" and ".join(names) for names in alike[:_SHOWN])
-        yield Finding("class names", f"alike but for case or punctuation: {text}", "give them one name", True)
+        yield Finding(
+            "class names", f"alike but for case, punctuation or the code of accents: {text}", "give them one name", True
+        )
     for split in found.splits:
         if lacking := [str(row["class"]) for row in counts if not row[split]]:
             text = f"{len(lacking)} of {len(counts)} classes without samples in {split}: {', '.join(lacking[:5])}"

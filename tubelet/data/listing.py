@@ -66,7 +66,7 @@ def _restored(*files: Path) -> Iterator[None]:
 def difference(path: Path, data: VideoData) -> str:
     """In what a folder or a list differs from a data set when `open_data` reads it; nothing if in nothing."""
     try:
-        with _silence():
+        with silence():
             found = open_data(path, task=data.task)
     except ValueError as error:
         return str(error)
@@ -81,8 +81,8 @@ def difference(path: Path, data: VideoData) -> str:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """What reading says of the data set was said when it was first read."""
+def silence() -> Iterator[None]:
+    """While it lasts the log is still: what reading says of a data set was said when it was first read."""
     log = logging.getLogger("tubelet")
     before, log.disabled = log.disabled, True
     try:
