@@ -58,6 +58,8 @@ def test_predict_uses_the_newest_run_and_writes_what_the_ending_asks_for(here, c
     assert status == 0 and "0.mp4" in out and "model: runs/one" in err
     assert run(capsys, "predict", "clips/flat/0.mp4", "--model", "runs/one", "--out", "seen.csv")[0] == 0
     assert (here / "seen.csv").read_text().startswith("source,start_s,end_s,flat,rising\n")
+    assert run(capsys, "predict", "clips/flat/0.mp4", "--model", "runs/one", "--out", "SEEN.CSV")[0] == 0
+    assert (here / "SEEN.CSV").read_text() == (here / "seen.csv").read_text()
     assert run(capsys, "predict", "clips/flat", "--out", "seen")[0] == 0
     assert {file.name for file in (here / "seen").iterdir()} == {
         "windows.json",

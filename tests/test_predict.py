@@ -182,6 +182,12 @@ def test_segments_of_a_video(video, tmp_path):
     assert "--> " in seen.to_srt(tmp_path / "a.srt").read_text()
 
 
+def test_subtitles_of_nothing_are_told(tmp_path, caplog):
+    seen = Prediction(("v",), torch.tensor([[0.0, 1]]), torch.tensor([[0.4, 0.3]]), ("a", "b"))
+    assert write(seen, tmp_path / "v.SRT") == [tmp_path / "v.SRT"] and not (tmp_path / "v.SRT").read_text()
+    assert f"{tmp_path / 'v.SRT'}: no class scores the 0.5 of a subtitle" in caplog.text
+
+
 def test_a_stream_that_breaks_off_leaves_what_was_seen():
     with serve(mpegts(60), says_end=False) as url:
         seen = tubelet.predict(Brightness(), url)

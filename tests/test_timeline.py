@@ -67,6 +67,7 @@ def test_subtitles(tmp_path):
     assert write(FOUND, tmp_path / "v.srt").read_text() == (
         "1\n00:00:00,000 --> 00:00:02,500\nclean, jerk 75 %\n\n2\n01:02:03,042 --> 01:02:05,000\nb 60 %\n\n"
     )
+    assert write(FOUND, tmp_path / "v.SRT").read_text() == (tmp_path / "v.srt").read_text()
     assert "\na b 60 %\n" in write([Segment(0, 1, "a\n\nb", 0.6)], tmp_path / "v.srt").read_text()
     with pytest.raises(ValueError, match="of one video, and these segments are of 2"):
         write([*FOUND, Segment(0, 1, "b", 1, "w.mp4")], tmp_path / "v.srt")

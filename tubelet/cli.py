@@ -327,7 +327,7 @@ def _predict(values: dict[str, Any]) -> None:
     asked, source = values.pop("out"), values.pop("source")
     out = Path(asked) if asked else None
     with ExitStack() as made:  # before the work, so that it is not done in vain
-        if out is not None and (out.suffix in WRITERS or not (Path(source).is_dir() or is_scan(source))):
+        if out is not None and (out.suffix.lower() in WRITERS or not (Path(source).is_dir() or is_scan(source))):
             check_out(out, source)
             made.enter_context(folder_for(out.parent if out.suffix else out))
         model = values.pop("model") or _newest_run()

@@ -131,8 +131,11 @@ class Prediction:
         ]
 
     def to_srt(self, path: str | os.PathLike) -> Path:
-        """Write the `segments` of one video as subtitles."""
-        return timeline.write(self.segments(), path)
+        """Write the `segments` of one video as subtitles; that there are none is told by the log."""
+        segments = self.segments()
+        if not segments:
+            log.warning("%s: no class scores the 0.5 of a subtitle, so that it is empty", path)
+        return timeline.write(segments, path)
 
     def to_csv(self, path: str | os.PathLike) -> Path:
         """Write a row for each window: source, start_s, end_s and a score for each class."""
@@ -644,18 +647,19 @@ WRITERS = {
 
 def check_out(out: Path, source: Any, *, is_drawn: bool = True) -> None:
     """Raise ValueError or OSError where the prediction of `source` could not be written."""
-    if out.suffix in (".mp4", ".srt") and not is_drawn:
+    ending = out.suffix.lower()
+    if ending in (".mp4", ".srt") and not is_drawn:
         raise ValueError(f"{out}: scans are not drawn; give a folder, or a file ending in .json or .csv")
-    if out.suffix and out.suffix not in WRITERS:
+    if ending and ending not in WRITERS:
         raise ValueError(f"{out}: ends in {out.suffix}; give a folder or a file ending in {', '.join(WRITERS)}")
-    if out.suffix and out.is_dir():
+    if ending and out.is_dir():
         raise IsADirectoryError(errno.EISDIR, "", str(out))
     place = Path(source) if isinstance(source, str | os.PathLike) else Path(os.devnull)
     if out.exists() and not out.is_dir() and place.exists() and out.samefile(place):
         raise ValueError(f"{out}: is the video itself; give another path as --out")
-    if out.suffix in (".mp4", ".srt") and place.is_dir() and not is_frames(place):
+    if ending in (".mp4", ".srt") and place.is_dir() and not is_frames(place):
         raise ValueError(f"{out}: one file for a folder of videos; give a folder as --out")
-    if out.suffix == ".mp4" and is_live(source):
+    if ending == ".mp4" and is_live(source):
         raise ValueError(f"{out}: what was seen live is not kept; give a .json or a .csv as --out")
     if out.exists() and not os.access(out, os.W_OK):
         raise PermissionError(errno.EACCES, "", str(out))
@@ -667,7 +671,7 @@ def write(prediction: Prediction, out: Path, *, is_drawn: bool = True) -> list[P
     A folder gets the windows as json and csv, and each video as mp4, in folders like those of the videos.
     """
     if out.suffix:
-        return [WRITERS[out.suffix](prediction, out)]
+        return [WRITERS[out.suffix.lower()](prediction, out)]
     table = prediction.to_csv(out / "windows.csv")  # first, since it has a word for nan, and json has none
     written = [prediction.to_json(out / "windows.json"), table]
     if not is_drawn:

@@ -158,12 +158,13 @@ def write(segments: Sequence[Segment], path: str | os.PathLike) -> Path:
         ValueError: another ending; or .srt for segments of several videos.
     """
     path = Path(path)
-    if path.suffix not in FORMATS:
+    ending = path.suffix.lower()
+    if ending not in FORMATS:
         raise ValueError(f"{path}: ends in {path.suffix!r}; segments are written to {', '.join(FORMATS)}")
     sources = {each.source for each in segments}
-    if path.suffix == ".srt" and len(sources) > 1:
+    if ending == ".srt" and len(sources) > 1:
         raise ValueError(f"{path}: subtitles are of one video, and these segments are of {len(sources)}")
-    path.write_text(FORMATS[path.suffix](segments), encoding="utf-8")
+    path.write_text(FORMATS[ending](segments), encoding="utf-8")
     return path
 
 
