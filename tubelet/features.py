@@ -209,7 +209,9 @@ def _windowed(
     """The same of windows, some at a time."""
     starts = sampling.window_starts(len(places), window, stride)
     if len(places) < window:
-        raise VideoError(f"{video.path}: {len(places)} frames, and a window has {window}: take a shorter window")
+        raise VideoError(
+            f"{video.path}: {terminal.counted(len(places), 'frame')}, and a window has {window}: take a shorter window"
+        )
     clips = video.clips([places[i : i + window] for i in starts], resize=spec.resize, crop=spec.crop)
     clips, waiting = terminal.progress(clips, video.path.name, len(starts)), iter(starts)
     while batch := list(islice(clips, BATCH)):

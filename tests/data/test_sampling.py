@@ -117,6 +117,8 @@ def test_fit_brings_every_index_into_the_video(total, num_frames, step):
 def test_a_short_video_is_an_error_with_both_numbers_and_the_ways_out():
     with pytest.raises(ValueError, match=r"7 frames, .* over 16: .*num_frames.*frame_stride.*loop.*hold"):
         sampling.fit(list(range(16)), 7)
+    with pytest.raises(ValueError, match=r"^1 frame, .* in training, or say"):
+        sampling.fit([0, 1], 1)
     for short in ("error", "loop", "hold"):
         with pytest.raises(ValueError, match="0 frames has no clip"):
             sampling.fit([0], 0, short)
@@ -139,5 +141,5 @@ def test_clips_that_follow_one_another_have_each_frame_once(total, num_frames, s
     once = [index for indices, fresh in clips for index in indices[fresh]]
     assert once == sampling.clip(0, sampling.count(total, step), step)
     if sampling.clip(0, num_frames, step)[-1] >= total:
-        with pytest.raises(ValueError, match=f"{total} frames, and a clip reaches over"):
+        with pytest.raises(ValueError, match=f"{total} frame{'s' * (total != 1)}, and a clip reaches over"):
             sampling.consecutive(total, num_frames, step)

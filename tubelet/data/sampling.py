@@ -61,9 +61,9 @@ def fit(indices: list[int], total: int, short: Short = "error") -> list[int]:
         return indices
     if short == "error":
         raise ValueError(
-            f"{total} frames, and a clip reaches over {max(indices) - min(indices) + 1}: take fewer frames "
-            "(num_frames) or closer ones (frame_stride), or say what short videos do: `short` loop begins them again, "
-            "hold repeats their last frame"
+            f"{total} frame{'s' * (total != 1)}, and a clip reaches over {max(indices) - min(indices) + 1}: take fewer "
+            "frames (num_frames) or closer ones (frame_stride) in training, or say what short videos do: `short` loop "
+            "begins them again, hold repeats their last frame"
         )
     return [SHORT[short](index, total) for index in indices]
 
