@@ -356,6 +356,9 @@ def test_a_video_without_a_span(touch, write):
     write("list.csv", "path,label,start_s,end_s,split", *rows[:1], "2.mp4,,1,2,train")
     with pytest.raises(ValueError, match=r"row 3 .*no path or no label"):
         open_data("list.csv", task="frames")
+    write("list.csv", "path,label,start_s,end_s,split", '1.mp4,"1,5",1,2,train', "2.mp4,,,,val")
+    with pytest.raises(ValueError, match="is read as multilabel, not as frames"):
+        open_data("list.csv", task="frames")
 
 
 def test_spans_need_an_end(touch, write):

@@ -235,7 +235,7 @@ def _table(
     if kind == "detect":
         return actors(rows), kind
     if kind == "classify" and _are_several([row.label for row in rows if row.label]):
-        return [row._replace(label=tuple(row.label.split(","))) for row in rows], "multilabel"
+        return [row._replace(label=tuple((row.label or "").split(","))) for row in rows], "multilabel"
     if task == "frames" and kind == "classify":
         return _spans(part.file, rows), task
     return rows, kind
