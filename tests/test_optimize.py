@@ -738,6 +738,21 @@ def test_what_becomes_no_number_within_is_not_hidden(normalise):
     assert fast(torch.ones_like(x)).isnan().all() and model(torch.ones_like(x)).isnan().all()
 
 
+@pytest.mark.filterwarnings("ignore:var_mean")
+@pytest.mark.parametrize("becomes", [
+    lambda x: x.masked_fill(x.amax(1, keepdim=True) < 2, float("-inf")).softmax(1),
+    lambda x: (200 / x - 50).exp() - (200 / x - 50).exp().mean(),
+    lambda x: (x - 2).acosh(),
+    lambda x: x.fmod(x - 1),
+    lambda x: torch.var_mean(x[:, :, :1], 2, keepdim=True)[0] + x,  # of one value
+])  # fmt: skip
+def test_other_operators_that_make_no_number_within_hide_nothing(becomes):
+    model, x = Normalising(becomes).eval(), torch.rand(1, 3, 4, 8, 8) + 3
+    fast = optimize(model, x, seconds=0.0)
+    assert fast.prepare(x) is not None
+    assert model(torch.ones_like(x)).isnan().all() and fast(torch.ones_like(x)).isnan().all()
+
+
 def test_a_network_that_keeps_what_it_computed_is_copied():
     class Keeping(nn.Sequential):
         def forward(self, x):

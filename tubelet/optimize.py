@@ -415,7 +415,13 @@ class _NoNumberError(Exception):
 
 
 # What makes something that is no number, or infinite, of numbers.
-_UNSURE = {"div", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "pow", "reciprocal", "std", "var"}
+_UNSURE = {
+    *("div", "floor_divide", "fmod", "remainder", "reciprocal", "addcdiv"),
+    *("log", "log2", "log10", "log1p", "logit", "logsumexp", "xlogy", "sqrt", "rsqrt", "pow", "float_power"),
+    *("exp", "exp2", "expm1", "sinh", "cosh", "tan", "asin", "acos", "acosh", "atanh", "erfinv", "lgamma", "digamma"),
+    *("softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax", "scaled_dot_product_attention"),
+    *("std", "var", "std_mean", "var_mean", "nanmean"),
+}
 
 
 def _placed(step: Step, way: ways.Way) -> Callable[[dict[Node, Any]], Tensor]:
@@ -453,7 +459,7 @@ def _called(step: Step, dtype: torch.dtype) -> Callable[[dict[Node, Any]], Any]:
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         answer = function(*args, **kwargs)
-        if isinstance(answer, Tensor) and not _are_finite([answer]):
+        if not _are_finite(each for each in pytree.tree_leaves(answer) if isinstance(each, Tensor)):
             raise _NoNumberError
         return answer
 
