@@ -117,6 +117,15 @@ def test_names_of_the_right_shape_under_a_wrong_name_are_not_guessed(tiny):
         convert(state, tiny)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "module.backbone."])
+def test_what_torch_puts_before_each_key_is_taken_off(tiny, prefix):
+    state = tiny.state_dict()
+    converted = convert({f"{prefix}{key}": value for key, value in state.items()}, tiny)
+    assert all(converted[key] is value for key, value in state.items())
+    wrapped = torch.nn.DataParallel(tiny)
+    assert convert(wrapped.state_dict(), wrapped).keys() == wrapped.state_dict().keys()
+
+
 def test_any_module_takes_its_own_keys():
     module = torch.nn.Linear(2, 3)
     assert convert(module.state_dict(), module).keys() == module.state_dict().keys()

@@ -301,6 +301,34 @@ def test_a_prefix_of_some_is_no_prefix(tmp_path):
     assert set(weights.read(tmp_path / "m.pth").state) == {"module.a", "b"}
 
 
+def test_what_a_training_module_keeps_beside_the_network_is_left_out(tmp_path, caplog):
+    model, path = made("tiny"), tmp_path / "m.ckpt"
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    torch.save({"state_dict": {**state, "criterion.weight": torch.ones(3)}}, path)
+    own = tubelet.create("tiny", num_classes=3)
+    for loaded in (tubelet.load(path), tubelet.create("tiny", weights=path), tubelet.load(path, model=own)):
+        assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
+    assert caplog.text.count(f"{path}: left out what is beside the network: criterion.weight") == 3
+
+
+def test_layers_of_ones_own_beside_a_network_stay(tmp_path, caplog):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.fc = tubelet.create("tiny", num_classes=3), nn.Linear(3, 2)
+
+    torch.save((right := Own()).state_dict(), tmp_path / "m.pth")
+    loaded = tubelet.load(tmp_path / "m.pth", model=Own())
+    assert torch.equal(loaded.fc.weight, right.fc.weight)
+    assert not caplog.text
+
+
+def test_the_entries_of_a_file_that_does_not_fit_are_counted(tmp_path):
+    torch.save(STATE, tmp_path / "m.pth")
+    with pytest.raises(ValueError, match=rf"the checkpoint \({len(STATE)} entries\) does not fit tiny \(98 entries\)"):
+        tubelet.create("tiny", weights=tmp_path / "m.pth")
+
+
 def test_plain_safetensors_are_read(tmp_path):
     save_file(STATE, tmp_path / "m.safetensors", metadata={"format": "pt"})
     checkpoint = weights.read(tmp_path / "m.safetensors")

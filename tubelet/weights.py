@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from . import heads, pickles
+from .convert import PREFIXES, without
 from .download import check, download
 from .machine import aside, cache_dir
 from .spec import ClipSpec
@@ -38,8 +39,6 @@ WRAPPERS = (
     *("state_dict", "model_state", "model_state_dict", "model", "net", "network", "module"),
     *("ema_state_dict", "blobs"),
 )
-# of DataParallel, of a Lightning module that holds the network, and of torch.compile
-PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "encoder.")
 
 
 @dataclass(frozen=True)
@@ -278,9 +277,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     if not state:
         keys = ", ".join(map(str, list(content)[:5]))
         raise ValueError(f"{path}: holds no tensors under names; it has {keys or 'nothing'}")
-    while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in state)), None):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+    return without(PREFIXES, state)
 
 
 def _is_numbers(value: Any) -> bool:

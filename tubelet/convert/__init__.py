@@ -7,6 +7,7 @@ network from the shapes.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -28,6 +29,11 @@ UNTOLD = {
 }
 
 
+_TORCHS = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+PREFIXES = (*_TORCHS, "model.", "net.", "network.", "encoder.")  # the others as Lightning modules name their network
+_NEARLY_ALL = 0.9  # share of the keys
+
+
 @functools.cache
 def layouts() -> tuple[Layout, ...]:
     """The layouts of all families, which are imported when the first checkpoint is read."""
@@ -47,9 +53,33 @@ def recognise(state: State) -> Found | None:
 
 
 def _variants(state: State) -> list[State]:
-    """The checkpoint, and that of a trunk alone without the `backbone.` before each key."""
-    is_trunk = state and all(key.startswith("backbone.") for key in state)
-    return [state, {key.removeprefix("backbone."): value for key, value in state.items()}] if is_trunk else [state]
+    """The checkpoint, that without what torch's wrappers put before each key, and of a trunk without `backbone.`."""
+    variants = [state]
+    for prefixes in (_TORCHS, ("backbone.",)):
+        shorter = without(prefixes, variants[-1])
+        if shorter.keys() != variants[-1].keys():
+            variants.append(shorter)
+    return variants
+
+
+def without(prefixes: Sequence[str], state: State) -> dict[str, Tensor]:
+    """The checkpoint without those of the prefixes that all of its keys have."""
+    while prefix := next((prefix for prefix in prefixes if state and all(key.startswith(prefix) for key in state)), ""):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
+
+
+def alone(state: State) -> tuple[dict[str, Tensor], list[str]]:
+    """The network of a checkpoint, and the keys of what a training module keeps beside it, as the weights of a loss.
+
+    It is what has one of `PREFIXES`, where nearly all keys and all kernels of convolutions do.
+    """
+    kernels = {key for key, value in state.items() if value.ndim in (4, 5)}
+    for prefix in PREFIXES if kernels else ():
+        inside = {key: value for key, value in state.items() if key.startswith(prefix)}
+        if kernels <= inside.keys() and len(inside) >= _NEARLY_ALL * len(state):
+            return without(PREFIXES, inside), [key for key in state if key not in inside]
+    return dict(state), []
 
 
 def read_shapes(layout: Layout, state: State) -> Found | None:
@@ -72,11 +102,21 @@ def convert(state_dict: State, model: nn.Module) -> dict[str, Tensor]:
     """A checkpoint of any known code base -> the model's own keys, ready for `model.load_state_dict`.
 
     Weights that are the same numbers in another shape are reshaped: a 2D kernel for one of a single frame, a matrix for
-    a convolution over as many values. Counters of batches that a file does not have are zero.
+    a convolution over as many values. Counters of batches that a file does not have are zero. `module.` of DataParallel
+    and `_orig_mod.` of torch.compile before each key are taken off.
 
     Raises:
         ValueError: the checkpoint does not fit; the message lists what the model misses, what is left over, and what
             has another shape.
+    """
+    return fitted(state_dict, model, len(state_dict))
+
+
+def fitted(state_dict: State, model: nn.Module, entries: int) -> dict[str, Tensor]:
+    """As `convert`, of a checkpoint that had so many entries before weights of the model's own were added.
+
+    Raises:
+        ValueError: as in `convert`.
     """
     own = model.state_dict()
     renamed = rename(state_dict, model)
@@ -96,8 +136,7 @@ def convert(state_dict: State, model: nn.Module) -> dict[str, Tensor]:
             if keys
         ]
         raise ValueError(
-            f"the checkpoint ({len(state_dict)} entries) does not fit {_name(model)} "
-            f"({len(own)} entries): {'; '.join(parts)}"
+            f"the checkpoint ({entries} entries) does not fit {_name(model)} ({len(own)} entries): {'; '.join(parts)}"
         )
     return {
         key: renamed[key] if renamed[key].shape == value.shape else renamed[key].reshape(value.shape)

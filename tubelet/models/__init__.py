@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .. import decoders, heads
 from .. import weights as files
-from ..convert import UNTOLD, convert, inflate, layouts, recognise, rename
+from ..convert import UNTOLD, alone, convert, fitted, inflate, layouts, recognise, rename
 from ..convert.layout import Found, Layout
 from ..preset import Preset
 from ..spec import ClipSpec
@@ -71,7 +71,7 @@ def create(
     _check(name, given)
     if weights is None:
         return _make(name, given)
-    checkpoint = _open(name, weights)
+    checkpoint = _alone(_open(name, weights))
     told = _told(checkpoint)
     if checkpoint.header is not None and told is not None and told[0] != name:
         raise ValueError(f"{checkpoint.path}: holds {told[0]}, not {name}")
@@ -118,6 +118,7 @@ def load(path: str | os.PathLike, *, model: nn.Module | None = None, **hints: An
     checkpoint = files.read(path)
     if model is not None:
         return _into(model, checkpoint, hints)
+    checkpoint = _alone(checkpoint)
     told = _told(checkpoint)
     if told is None:
         raise ValueError(f"{path}: {_why_unknown(checkpoint)}")
@@ -134,6 +135,8 @@ def _into(model: Any, checkpoint: files.Checkpoint, hints: Mapping[str, Any]) ->
     """A network with the weights and the spec of a checkpoint."""
     if hints:
         raise ValueError(f"{', '.join(hints)} with a network in memory: leave them out")
+    if checkpoint.state.keys().isdisjoint(model.state_dict()):  # else it may have weights beside those of a prefix
+        checkpoint = _alone(checkpoint)
     try:
         model.load_state_dict(convert(checkpoint.state, model))
     except ValueError as error:
@@ -142,6 +145,16 @@ def _into(model: Any, checkpoint: files.Checkpoint, hints: Mapping[str, Any]) ->
     if checkpoint.header is not None and checkpoint.header["spec"] is not None:
         model.spec = ClipSpec.from_dict(checkpoint.header["spec"])
     return model.eval()
+
+
+def _alone(checkpoint: files.Checkpoint) -> files.Checkpoint:
+    """A checkpoint without what others keep beside the network, which the log names."""
+    if checkpoint.header is not None:
+        return checkpoint
+    state, beside = alone(checkpoint.state)
+    if beside:
+        log.warning("%s: left out what is beside the network: %s", checkpoint.path, ", ".join(beside))
+    return dataclasses.replace(checkpoint, state=state)
 
 
 def _instead(name: str) -> str:
@@ -525,7 +538,7 @@ def _filled(name: str, known: Mapping[str, Any], given: Mapping[str, Any], check
         has_head = any(key.startswith("head.") for key in state) or not list(model.head.parameters())
         if wanted != answered or not has_head:
             state = _with_new_head(state, model)
-        model.load_state_dict(convert(state, model))
+        model.load_state_dict(fitted(state, model, len(checkpoint.state)))
     except ValueError as error:
         raise ValueError(f"{checkpoint.path}: {error}") from None
     if not has_head:
