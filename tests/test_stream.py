@@ -10,6 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import tubelet
 from tubelet import blocks, optimize
@@ -703,6 +704,20 @@ class Shuffling(nn.Conv3d):
         return super().forward(x.flip(2))
 
 
+class Applied(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.conv, self.function = blocks.conv3d(3, 3), function
+
+    def forward(self, x):
+        return self.function(self.conv(x))
+
+
+class ByPixel(Applied):
+    def forward(self, x):
+        return self.function(self.conv(x).movedim(1, -1)).movedim(-1, 1)
+
+
 def reused():
     conv = blocks.conv3d(3, 3)
     return nn.Sequential(conv, nn.ReLU(), conv)
@@ -719,6 +734,23 @@ def reused():
 def test_layers_that_only_look_known_are_refused(network, says):
     with pytest.raises(ValueError, match=says):
         tubelet.Stream(network())
+
+
+def test_a_parametrized_layer_is_named_with_the_way_out():
+    conv = parametrizations.spectral_norm(nn.Conv3d(3, 3, 3, padding=1))
+    with pytest.raises(ValueError, match=r"layer 1 \(Conv3d\) .* is parametrized; .*\.remove_parametrizations"):
+        tubelet.Stream(nn.Sequential(nn.ReLU(), conv))
+    network = ByPixel(parametrizations.spectral_norm(nn.Linear(3, 4))).eval()  # it treats each frame alone
+    x = torch.rand(1, 3, 9, 6, 6)
+    assert torch.allclose(run(tubelet.Stream(network), x, [4, 5]), network(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(("answer", "kind"), [(lambda y: {"logits": y}, "dict"), (lambda y: (y, y), "tuple")])
+def test_an_answer_that_is_no_tensor_is_named(answer, kind):
+    with pytest.raises(ValueError, match=f"^Applied answers with a {kind}: wrap it in a network .* one tensor of it$"):
+        tubelet.Stream(Applied(answer))(torch.rand(1, 3, 4, 5, 5))
+    with pytest.raises(ValueError, match="cannot be streamed exactly"):
+        tubelet.Stream(Applied(lambda y: torch.zeros(1, 3, 4, 5, 5)))(torch.rand(1, 3, 4, 5, 5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -370,9 +370,17 @@ def _trace(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, tuple[Re
     frame: Any = zeros.as_subclass(_Traced)
     frame.reach = Reach()
     try:
-        return taken, model(frame).reach
+        answer = model(frame)
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"{_CANNOT} ({str(error).splitlines()[0]})") from error
+    if not isinstance(answer, Tensor):
+        raise ValueError(
+            f"{type(model).__name__} answers with a {type(answer).__name__}: wrap it in a network that answers with "
+            "one tensor of it"
+        )
+    if not isinstance(answer, _Traced):  # it is not made of the frames
+        raise ValueError(_CANNOT)
+    return taken, answer.reach
 
 
 def _outline(model: nn.Module) -> tuple[nn.Module, Any, torch.dtype]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .blocks import (
     CausalMean,
@@ -136,6 +137,8 @@ class Twinning:
         Raises:
             ValueError: a layer cannot be streamed.
         """
+        if parametrize.is_parametrized(module):
+            return _parametrized(module, name)
         kind = type(module)  # exactly: a subclass may do anything
         if kind in SLIDING or kind in _TWIN_OF or kind in _APPROXIMATE or kind in (Join, Classify, MLP):
             if id(module) in self._seen:
@@ -180,6 +183,17 @@ class Twinning:
             )
         self.approximations.append(f"{place}: {told}")
         return make(module, self.is_dense)
+
+
+def _parametrized(module: nn.Module, name: str) -> nn.Module:
+    """A layer whose weights are worked out at each call, which a stream takes where it needs no twin for it."""
+    kind = parametrize.type_before_parametrizations(module)
+    if kind is not nn.Linear:
+        raise ValueError(
+            f"layer {name or 'model'} ({kind.__name__}) cannot be streamed: it is parametrized; give it plain weights "
+            "first, by torch.nn.utils.parametrize.remove_parametrizations(layer, name of the weight)"
+        )
+    return module
 
 
 def is_pointwise(module: Any) -> bool:
