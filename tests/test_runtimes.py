@@ -112,3 +112,19 @@ def test_what_onnx_lacks_is_named(function, says):
     model = torch.nn.Sequential(torch.nn.ReLU(), Applied(function))
     with pytest.raises(ValueError, match=says), runtimes.quietly():
         runtimes.to_onnx(torch.export.export(model, (torch.rand(2, 3),), strict=False))
+
+
+def test_an_answer_that_is_no_tensor_is_named():
+    pytest.importorskip("onnxscript")
+    program = torch.export.export(Applied(lambda x: {"x": x + 1, "frames": 3}), (torch.rand(2, 3),), strict=False)
+    with pytest.raises(ValueError, match=r"^the network answers with 3 beside its tensors, and ONNX has"):
+        runtimes.to_onnx(program)
+
+
+def test_sizes_that_openvino_does_not_run_are_named():
+    pytest.importorskip("openvino")
+    with runtimes.quietly():
+        model = runtimes.to_onnx(torch.export.export(torch.nn.Conv3d(3, 4, 1), (torch.rand(1, 3, 2, 4, 4),)))
+    run = runtimes.openvino_run(runtimes.to_openvino(model.SerializeToString()))
+    with pytest.raises(ValueError, match=r"^OpenVINO cannot run the network on 1x5x2x4x4 \((?!Exception from).+\)$"):
+        run([torch.rand(1, 5, 2, 4, 4)])

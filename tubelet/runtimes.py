@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, OutputKind
 
 from .machine import needs
 from .terminal import progress
@@ -75,8 +76,12 @@ def to_onnx(program: ExportedProgram, inputs: Sequence[str] | None = None, outpu
     """A program as an ONNX model, with these names of what goes in and comes out.
 
     Raises:
-        ValueError: ONNX has nothing for one of its layers, which the message names.
+        ValueError: ONNX has nothing for one of its layers, or for an answer that is no tensor; the message names it.
     """
+    answers = [each.arg for each in program.graph_signature.output_specs if each.kind == OutputKind.USER_OUTPUT]
+    for each in answers:
+        if isinstance(each, ConstantArgument) and each.value is not None:
+            raise ValueError(f"the network answers with {each.value!r} beside its tensors, and ONNX has tensors alone")
     try:
         made = torch.onnx.export(
             program, (), input_names=inputs, output_names=outputs, verbose=False, custom_translation_table=_norms()
@@ -279,7 +284,10 @@ def _signal_stack() -> Iterator[None]:
 
 
 def openvino_run(model: Any, dtype: torch.dtype = torch.float32) -> Run:
-    """A model in OpenVINO, compiled for the sizes of its inputs and the number of torch's threads when they come."""
+    """A model in OpenVINO, compiled for the sizes of its inputs and the number of torch's threads when they come.
+
+    Where it cannot be, the run is a ValueError with the sizes and the reason.
+    """
     import openvino
 
     # of itself it takes bfloat16 on some processors
@@ -288,10 +296,14 @@ def openvino_run(model: Any, dtype: torch.dtype = torch.float32) -> Run:
     @lru_cache(READY)
     def ready(sizes: tuple[torch.Size, ...], threads: int) -> Any:
         sized = model.clone()
-        sized.reshape({each: list(size) for each, size in zip(sized.inputs, sizes, strict=True)})
         settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
-        with _signal_stack():
-            return openvino.Core().compile_model(sized, "CPU", settings)
+        try:
+            sized.reshape({each: list(size) for each, size in zip(sized.inputs, sizes, strict=True)})
+            with _signal_stack():
+                return openvino.Core().compile_model(sized, "CPU", settings)
+        except Exception as error:  # of types of its own
+            what = ", ".join("x".join(map(str, size)) for size in sizes)
+            raise ValueError(f"OpenVINO cannot run the network on {what} ({_summary(error)})") from error
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         compiled = ready(tuple(x.shape for x in inputs), torch.get_num_threads())
