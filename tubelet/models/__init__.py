@@ -148,9 +148,9 @@ def _into(model: Any, checkpoint: files.Checkpoint, hints: Mapping[str, Any]) ->
 
 
 def _alone(checkpoint: files.Checkpoint) -> files.Checkpoint:
-    """A checkpoint without what others keep beside the network, which the log names."""
-    if checkpoint.header is not None:
-        return checkpoint
+    """A checkpoint of others without what they keep beside the network, which the log names."""
+    if checkpoint.header is not None or recognise(checkpoint.state) is not None:
+        return checkpoint  # a head may be beside the rest
     state, beside = alone(checkpoint.state)
     if beside:
         log.warning("%s: left out what is beside the network: %s", checkpoint.path, ", ".join(beside))
