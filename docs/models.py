@@ -26,7 +26,7 @@ INTRODUCTION = """\
 import torch
 import tubelet
 
-print(tubelet.models("tiny*"))  # ('tiny', 'tiny_2d', 'tiny_3d')
+print(tubelet.models("tiny*"))  # ('tiny3d', 'tiny', 'tiny_2d', 'tiny_3d')
 model = tubelet.create("tiny", num_classes=5, in_channels=1).eval()
 x = torch.randn(2, 1, 9, 40, 70)
 with torch.no_grad():
