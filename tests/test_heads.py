@@ -181,6 +181,7 @@ def test_dense_and_box_heads_on_a_network(tmp_path):
         (torch.tensor([[0.5, 1, 1, 2, 2.0]]), "box 0 is .*one of 0 to 1"),
         (torch.tensor([[0, 1, 1, torch.inf, 2.0]]), "corners finite"),
         (torch.tensor([[0, 1, torch.nan, 2, 2.0]]), "corners finite"),
+        (None, r"takes boxes \(N, 5\) with the clips"),
         (torch.tensor([[0, 9, 9, 20, 8.0]]), r"box 0 is \[.*x2 and y2 must not be below x1 and y1"),
     ],
 )

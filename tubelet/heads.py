@@ -274,12 +274,14 @@ class Detect(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(in_channels, num_classes)
 
-    def forward(self, x: Tensor, boxes: Tensor) -> Tensor:
+    def forward(self, x: Tensor, boxes: Tensor | None = None) -> Tensor:
         """(B, C, T, H, W) and boxes (N, 5), rows (clip, x1, y1, x2, y2) in input pixels -> logits (N, K).
 
         Raises:
-            ValueError: as in `check`.
+            ValueError: as in `check`, and without boxes.
         """
+        if boxes is None:
+            raise ValueError("a detector takes boxes (N, 5) with the clips: model(clips, boxes)")
         self.check(boxes, x.shape[0])
         bins = roi_align(self.pool(x), boxes, self.output_size, 1 / self.stride, aligned=self.aligned)
         return self.fc(self.dropout(bins.amax((2, 3))))
