@@ -485,6 +485,13 @@ BAD_FILES = {
     "script.pt": (lambda path: torch.jit.script(nn.ReLU()).save(path), "TorchScript"),
     "code.pth": (lambda path: torch.save({"b": Code()}, path), "holds no tensors"),
     "list.pth": (lambda path: torch.save([torch.zeros(1)], path), "holds a list, not a mapping"),
+    "two.pth": (
+        lambda path: torch.save({"student": STATE, "deep": {"teacher": STATE}, "optimizer": {0: STATE}}, path),
+        r"tensors are in content\['student'\], content\['deep'\]\['teacher'\]: save the network's alone$",
+    ),
+    "meta.pth": (lambda path: torch.save({"a": torch.ones(2, device="meta")}, path), "meta ones, without numbers"),
+    "arrays.npz": (lambda path: np.savez(path, a=np.ones(2)), r"numpy's; torch.save\(dict\(numpy.load\(path\)\), "),
+    "array.npy": (lambda path: np.save(path, np.ones(2)), "it is numpy's; "),
     "numbers.pth": (lambda path: torch.save({"a": 1}, path), "holds no tensors"),
 }
 

@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -221,6 +221,8 @@ def _content(path: Path) -> Any:
     if start.lstrip().startswith((b"<", b"version https://git-lfs")):
         raise ValueError("it is a page of text where the file should be; download the file itself")
     is_zip = zipfile.is_zipfile(path)
+    if start.startswith(b"\x93NUMPY") or (is_zip and _is_numpys(path)):
+        raise ValueError("it is numpy's; torch.save(dict(numpy.load(path)), ...) makes one of weights of it")
     if start.startswith(b"PK") and not is_zip:
         raise ValueError("its end is missing; download it again")
     if is_zip and _is_program(path):
@@ -236,6 +238,12 @@ def _is_program(path: Path) -> bool:
     """Whether a zip is TorchScript, which `torch.load` would hand on to its own loader of programs."""
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _is_numpys(path: Path) -> bool:
+    """Whether a zip is an `.npz`."""
+    with zipfile.ZipFile(path) as archive:
+        return {Path(name).suffix for name in archive.namelist()} == {".npy"}
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -276,8 +284,21 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     state = {key: value for key, value in state.items() if not re.fullmatch(r".*_momentum|lr|model_iter", key)}
     if not state:
         keys = ", ".join(map(str, list(content)[:5]))
-        raise ValueError(f"{path}: holds no tensors under names; it has {keys or 'nothing'}")
+        places = ", ".join(f"content{place}" for place in _places(content))
+        advice = f"; tensors are in {places}: save the network's alone" if places else ""
+        raise ValueError(f"{path}: holds no tensors under names; it has {keys or 'nothing'}{advice}")
+    if any(value.is_meta for value in state.values()):
+        raise ValueError(f"{path}: its tensors are meta ones, without numbers; save a network that has weights")
     return without(PREFIXES, state)
+
+
+def _places(content: Mapping[Any, Any], above: str = "") -> Iterator[str]:
+    """Where in mappings tensors are under names."""
+    for key, value in content.items():
+        if isinstance(key, str) and isinstance(value, Mapping):
+            if any(isinstance(name, str) and _is_numbers(each) for name, each in value.items()):
+                yield f"{above}[{key!r}]"
+            yield from _places(value, f"{above}[{key!r}]")
 
 
 def _is_numbers(value: Any) -> bool:
