@@ -54,6 +54,13 @@ def test_what_the_shapes_tell(name, arguments):
     assert again.channels == model.channels
 
 
+def test_which_of_the_small_ones_the_user_says(tmp_path, caplog):
+    model = tubelet.create("x3d_m", num_classes=2)
+    torch.save({pyslowfast_key(key): value for key, value in model.state_dict().items()}, tmp_path / "x3d.pyth")
+    assert tubelet.create("x3d_xs", weights=tmp_path / "x3d.pyth").spec.num_frames == 4
+    assert "WARNING" not in [each.levelname for each in caplog.records]
+
+
 def test_every_other_block_has_a_gate():
     for stage, depth in zip(on_meta("x3d_l").stages, (5, 10, 25, 15), strict=True):
         gated = [hasattr(block.branch, "gate") for block in stage if isinstance(block, tubelet.blocks.Residual)]

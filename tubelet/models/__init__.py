@@ -96,7 +96,10 @@ def _for_name(name: str, told: Found | None, path: Path) -> dict[str, Any]:
     whole = found.whole(told[1])
     differing = [key for key in wanted.arguments if key in wanted.differing(whole)]
     if differing:
-        log.warning("%s: recognised as %s, made as %s; they differ in %s", path, told[0], name, ", ".join(differing))
+        # which window a head has no key tells, but for code bases whose heads have none
+        level = logging.INFO if differing == ["windows"] and whole["windows"] else logging.WARNING
+        what = (path, told[0], name, ", ".join(differing))
+        log.log(level, "%s: recognised as %s, made as %s; they differ in %s", *what)
     return {key: value for key, value in wanted.differing(whole).items() if key not in wanted.arguments}
 
 
