@@ -50,9 +50,9 @@ TaskName = Literal["classify", "multilabel", "frames", "detect", "segment"]
 
 PLANNED = "plain_unet3d"  # the network that a plan describes
 BATCH = 16  # clips
-# Share of the epochs, the last ones, over which changes to scans fade: a network ends on what it will see. Ours, after
-# YOLOX (Ge et al. 2021, arXiv 2107.08430), which ends its strong changes before the last twentieth.
-FADE = 0.4
+# Shares of the epochs between which changes to scans fade: a network ends on what it will see, while its rate still
+# moves it. Ours, after YOLOX (Ge et al. 2021, arXiv 2107.08430): no strong changes in the last twentieth.
+FADE = 0.3, 0.7
 LONG_S = 120  # of processor time for all steps, from which on the timing of convolutions (5 s) is worth its while
 _OF_MEMORY = "precision", "accumulate", "checkpointed_stages", "returns_memory"  # what memory="auto" chooses
 _SETTINGS = tuple(each.name for each in fields(Recipe))
@@ -168,8 +168,8 @@ def train(
         intensity: how values of scans become those that the network takes: z_score, "window -160 240" or "percentile
             0.5 99.5"; by default z_score, of CT the window that the foreground lies in.
         distort: random changes to windows of scans: a `Distort`, or the name of one in `tubelet.data.distort.RECIPES`
-            (none, light, nnunet, varied); by default varied for masks, light for classes. They grow weaker over the
-            last 0.4 of the epochs, until nothing but mirroring is left.
+            (none, light, nnunet, varied); by default varied for masks, light for classes. They grow weaker from 0.3
+            to 0.7 of the epochs, after which nothing but mirroring is left.
         plan: the file `plan.json` in the folder of a run on scans, whose choices of window, voxel size, intensities,
             network and batch are repeated. By default the scans are looked at and it is written (`tubelet.plan`).
         short: videos with fewer frames than a clip: error, loop (from the start again) or hold (the last frame).
@@ -299,8 +299,8 @@ def train(
     )
     if label_smoothing is None and spec.is_multilabel:
         chosen = replace(chosen, label_smoothing=0.0)
-    fades = round((1 - FADE) * chosen.epochs), chosen.epochs
-    train_clips, val_clips = _clips(found, spec, chosen.augment, cast(Any, distort), fades, short, seed, on_bad)
+    first, end = (round(share * chosen.epochs) for share in FADE)
+    train_clips, val_clips = _clips(found, spec, chosen.augment, cast(Any, distort), (first, end), short, seed, on_bad)
     arguments["out"] = folder = fabric.broadcast(
         runs.folder_of(out, f"{Path(data).stem}-{name}", resume) if fabric.is_global_zero else None
     )
