@@ -257,7 +257,7 @@ def test_erased_boxes_have_the_published_sizes():
 def test_chosen_frames_lie_in_the_video(augment, total, num_frames, step, short, seed):
     has_room = sampling.span(num_frames, step) <= total
     if not has_room and short == "error":
-        with pytest.raises(ValueError, match="frames?, and a clip reaches over"):
+        with pytest.raises(ValueError, match=r"frames?, and a clip reaches over"):
             replace(augment, rate=0).choose(total, num_frames, step, short, seeded(seed))
         return
     indices, is_reversed = augment.choose(total, num_frames, step, short, seeded(seed))
