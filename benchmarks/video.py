@@ -26,7 +26,7 @@ from tubelet.data.datasets import TrainClips
 from tubelet.data.loader import loader
 from tubelet.data.order import EpochOrder
 from tubelet.data.sample import Sample, VideoData
-from tubelet.data.transforms import normalize, resize, resize_shape, spread_crops
+from tubelet.data.transforms import normalize, resize, resize_shape, spread_area, spread_crops
 from tubelet.data.video import Video, write_video
 from tubelet.terminal import progress
 
@@ -56,9 +56,8 @@ def _views(clip: Tensor, crops: int) -> Tensor:
 
 
 def ours(ask: Ask) -> Iterator[Tensor]:
-    crop = CROP if ask.crops == 1 else None
     with Video(ask.path) as video:
-        for clip in video.clips(ask.clips, resize=ask.size, crop=crop):
+        for clip in video.clips(ask.clips, resize=ask.size, crop=spread_area(*ask.size, CROP, ask.crops)):
             yield _views(clip, ask.crops)
 
 

@@ -84,11 +84,24 @@ def test_spread_crops_of_one_or_no_size_are_the_centre():
     assert all(crop is clip for crop in transforms.spread_crops(clip, None, 3))
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "num_crops", "area"),
+    [(13, 30, 3, (10, 30)), (31, 13, 5, (31, 10)), (15, 15, 2, (10, 15)), (31, 13, 1, (10, 10))],
+)
+def test_spread_crops_need_no_more_than_their_area(height, width, num_crops, area):
+    clip = noise(3, 2, height, width)
+    assert transforms.spread_area(height, width, (10, 10), num_crops) == area
+    within = transforms.spread_crops(transforms.center_crop(clip, area), (10, 10), num_crops)
+    for crop, expected in zip(within, transforms.spread_crops(clip, (10, 10), num_crops), strict=True):
+        assert torch.equal(crop, expected)
+
+
 @pytest.mark.parametrize("size", [(21, 5), (5, 31), (0, 5)])
 def test_a_crop_that_does_not_fit_names_both_sizes(size):
     clip = noise(3, 2, 20, 30)
     for crop in (
         lambda: transforms.center_crop(clip, size),
+        lambda: transforms.spread_area(20, 30, size, 3),
         lambda: transforms.spread_crops(clip, size, 3),
     ):
         with pytest.raises(ValueError, match=rf"crop {size[0]}x{size[1]} .* 20x30 \(height x width\)"):

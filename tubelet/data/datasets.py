@@ -154,10 +154,11 @@ class ViewClips(Dataset):
         sample, spec, truth = self.samples[index], self.spec, self.truth
         with _opened(sample, spec) as video:
             lists = self._lists(sample, video)
-            clips = video.clips(lists, resize=spec.resize, crop=spec.crop if self.crops == 1 else None)
+            size = video.height, video.width
+            area = transforms.spread_area(*transforms.resize_shape(*size, spec.resize), spec.crop, self.crops)
+            clips = video.clips(lists, resize=spec.resize, crop=area)
             # cropped one by one: all views at full size may be gigabytes
             views = [torch.stack(transforms.spread_crops(clip, spec.crop, self.crops)) for clip in clips]
-            size = video.height, video.width
             same = {name: name for name in truth.classes(sample)}
             target: Target
             if truth.task == "detect":

@@ -76,25 +76,32 @@ def center_crop(clip: Tensor, size: Size | None) -> Tensor:
     return clip[..., top : top + size[0], left : left + size[1]]
 
 
+def spread_area(height: int, width: int, size: Size | None, num_crops: int) -> Size | None:
+    """(height, width) of the centre crop that holds all of `spread_crops`: no more of a frame is needed.
+
+    Raises:
+        ValueError: the crop does not fit in the frame.
+    """
+    if size is None or num_crops == 1:
+        return size
+    check_crop(height, width, size)
+    return (height, size[1]) if height - size[0] > width - size[1] else (size[0], width)
+
+
 def spread_crops(clip: Tensor, size: Size | None, num_crops: int) -> list[Tensor]:
     """(..., H, W) -> crops (..., *size) spread evenly along the roomier side (or the width); one is the centre.
 
     Raises:
         ValueError: the crop does not fit in the frame.
     """
-    if size is None or num_crops == 1:
-        return [center_crop(clip, size)] * num_crops
-    height, width = clip.shape[-2:]
-    check_crop(height, width, size)
-    rooms = (height - size[0], width - size[1])
+    if size is None:
+        return [clip] * num_crops
+    area = center_crop(clip, spread_area(clip.shape[-2], clip.shape[-1], size, num_crops))
+    rooms = area.shape[-2] - size[0], area.shape[-1] - size[1]
     crops = []
-    along_height = rooms[0] > rooms[1]
     for i in range(num_crops):
-        top, left = (
-            room * i // (num_crops - 1) if is_spread else room // 2
-            for room, is_spread in zip(rooms, (along_height, not along_height), strict=True)
-        )
-        crops.append(clip[..., top : top + size[0], left : left + size[1]])
+        top, left = (room * i // max(1, num_crops - 1) for room in rooms)
+        crops.append(area[..., top : top + size[0], left : left + size[1]])
     return crops
 
 
