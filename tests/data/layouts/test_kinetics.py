@@ -48,6 +48,22 @@ def test_what_is_missing_of_a_part_made_here_is_not_known(touch, write):
     assert (data.missing, data.missing_of, data.missing_in("val")) == (1, {}, 1)
 
 
+@pytest.mark.parametrize(
+    ("there", "sizes"), [("train test", {"train": 8, "test": 10, "val": 2}), ("test", {"test": 10})]
+)
+def test_of_three_parts_without_the_videos_of_the_second(touch, write, caplog, there, sizes):
+    for number, (part, split) in enumerate((("train", "train"), ("validate", "val"), ("test", "test"))):
+        ids = [f"{number}{n}aaaaaaaaa" for n in range(10)]
+        write(f"{part}.csv", KINETICS[:-6], *(f"{'ab'[n % 2]},{name},0,10,{part}" for n, name in enumerate(ids)))
+        if split in there:
+            touch(*(f"{part}/{name}_000000_000010.mp4" for name in ids))
+    data = open_data(touch())
+    assert {split: len(samples) for split, samples in data.splits.items()} == sizes
+    assert data.missing_in("val") == 10
+    assert "two official parts" not in caplog.text
+    assert ("none of 10 videos of val is there; a fifth of train" in caplog.text) is ("train" in there)
+
+
 def test_youtube_ids_keep_their_case(touch, write, named):
     touch("abcdefghijk_000000_000010.mp4", "bbbbbbbbbbb_000000_000010.mp4")
     rows = [

@@ -33,13 +33,18 @@ def collect(path: Path, found: Found, skip_missing: bool) -> VideoData:
     for row, place in zip(found.rows, places.paths, strict=True):
         if place is not None:
             splits.setdefault(row.split or "train", []).append(_sample(row, place, found, names))
-    missing_of = {split: len({row.video for row in lost if (row.split or "train") == split}) for split in splits}
-    if found.is_official and "test" in splits and "val" not in splits:
+    parts = dict.fromkeys(row.split or "train" for row in found.rows)
+    missing_of = {split: len({row.video for row in lost if (row.split or "train") == split}) for split in parts}
+    if found.is_official and "test" in splits and "val" not in parts:
         log.info("%s: two official parts; the test part is used to validate, as papers do", path)
         splits["val"], missing_of["val"] = splits.pop("test"), missing_of.pop("test")
     if "train" in splits and "val" not in splits:
         splits["train"], splits["val"] = set_aside(splits["train"], classes, found.task, path)
-        missing_of = {}
+        if "val" in parts:
+            gone = counted(missing_of["val"], "video")
+            log.warning("%s: none of %s of val is there; a fifth of train is set aside to validate on", path, gone)
+        else:
+            missing_of = {}
     if found.task == "classify" and "train" in splits:
         taught = {target for sample in splits["train"] for target in labels_of(sample, found.task)}
         lacking = {target for sample in splits["val"] for target in labels_of(sample, found.task)} - taught
