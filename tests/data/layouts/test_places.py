@@ -29,6 +29,26 @@ def test_paths_in_folders_of_videos(tmp_path, touch, place, number):
     assert tmp_path / "home" in found.looked
 
 
+@pytest.mark.parametrize("number", [2, places.FEW + 2])
+def test_equal_names_in_the_folders_of_two_parts(touch, write, caplog, number):
+    names = [f"{i}.mp4" for i in range(number)]
+    touch(*(f"videos_{part}/{name}" for part in ("train", "val") for name in names))
+    for part, classes in (("train", "ab"), ("val", "ba")):
+        file = write(f"{part}.csv", "path,label", *(f"{name},{classes[i % 2]}" for i, name in enumerate(names)))
+    for split, samples in open_data(file).splits.items():
+        assert {(sample.path.parent.name, sample.path.name) for sample in samples} == {
+            (f"videos_{split}", name) for name in names
+        }
+    assert not caplog.records
+
+
+def test_a_path_in_several_folders_of_videos_is_told(tmp_path, touch):
+    touch("videos_new/a.mp4", "videos_old/a.mp4", "videos_old/b.mp4")
+    found = Places([Row("a.mp4", "x"), Row("b.mp4", "x")], tmp_path)
+    assert found.paths == [tmp_path / "videos_new/a.mp4", tmp_path / "videos_old/b.mp4"]
+    assert found.doubles == {"a.mp4": [found.paths[0], tmp_path / "videos_old/a.mp4"]}
+
+
 def test_a_folder_that_has_a_few_of_many(tmp_path, touch):
     names = [f"{i}.mp4" for i in range(10 * places.PROBES)]
     few = {3, 44}  # neither is asked for first

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..pictures import is_animated, is_folder, is_frames
 from .rows import Row
-from .text import has_video_suffix, without_suffix
+from .text import has_video_suffix, kin, without_suffix
 
 DEPTH = 3  # folders below one that is searched
 FEW = 16  # files of one folder that are asked for one by one
@@ -61,31 +61,41 @@ class Places:
         if wanted:
             self._by_name(wanted, home)
 
-    def _by_path(self, left: list[int], rows: Sequence[Row], home: Path) -> None:
+    def _by_path(self, asked: Sequence[int], rows: Sequence[Row], home: Path) -> None:
         """Paths as they are written, relative to the annotation, to where one works, or to folders of videos."""
-        if not left:
+        if not asked:
             return
-        sure = [home, Path()]
+        sure = list(dict.fromkeys([home, Path()]))
         likely = [folder for root in roots(home) for folder in (root, *_video_folders(root, exclude=home))]
-        unlikely: list[Path] = []
-        for number, root in enumerate(dict.fromkeys([*sure, *likely])):
-            if not left:
-                return
-            self.looked.append(root)
-            # most folders have none of the videos, which a few show
-            some = left if number < len(sure) else left[:: max(1, len(left) // PROBES)]
-            if len(some) < len(left) and not any(_there(root, [str(rows[i].video) for i in some])):
-                unlikely.append(root)
-            else:
-                left = self._taken(left, rows, root)
-        for root in unlikely:  # it may have the few that are left
-            left = self._taken(left, rows, root)
+        likely = [folder for folder in likely if folder not in sure]
+        self.looked += [*sure, *likely]
+        for split in dict.fromkeys(rows[i].split for i in asked):
+            left = {i: str(rows[i].video) for i in asked if rows[i].split == split}
+            for root in sure:
+                left = self._taken(left, [root])
+            # one name may be of a video in videos_train and of another one in videos_val
+            own = [folder for folder in likely if kin(folder.name)[1] == split]
+            self._searched(self._searched(left, own), [folder for folder in likely if folder not in own])
 
-    def _taken(self, left: list[int], rows: Sequence[Row], root: Path) -> list[int]:
-        """Take the videos that one folder has; returns the rows of the others."""
-        for i, path in zip(left, _there(root, [str(rows[i].video) for i in left]), strict=True):
-            self.paths[i] = path
-        return [i for i in left if self.paths[i] is None]
+    def _searched(self, left: dict[int, str], folders: Sequence[Path]) -> dict[int, str]:
+        """Take the videos that folders have; returns the names of the others."""
+        # most folders have none of the videos, which a few show
+        some = list(left.values())[:: max(1, len(left) // PROBES)]
+        likely = [folder for folder in folders if any(_there(folder, some))]
+        left = self._taken(left, likely)
+        for folder in folders:  # it may have the few that are left
+            left = left if folder in likely else self._taken(left, [folder])
+        return left
+
+    def _taken(self, left: dict[int, str], folders: Sequence[Path]) -> dict[int, str]:
+        """Take the videos that folders have, from the first of them; returns the names of the others."""
+        held = [_there(folder, list(left.values())) for folder in folders]
+        for i, *found in zip(left, *held, strict=True):
+            if places := [path for path in found if path]:
+                self.paths[i] = places[0]
+                if len(places) > 1:
+                    self.doubles.setdefault(left[i], places)
+        return {i: name for i, name in left.items() if self.paths[i] is None}
 
     def _by_name(self, wanted: dict[int, tuple[str, ...]], home: Path) -> None:
         """Names without an ending, in the folders of `roots` and those in them."""
