@@ -37,6 +37,16 @@ def test_samples_of_one_file_stay_on_one_side(touch, write):
     assert len(data.splits["train"]) + len(data.splits["val"]) == len(rows)
 
 
+def test_a_video_and_the_folder_of_its_frames_stay_on_one_side(tmp_path, touch, frames, caplog):
+    touch(*(f"{c}/v{i}.{ending}" for c in "ab" for i in range(10) for ending in ("mp4", "avi")), "a/alone.mp4")
+    frames(*(f"{c}/v{i}" for c in "ab" for i in range(10)))
+    data = open_data(tmp_path)
+    train, val = ({sample.group for sample in data.splits[split]} for split in ("train", "val"))
+    assert not train & val
+    assert train | val == {"", *(f"{c}/v{i}" for c in "ab" for i in range(10))}
+    assert f"20 videos in several forms, first {tmp_path / 'a/v0'} and {tmp_path / 'a/v0.avi'}" in caplog.text
+
+
 @pytest.mark.parametrize("column", ["group", "source", "person", "Patient", "subject"])
 def test_a_column_of_groups(touch, write, column):
     touch(*(f"{i}.mp4" for i in range(40)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from .opposites import mirrors, reversals
 from .places import Places
 from .rows import ACCEPTED, Found, Row
 from .splits import group_in, labels_of, set_aside
-from .text import has_video_suffix
+from .text import has_video_suffix, without_suffix
 
 log = logging.getLogger("tubelet")
 
@@ -26,13 +28,15 @@ def collect(path: Path, found: Found, skip_missing: bool) -> VideoData:
         raise ValueError(f"{path}: no videos; {ACCEPTED}")
     places = Places(found.rows, found.home)
     lost = _lost(path, found, places, skip_missing)
+    forms = _forms(path, found, places)
     classes, names, told = _classes(path, found)
     if len(classes) == 1 and found.task == "classify":
         raise ValueError(f"{path}: one class only ({classes[0]}); a classifier needs at least two")
     splits: dict[str, list[Sample]] = {}
     for row, place in zip(found.rows, places.paths, strict=True):
         if place is not None:
-            splits.setdefault(row.split or "train", []).append(_sample(row, place, found, names))
+            sample = _sample(row, place, found, names, forms.get(place, ""))
+            splits.setdefault(row.split or "train", []).append(sample)
     parts = dict.fromkeys(row.split or "train" for row in found.rows)
     missing_of = {split: len({row.video for row in lost if (row.split or "train") == split}) for split in parts}
     if found.is_official and "test" in splits and "val" not in parts:
@@ -65,6 +69,23 @@ def collect(path: Path, found: Found, skip_missing: bool) -> VideoData:
     _warn_of_shared(path, data)
     _warn_of_contradictions(path, data)
     return data
+
+
+def _forms(path: Path, found: Found, places: Places) -> dict[Path, str]:
+    """A group for each video that is there with several endings, or as a file and as a folder of its frames."""
+    named: dict[str, list[Path]] = defaultdict(list)
+    for place in dict.fromkeys(filter(None, places.paths)):
+        named[without_suffix(str(place))].append(place)
+    several = {name: sorted(forms) for name, forms in named.items() if len(forms) > 1}
+    if several:
+        one, other, *_ = next(iter(several.values()))
+        log.warning(
+            "%s: %s in several forms, first %s and %s; keep one of them",
+            path, counted(len(several), "video"), one, other,
+        )  # fmt: skip
+    # relative, so that the part set aside is the same one wherever the data lies
+    home = f"{found.home}{os.sep}"
+    return {place: name.removeprefix(home) for name, forms in several.items() for place in forms}
 
 
 def _lost(path: Path, found: Found, places: Places, skip: bool) -> list[Row]:
@@ -152,7 +173,7 @@ def _names(label: Any, task: Task) -> Iterable[str]:
     return [name for _, names in label for name in names]
 
 
-def _sample(row: Row, place: Path, found: Found, names: dict[str, int]) -> Sample:
+def _sample(row: Row, place: Path, found: Found, names: dict[str, int], form: str) -> Sample:
     target: Target
     if found.task == "classify":
         target = names[row.label]
@@ -167,7 +188,7 @@ def _sample(row: Row, place: Path, found: Found, names: dict[str, int]) -> Sampl
     moment = row.moment
     if moment is not None and found.cut_s and (not has_video_suffix(place.name) or "15min" in place.parent.name):
         moment -= found.cut_s
-    group = row.group or group_in(place.name)
+    group = row.group or group_in(place.name) or form
     fps = None if row.fps is None or _has_times(place) else row.fps
     return Sample(place, target, row.start, row.end, moment, row.unit, group, fps, row.title)
 
