@@ -63,6 +63,12 @@ def test_classes_come_along_where_names_do_not_tell(folder, tmp_path):
     assert (found.classes, found.mirrored, found.reversed) == (("walk", "jump"), {0: None}, {1: 0})
 
 
+def test_the_classes_that_are_evaluated_come_along(folder, tmp_path):
+    wanted = replace(data(folder, "detect", [(Actor(0, 0, 1, 1, (0, 1)),)] * 5, moment=12), evaluated=(1,))
+    assert open_data(write_list(tmp_path / "all.csv", wanted)).evaluated == (1,)
+    assert difference(tmp_path / "all.csv", replace(wanted, evaluated=())) == "evaluated: (1,) for ()"
+
+
 def test_lists_of_one_folder_keep_their_classes(folder, tmp_path):
     """Whatever class file is there already."""
     (tmp_path / "classes.csv").write_text("name\nrun\n")

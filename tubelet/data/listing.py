@@ -22,8 +22,9 @@ _BOX = ("x1", "y1", "x2", "y2")
 def write_list(path: str | os.PathLike, data: VideoData) -> Path:
     """Write the samples of a data set as a csv: path, label, split, and what else its task needs.
 
-    Paths below the list's folder are written relative to it. Where a reader cannot find the order of the classes, or
-    what they become in a mirror, a class file of the list's own is written beside it: `x.classes.csv` of `x.csv`.
+    Paths below the list's folder are written relative to it. Where a reader cannot find the order of the classes, what
+    they become in a mirror, or which are evaluated, a class file of the list's own is written beside it:
+    `x.classes.csv` of `x.csv`.
 
     Args:
         path: the list, ending in .csv; an existing one is replaced.
@@ -41,7 +42,8 @@ def write_list(path: str | os.PathLike, data: VideoData) -> Path:
         _write(path, columns, ({name: _told(value, path.parent) for name, value in row.items()} for row in rows))
         reason = difference(path, data)
         if reason:
-            _write(classes, ["name", "mirrored", "reversed"], _class_rows(data))
+            extra = ["evaluated"] if data.evaluated else []
+            _write(classes, ["name", "mirrored", "reversed", *extra], _class_rows(data))
             reason = difference(path, data)
         if reason:
             raise ValueError(f"{path}: no list holds this data set ({reason})")
@@ -70,7 +72,7 @@ def difference(path: Path, data: VideoData) -> str:
             found = open_data(path, task=data.task)
     except ValueError as error:
         return str(error)
-    for name in ("classes", "task", "mirrored", "reversed", "is_volume", "ignored"):
+    for name in ("classes", "task", "mirrored", "reversed", "evaluated", "is_volume", "ignored"):
         if getattr(found, name) != getattr(data, name):
             return f"{name}: {getattr(found, name)} for {getattr(data, name)}"[:200]
     for split in {**found.splits, **data.splits}:
@@ -146,7 +148,12 @@ def _class_rows(data: VideoData) -> Iterator[dict[str, str]]:
         return "-" if other is None else data.classes[other]
 
     for index, own in enumerate(data.classes):
-        yield {"name": own, "mirrored": name(data.mirrored, index), "reversed": name({**data.reversed}, index)}
+        yield {
+            "name": own,
+            "mirrored": name(data.mirrored, index),
+            "reversed": name({**data.reversed}, index),
+            "evaluated": "1" if index in data.evaluated else "",
+        }
 
 
 def _told(value: Any, folder: Path) -> Any:

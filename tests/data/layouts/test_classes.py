@@ -45,6 +45,7 @@ ERRORS = {
     "nothing": ("a.txt", [], r"a\.txt: no class names; write one a line"),
     "no number": ("a.csv", ["id,name", "x,jump"], r"a\.csv, row 2 \(x,jump\): 'x' is no number of a class"),
     "a header": ("a.csv", ["nr,klasse", "0,a", "1,b"], r"a\.csv: numbers in all lines but the first \(nr,klasse\)"),
+    "no mark": ("a.csv", ["name,evaluated", "jump,1", "run,0"], r"a\.csv: evaluated '0'; write 1 for a class that is"),
     "no name": ("a.csv", ["id,name", "1,"], r"a\.csv, row 2 \(1,\): no name"),
     "another json": (
         "a.json",

@@ -18,6 +18,7 @@ NAMES = re.compile(
 _NUMBERED = re.compile(r"\s*(\d+)[\s,;:]+(\S.*)")
 _NAME = ("name", "class_name", "label_name", "label", "class")  # of columns
 _NUMBER = ("id", "index", "class_id", "class_index", "label_id", "label")
+_COLUMNS = ("mirrored", "reversed", "evaluated")
 
 
 class ClassFile(NamedTuple):
@@ -26,13 +27,14 @@ class ClassFile(NamedTuple):
     Attributes:
         file: which.
         names: class names by the number that the file gives them, counted from 0 where it gives none.
-        mirrored: the cells of that column, by name; None without the column. So is `reversed`.
+        mirrored: the cells of that column, by name; None without the column. So are `reversed` and `evaluated`.
     """
 
     file: Path
     names: dict[int, str]
     mirrored: dict[str, str] | None = None
     reversed: dict[str, str] | None = None
+    evaluated: dict[str, str] | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -85,8 +87,8 @@ def _agreed(found: list[ClassFile]) -> ClassFile:
 def read_classes(file: Path) -> ClassFile:
     """Read a class file: a name a line; `number name` a line; csv with a column `name`; json {name: number} or a list.
 
-    A csv may have columns `id` (or `index`), `mirrored` and `reversed` too, and call its names `class_name` or `label`;
-    `.pbtxt` is TensorFlow's label map.
+    A csv may have columns `id` (or `index`), `mirrored`, `reversed` and `evaluated` too, and call its names
+    `class_name` or `label`; `.pbtxt` is TensorFlow's label map.
 
     Raises:
         ValueError: it is none of these, or names or numbers are there twice.
@@ -107,7 +109,10 @@ def read_classes(file: Path) -> ClassFile:
         raise ValueError(f"{file}: no class names; write one a line")
     if twice := _twice(names.values()):
         raise ValueError(f"{file}: class {twice!r} is there twice; give each class one line")
-    return ClassFile(file, names, columns.get("mirrored"), columns.get("reversed"))
+    told = ClassFile(file, names, *(columns.get(name) for name in _COLUMNS))
+    if odd := [cell for cell in (told.evaluated or {}).values() if cell not in ("1", "")]:
+        raise ValueError(f"{file}: evaluated {odd[0]!r}; write 1 for a class that is, and nothing for others")
+    return told
 
 
 def read_pbtxt(file: Path) -> dict[int, str]:
@@ -151,7 +156,7 @@ def _from_table(
     numbers = [header.index(name) for name in _NUMBER if name in header]
     number = next((other for other in numbers if other != place), None)
     pairs = []
-    columns: dict[str, dict[str, str]] = {name: {} for name in ("mirrored", "reversed") if name in header}
+    columns: dict[str, dict[str, str]] = {name: {} for name in _COLUMNS if name in header}
     for line, cells in enumerate(rows, start=2):
         if not place < len(cells) <= len(header) or not cells[place].strip():
             raise ValueError(f"{file}, row {line} ({','.join(cells)}): no name, or more cells than the header has")

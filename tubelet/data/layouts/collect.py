@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,10 @@ def collect(path: Path, found: Found, skip_missing: bool) -> VideoData:
             if not lost:
                 raise ValueError(f"{path}: no training video for {listed}, which validation has")
             log.warning("%s: no training video for %s is there, validation has some", path, listed)
-    evaluated = tuple(classes.index(name) for name in found.evaluated)
+    measured: Collection[str] = found.evaluated
+    if told and told.evaluated is not None:
+        measured = {name for name, cell in told.evaluated.items() if cell}
+    evaluated = tuple(index for index, name in enumerate(classes) if name in measured)
     mirrored, backwards = mirrors(classes, told), reversals(classes, told)
     if found.is_volume and (told is None or told.reversed is None):
         becomes = {index: mirrored.get(index, index) for index in range(len(classes))}
