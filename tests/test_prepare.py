@@ -290,6 +290,35 @@ def test_the_new_folder_may_lie_beside_the_list(tmp_path):
             prepare(root / "my.csv", out)
 
 
+def test_labels_of_frames_come_along_where_they_are_asked_for(tmp_path):
+    root = classes(tmp_path / "in", ".avi", codec="mpeg4")
+    rows = [f"{c}/{c} {i}.avi,{c},{i},{i + 5},{('train', 'val')[i == 2]}\n" for c in ("jump", "walk") for i in range(3)]
+    rows[0] = "jump/jump 0.avi,,,,train\n"
+    (root / "spans.csv").write_text("path,label,start_frame,end_frame,split\n" + "".join(rows))
+    with pytest.raises(ValueError, match=r"row 2 \(.*no path or no label; give task frames"):
+        prepare(root / "spans.csv", tmp_path / "out")
+    assert prepare(root, tmp_path / "out").notes[0].endswith("no path or no label; give task frames")
+    result = prepare(root, tmp_path / "out", task="frames")
+    assert result.kept == 6 and not result.notes
+    assert samples(result.data, tmp_path / "out", task="frames") == samples(root, root, task="frames")
+    (root / "spans.csv").unlink()
+    with pytest.raises(ValueError, match="is read as classify, not as frames"):
+        prepare(root, tmp_path / "other", task="frames")
+    assert not (tmp_path / "other").exists()
+
+
+def test_labels_of_frames_that_stay_behind_are_told(tmp_path):
+    classes(tmp_path / "Charades_v1_480")
+    for split, number in (("train", 0), ("test", 1)):
+        rows = [f"{name} {number},P,,c{action:03} 0.10 0.50" for action, name in enumerate(("jump", "walk"))]
+        (tmp_path / f"Charades_v1_{split}.csv").write_text("\n".join(["id,subject,script,actions", *rows, ""]))
+    file, out = tmp_path / "Charades_v1_train.csv", tmp_path / "out"
+    assert prepare(file, out).notes == ["its labels of frames do not come along; give task frames"]
+    result = prepare(file, out, task="frames")
+    assert not result.notes
+    assert samples(result.data, out, task="frames") == samples(file, tmp_path, task="frames")
+
+
 def test_texts_that_are_no_files_do_not_come_along(tmp_path):
     root = lists_beside(tmp_path / "in")
     (root / "notes.txt").symlink_to("gone.txt")

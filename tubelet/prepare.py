@@ -29,9 +29,9 @@ from .data.indexes import footprint
 from .data.layouts import SUFFIXES, open_data
 from .data.layouts.classes import own_classes
 from .data.layouts.places import videos_among
-from .data.listing import difference, whole, write_list
+from .data.listing import difference, silence, whole, write_list
 from .data.pictures import is_frames
-from .data.sample import Sample, VideoData
+from .data.sample import Sample, Task, VideoData
 from .data.transforms import Size, resize_shape
 from .data.video import Video, VideoError, write_video
 from .machine import FULL
@@ -104,6 +104,7 @@ def prepare(
     short_side: int = 256,
     gop: int = 12,
     crf: int = CRF,
+    task: Task | None = None,
     workers: int | None = None,
 ) -> Prepared:
     """Re-encode the videos of a data set, so that training reads them several times faster.
@@ -118,20 +119,22 @@ def prepare(
         short_side: of the pictures, pixels; smaller videos keep their size. An odd side loses a pixel.
         gop: frames from one keyframe to the next, at most; fewer make random reading faster, the files larger.
         crf: constant quality, from 0 (lossless) to 51.
+        task: as in `open_data`: what the new folder is to be read as.
         workers: processes; None takes one a core.
 
     Returns:
         What was made, and what was left out since it cannot be read.
 
     Raises:
-        ValueError: there are no videos, or none that can be read; the source holds scans; `out` is the source, lies in
-            it or holds it, holds other files, or was prepared with other settings; or the disk is full.
+        ValueError: there are no videos, or none that can be read; the source holds scans, or no data of the task;
+            `out` is the source, lies in it or holds it, holds other files, or was prepared with other settings; or the
+            disk is full.
     """
     at_least_one(short_side=short_side, gop=gop)
     if not 0 <= crf <= 51:
         raise ValueError(f"crf {crf} must lie in 0..51")
     source, out = motion.motion() if str(source) == "motion" else Path(source), Path(out)
-    found, why_not = _opened(source)
+    found, why_not = _opened(source, task)
     if found is not None and found.is_volume:
         raise ValueError(f"{source}: scans; prepare is for videos, and training prepares scans by itself")
     sources = _videos(source, found)
@@ -153,6 +156,9 @@ def prepare(
             f"{source}: none of {counted(len(sources), 'video')} can be read, first {next(iter(failed.values()))}"
         )
     read_as, notes = _carry_over(source, out, found, ready) if found else (out, [f"no data set to train on: {why_not}"])
+    is_several = task is None and found is not None and found.task == "multilabel"
+    if is_several and _holds_spans(source) and not _holds_spans(read_as):
+        notes.append("its labels of frames do not come along; give task frames")
     rows = [ledger[str(places[path])] for path in ready]
     return Prepared(
         data=read_as,
@@ -304,20 +310,31 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             yield Path(here), folders, sorted(name for name in files if not name.startswith("."))
 
 
-def _opened(source: Path) -> tuple[VideoData | None, str]:
+def _opened(source: Path, task: Task | None) -> tuple[VideoData | None, str]:
     """The data set, each video spelled in one way, or why a folder is none."""
     try:
-        found = open_data(source)
+        found = open_data(source, task=task)
     except ValueError as error:
-        if not source.is_dir():
-            raise
-        return None, str(error)
+        why_not = f"{error}; give task frames" if task is None and _holds_spans(source) else str(error)
+        if task is not None or not source.is_dir():
+            raise ValueError(why_not) from None
+        return None, why_not
     spelled: dict[Path, Path] = {}
     splits = {
         split: [replace(sample, path=spelled.setdefault(whole(sample.path), sample.path)) for sample in samples]
         for split, samples in found.splits.items()
     }
     return replace(found, splits=splits), ""
+
+
+def _holds_spans(source: Path) -> bool:
+    """Whether a data set can be read as labels of frames."""
+    try:
+        with silence():
+            open_data(source, task="frames")
+    except ValueError:
+        return False
+    return True
 
 
 def _videos(source: Path, found: VideoData | None) -> list[Path]:
