@@ -101,6 +101,11 @@ def test_each_frame_has_its_own_rescale(tmp_path):
         read_volume(path)
 
 
+def test_directions_of_few_digits_are_straightened(tmp_path):
+    volume = read_volume(write_frames(tmp_path / "a.dcm", ARRAY, (0, 2, 4, 6), along="1\\0.002\\0\\0\\1\\0"))
+    assert np.allclose(volume.grid.steps.T @ volume.grid.steps, np.eye(3), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("positions", "change", "says"),
     [

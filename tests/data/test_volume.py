@@ -238,7 +238,7 @@ def test_maps_are_what_is_read(tmp_path, ending, shape):
 
 
 def test_what_a_wrong_header_says_is_not_mapped(tmp_path):
-    for name in ("inside.nii", "nowhere.nii", "beyond.nii", "huge.nii"):
+    for name in ("inside.nii", "nowhere.nii", "beyond.nii", "huge.nii", "sheared.mha", "singular.mha"):
         (tmp_path / name).write_bytes(BAD[name][0])
         with pytest.raises(VolumeError, match=BAD[name][1]):
             mapped(tmp_path / name)
@@ -278,6 +278,14 @@ MHA = (
     b"ObjectType = Image\nNDims = 3\nElementSpacing = 1 %b 3\nDimSize = 8 7 6\n"
     b"ElementType = MET_SHORT\nElementDataFile = LOCAL\n"
 )
+
+
+def metaimage(directions: bytes) -> bytes:
+    """A MetaImage with these columns of cosines."""
+    head = (MHA % b"2").replace(b"ElementSpacing", b"TransformMatrix = " + directions + b"\nElementSpacing")
+    return head + ARRAY.tobytes()
+
+
 BAD = {
     "text.nii": (b"hello", "not a NIfTI file"),
     "text.nii.gz": (b"hello", "Not a gzipped file"),
@@ -316,6 +324,14 @@ BAD = {
         "sform is sheared or contradicts pixdim",
     ),
     "two.nii": (bytes(540), "not a NIfTI file"),
+    "sheared.nrrd": (
+        b"NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 8 7 6\n"
+        b"space directions: (1,0,0) (0,1,0) (0,1,2.5)\nendian: little\nencoding: raw\n\n" + ARRAY.tobytes(),
+        r"axes are not at right angles or not of length 1 \(by 2\.45 mm",
+    ),
+    "sheared.mha": (metaimage(b"1 0 0 0 1 0 0 0.371 0.928"), "at right angles"),
+    "singular.mha": (metaimage(b"1 0 0 1 0 0 0 0 1"), "at right angles"),
+    "long.mha": (metaimage(b"2 0 0 0 1 0 0 0 1"), "not of length 1"),
     "second.nii": (struct.pack("<i", 540) + bytes(536), "NIfTI-2, which ITK does not read"),
 }  # fmt: skip
 
@@ -335,6 +351,11 @@ def test_a_header_made_by_hand_is_read(tmp_path):
     (tmp_path / "a.nii").write_bytes(WHOLE)
     volume = read_volume(tmp_path / "a.nii")
     assert np.array_equal(volume.array[0], ARRAY) and volume.spacing_mm == (3, 2, 1)
+
+
+def test_directions_of_few_digits_are_read(tmp_path):
+    (tmp_path / "a.mha").write_bytes(metaimage(b"1 0 0 0.001 1 0 0 0 1"))
+    assert read_volume(tmp_path / "a.mha").array.shape == mapped(tmp_path / "a.mha").array.shape == (1, 6, 7, 8)
 
 
 SFORM = struct.pack("<12f", 1, 0, 0, 5, 0, 2, 0, 6, 0, 0, 3, 7)

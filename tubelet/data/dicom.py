@@ -222,7 +222,7 @@ def _of_frame(told: Mapping[str, str], number: int, path: Path) -> Slice:
         right, down = np.array(along[:3]), np.array(along[3:])
         across = np.cross(right, down)
         if abs(np.linalg.norm(across) - 1) < _TURNED:
-            columns = np.stack([each / np.linalg.norm(each) for each in (right, down, across)], 1)
+            columns = np.stack([each / np.linalg.norm(each) for each in (right, np.cross(across, right), across)], 1)
             direction = tuple(map(float, columns.ravel()))
             (height, width), (x, y, z) = spacing, position
             grid = Grid((1, 1, 1), (1.0, height, width), (x, y, z), direction)

@@ -87,7 +87,7 @@ def _asked(path: Path, ask: Callable[[], Any], what: str = "cannot be read") -> 
                 raise VolumeError(f"{path}: its spacing is 0 along an axis; correct its header") from None
             if "Unable to determine ImageIO" in message:
                 reason = f"not a {ending(path) or 'DICOM'} file, or cut short"
-            elif "orthonormal" in message:
+            elif "orthonormal" in message or "determinant is 0" in message:
                 reason = "its axes are not at right angles; resample it to a straight grid first"
             elif "Reason: " in message:  # the system's last error, of something else; what was printed tells more
                 reason = ""

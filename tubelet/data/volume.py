@@ -93,8 +93,8 @@ def read_volume(path: Path_ | Sequence[Path_], *, series: str | None = None) -> 
 
     Raises:
         VolumeError: no such file, no right to read it, no scan, cut short or damaged, values that are not finite, a
-            spacing of 0, a TIFF with a palette or of less than 8 bits a voxel; files that do not lie on one grid;
-            slices that are missing, double or of another kind, or several series.
+            spacing of 0, axes that are not at right angles, a TIFF with a palette or of less than 8 bits a voxel; files
+            that do not lie on one grid; slices that are missing, double or of another kind, or several series.
         TypeError: no path and no sequence of paths.
         ImportError: SimpleITK is not installed.
     """
@@ -118,6 +118,7 @@ def read_volume(path: Path_ | Sequence[Path_], *, series: str | None = None) -> 
             raise VolumeError(f"{path}: series={series} is for a folder of DICOM files")
         else:
             volume = _completed(_read_file(path), path)
+    _check_straight(volume)
     if volume.array.dtype.kind == "f" and not (is_finite := np.isfinite(volume.array)).all():
         where = tuple(map(int, np.argwhere(~is_finite)[0]))
         raise VolumeError(
@@ -248,7 +249,10 @@ def mapped(path: Path_) -> Volume | None:
     if suffix not in (".npy", ".nii", ".mha", ".mhd") or not path.is_file():
         return None
     with reading(path):
-        return _mapped(path)
+        volume = _mapped(path)
+    if volume is not None:
+        _check_straight(volume)
+    return volume
 
 
 def _mapped(path: Path) -> Volume | None:
@@ -305,13 +309,23 @@ def _nifti_grid(path: Path, info: nifti.Nifti) -> Grid:
         if np.abs(theirs.T @ theirs - ours.T @ ours).max() > 2 * limit * np.linalg.norm(ours, axis=0).max():
             log.info("%s: its sform has voxels of another size or shape than pixdim, which counts", path)
         return grid
-    off = float(np.abs((grid.affine[:3] - stated) * [*far, 1]).max())
-    if not off <= limit:
-        raise VolumeError(
-            f"{path}: its sform is sheared or contradicts pixdim (by {off:.3g} mm at the far end); resample it to "
-            "a straight grid first"
-        )
+    _check_ends(path, grid, stated, "its sform is sheared or contradicts pixdim")
     return grid
+
+
+def _check_straight(volume: Volume) -> None:
+    """Refuse sheared axes: spacings and NIfTI take them for straight ones."""
+    own = volume.grid
+    left, _, right = np.linalg.svd(np.reshape(own.direction, (3, 3)))
+    nearest = dataclasses.replace(own, direction=tuple(map(float, (left @ right).ravel())))
+    _check_ends(volume.path, nearest, own.affine[:3], "its axes are not at right angles or not of length 1")
+
+
+def _check_ends(path: Path, grid: Grid, stated: np.ndarray, told: str) -> None:
+    """Refuse a file whose axes (3, 4), from (d, h, w, 1), end elsewhere than those of a straight grid."""
+    off = float(np.abs((grid.affine[:3] - stated) * [*(n - 1 for n in grid.size), 1]).max())
+    if not off <= _OFF * min(grid.spacing_mm):
+        raise VolumeError(f"{path}: {told} (by {off:.3g} mm at the far end); resample it to a straight grid first")
 
 
 def _read_file(path: Path) -> Volume:
