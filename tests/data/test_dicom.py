@@ -141,6 +141,26 @@ def test_a_single_slice_is_as_thick_as_its_header_says(tmp_path, caplog, stored,
         assert (f"{path}: one slice whose header tells no thickness" in caplog.text) == (found == 1)
 
 
+@pytest.mark.parametrize("stored", ["0\\0", "-1\\1", "nan"])
+def test_a_spacing_that_is_not_above_0(tmp_path, stored):
+    slices(tmp_path, [0.0, 2.5])
+    file = tmp_path / "7.dcm"
+    file.write_bytes(file.read_bytes().replace(b".8\\.7 ", stored.encode().ljust(6)))
+    for path in (tmp_path, file):
+        with pytest.raises(VolumeError, match=r"7\.dcm: spacing .* mm \(PixelSpacing\); each must be above 0"):
+            read_volume(path)
+
+
+def test_slices_without_a_spacing_are_told(tmp_path, caplog):
+    caplog.set_level("INFO", "tubelet")
+    slices(tmp_path, [0.0, 2.5])
+    for file in list(tmp_path.iterdir()):
+        file.write_bytes(file.read_bytes().replace(b"\x28\0\x30\0\6\0\0\0", b"\x28\0\x31\0\6\0\0\0"))
+    for path in (tmp_path, tmp_path / "0.dcm"):
+        assert read_volume(path).spacing_mm[1:] == (1, 1)
+        assert f"{path}: its header tells no PixelSpacing, taken as 1 x 1 mm" in caplog.text
+
+
 def test_turned_grey_levels_are_told(tmp_path, caplog):
     caplog.set_level("INFO", "tubelet")
     slices(tmp_path, [0.0, 2.5])

@@ -72,12 +72,14 @@ ARRAY = np.random.default_rng(0).integers(-500, 500, (4, 4, 5)).astype(np.int16)
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, DEFLATED])
 @pytest.mark.parametrize("is_open", [False, True])
-def test_frames_are_in_the_order_of_their_positions(tmp_path, syntax, is_open):
+def test_frames_are_in_the_order_of_their_positions(tmp_path, caplog, syntax, is_open):
+    caplog.set_level("INFO", "tubelet")
     path = write_frames(tmp_path / "a.dcm", ARRAY, (4, 0, 6, 2), syntax=syntax, is_open=is_open)
     for place in (path, tmp_path):
         volume = read_volume(place)
         assert np.array_equal(volume.array[0], ARRAY[[1, 3, 0, 2]])
         assert np.allclose(volume.spacing_mm, (2, 0.5, 0.75)) and volume.grid.origin_mm == (1, 2, 0)
+    assert "PixelSpacing" not in caplog.text  # the groups tell it
     told = {"0008|0016": CT, "0028|0004": "MONOCHROME2", "0018|0050": "3", "0028|0030": "0.5\\0.75"}
     told |= {"0020|0037": FLAT, "0028|1052": "0", "0028|1053": "1"}
     assert frames(path) == [{**told, "0020|0032": f"1\\2\\{z}"} for z in (4, 0, 6, 2)]

@@ -15,8 +15,10 @@ import numpy as np
 from .grid import Grid, VolumeError
 
 __all__ = [
+    "SPACING",
     "THICKNESS",
     "Slice",
+    "check_spacing",
     "choose",
     "frames_in_order",
     "holds_image",
@@ -26,6 +28,7 @@ __all__ = [
     "thickness_mm",
 ]
 
+SPACING = "0028|0030"  # PixelSpacing
 THICKNESS = ("0018|0088", "0018|0050")  # SpacingBetweenSlices, SliceThickness: the first that is there counts
 
 # Positions are written with a few decimals: steps from one slice to the next differ by as much of the middle one.
@@ -52,12 +55,14 @@ class Slice(NamedTuple):
         series: SeriesInstanceUID.
         description: SeriesDescription, perhaps empty.
         grid: of its one slice, or of its frames.
+        spacing: PixelSpacing as it stands there, perhaps empty.
     """
 
     path: Path
     series: str
     description: str
     grid: Grid
+    spacing: str = ""
 
     @property
     def position_mm(self) -> float:
@@ -82,6 +87,17 @@ def thickness_mm(tags: Mapping[str, str]) -> float | None:
             if 0 < (value := float(tags.get(tag, ""))) < float("inf"):
                 return value
     return None
+
+
+def check_spacing(stored: str, path: Path) -> None:
+    """Refuse a PixelSpacing that is there and not above 0: ITK takes 1 mm in its place, without a word.
+
+    Raises:
+        VolumeError: it is no finite number above 0.
+    """
+    numbers = _numbers({SPACING: stored}, SPACING, stored.count("\\") + 1)
+    if stored and (numbers is None or min(numbers) <= 0):
+        raise VolumeError(f"{path}: spacing {stored} mm (PixelSpacing); each must be above 0: correct its header")
 
 
 def choose(slices: Sequence[Slice], folder: Path, series: str | None) -> list[Slice]:
@@ -110,9 +126,11 @@ def in_order(slices: Sequence[Slice], folder: Path) -> tuple[list[Slice], Grid]:
     """Slices of one series by their position, whatever the files are called, and the grid that they make.
 
     Raises:
-        VolumeError: they differ in size, spacing or direction, two lie at one place, one is missing, they are not
-            evenly apart, or they do not lie straight above one another (a tilted gantry).
+        VolumeError: a spacing is not above 0, they differ in size, spacing or direction, two lie at one place, one is
+            missing, they are not evenly apart, or they do not lie straight above one another (a tilted gantry).
     """
+    for one in slices:
+        check_spacing(one.spacing, one.path)
     first = slices[0]
     for one in slices[1:]:
         for what, ours, theirs in (
@@ -216,7 +234,7 @@ def is_enhanced(kind: str) -> bool:
 
 
 def _of_frame(told: Mapping[str, str], number: int, path: Path) -> Slice:
-    tags = {"0020|0032": 3, "0020|0037": 6, "0028|0030": 2}
+    tags = {"0020|0032": 3, "0020|0037": 6, SPACING: 2}
     position, along, spacing = (_numbers(told, tag, count) for tag, count in tags.items())
     if position and along and spacing and min(spacing) > 0:
         right, down = np.array(along[:3]), np.array(along[3:])

@@ -391,9 +391,10 @@ def _read_series(folder: Path, series: str | None) -> Volume:
         log.info("%s: %s without an image, first %s, left out", folder, told, others[0].name)
     slices = []
     for path in progress(paths, f"headers of {folder.name}"):
-        header = itk.read_header(path, "0020|000e", "0008|103e")
-        series_id, description = (header.tags.get(tag, "") for tag in ("0020|000e", "0008|103e"))
-        slices.append(dicom.Slice(path, series_id, description, header.grid))
+        names = "0020|000e", "0008|103e", dicom.SPACING
+        header = itk.read_header(path, *names)
+        series_id, description, spacing = (header.tags.get(tag, "") for tag in names)
+        slices.append(dicom.Slice(path, series_id, description, header.grid, spacing))
     chosen, grid = dicom.in_order(dicom.choose(slices, folder, series), folder)
     if len(chosen) == 1:  # perhaps of many frames, whose headers tell more
         return _completed(dataclasses.replace(_read_dicom(chosen[0].path), path=folder), chosen[0].path)
@@ -408,9 +409,13 @@ def _completed(volume: Volume, file: Path) -> Volume:
     """A scan of DICOM, one slice as thick as its header says; ITK does not look at SliceThickness."""
     if ending(file) in set(SUFFIXES) - {".dcm"}:
         return volume
-    tags = itk.read_header(file, _GREY, _KIND, *dicom.THICKNESS).tags
-    if volume.grid.size[0] == 1 and dicom.is_enhanced(tags.get(_KIND, "")):
-        tags = (groups.frames(file) or [tags])[0]
+    tags = itk.read_header(file, _GREY, _KIND, dicom.SPACING, *dicom.THICKNESS).tags
+    if not tags.get(dicom.SPACING) or (volume.grid.size[0] == 1 and dicom.is_enhanced(tags.get(_KIND, ""))):
+        tags |= (groups.frames(file) or [{}])[0]
+    dicom.check_spacing(tags.get(dicom.SPACING, ""), file)
+    if not tags.get(dicom.SPACING):
+        taken = "{:g} x {:g}".format(*volume.spacing_mm[1:])
+        log.info("%s: its header tells no PixelSpacing, taken as %s mm (height x width)", volume.path, taken)
     if tags.get(_GREY) == "MONOCHROME1":
         log.info("%s: MONOCHROME1: ITK turns its values over, so that more is brighter; HU change sign", volume.path)
     if volume.grid.size[0] > 1:
