@@ -43,6 +43,18 @@ def test_decathlon(touch, write):
         assert all(sample.target == root / "labelsTr" / sample.path.name for sample in data.splits["train"])
 
 
+def test_names_of_many_classes_stand_before_what_tells_the_layout(touch, write):
+    root = touch(*(f"{name}.nii.gz" for i in range(10) for name in (f"imagesTr/h{i}", f"imagesTr/h{i}_0000")))
+    touch(*(f"labelsTr/h{i}.nii.gz" for i in range(10)))
+    names = {0: "background", **{i: f"structure {i} of all that there are in the body" for i in range(1, 118)}}
+    decathlon = {"labels": names, **{key: DECATHLON[key] for key in ("modality", "training")}}
+    nnunet = {"labels": {name: i for i, name in names.items()}, "channel_names": {"0": "CT"}}
+    for told, layout in ((decathlon, "Decathlon (dataset.json)"), (nnunet, "nnU-Net (dataset.json)")):
+        write("dataset.json", json.dumps(told))
+        data = open_data(root)
+        assert (data.layout, data.classes) == (layout, tuple(names.values()))
+
+
 def test_monai_list_with_folds_channels_and_a_test_part(touch, write):
     touch(*(f"{kind}{i}.nrrd" for i in range(4) for kind in "abm"))
     items = [{"image": [f"a{i}.nrrd", f"b{i}.nrrd"], "label": f"m{i}.nrrd", "fold": i % 3} for i in range(3)]

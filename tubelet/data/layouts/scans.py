@@ -58,7 +58,7 @@ PLAIN = (".npy", ".npz", ".tif", ".tiff")  # in a folder without a list these ma
 PROBES = 100  # folders without a scan, after which there are taken to be none: data sets of frames have millions
 SPARSE = 4  # times as many classes as labels in the masks, from which the labels are no numbers of classes
 TIME_LIMIT_S = 600.0  # for the reading of one mask
-_JSON = re.compile(r'"(image|channel_names|file_ending|modality)"\s*:')
+_JSON = re.compile(rb'"(image|channel_names|file_ending|modality)"\s*:')
 _ENDING = re.compile(r"[-_. ](image|img|mask|label|seg|segmentation)$", re.IGNORECASE)
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _NUMBERED = re.compile(rf"({'|'.join(COLUMNS['image'])})[-_ ]?\d+")
@@ -209,7 +209,7 @@ def _of_folder(root: Path) -> Cases | None:
 
 
 def _of_json(file: Path) -> Cases | None:
-    if not _JSON.search(head(file)):
+    if not _JSON.search(file.read_bytes()):  # of a hundred classes the names alone fill what `head` reads
         return None
     held = read_json(file)
     if not isinstance(held, dict):
