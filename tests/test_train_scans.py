@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from painted_scans import SIZE, Thresholds, painted, write_scans, write_table
+from torch import nn
 
 import tubelet
 from tubelet import cli, feed, fit, plan, plot, segment
@@ -242,6 +243,28 @@ def test_classes_of_scans(tmp_path, capsys):
     assert (tmp_path / "python" / "windows.json").read_text() == (tmp_path / "seen.json").read_text()
     with pytest.raises(ValueError, match=r"x\.mp4: scans are not drawn"):
         tubelet.predict(run.out, tmp_path / "scans", out="x.mp4")
+
+
+@pytest.mark.parametrize(
+    ("layers", "says"),
+    [
+        (
+            [nn.Conv3d(1, 2, 20), nn.AdaptiveAvgPool3d(1), nn.Flatten()],
+            r"does not take a window \(1, 1, 16, 16, 16\): ",
+        ),
+        ([nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(1, 3)], "tells 3 classes apart, and .* has 2 classes"),
+        ([nn.Conv3d(1, 2, 1)], "does not answer for each scan, and .* has 2 classes"),
+    ],
+)
+def test_a_classifier_that_does_not_fit_is_told_before_anything_is_written(tmp_path, layers, says):
+    for i in range(4):
+        (tmp_path / "scans" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        write_volume(tmp_path / "scans" / "ab"[i % 2] / f"{i}.nii.gz", painted(i)[0], Grid(SIZE, (1.0, 1.0, 1.0)))
+    with pytest.raises(ValueError, match=f"^Sequential {says}"):
+        tubelet.train(
+            tmp_path / "scans", model=nn.Sequential(*layers), num_frames=16, crop=16, out=tmp_path / "run", **PLAIN
+        )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

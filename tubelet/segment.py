@@ -51,6 +51,7 @@ __all__ = [
     "Mask",
     "Masks",
     "Way",
+    "answer_to_zeros",
     "dense_classes",
     "keeping_axes",
     "masks_of",
@@ -149,17 +150,26 @@ def dense_classes(network: nn.Module, spec: ClipSpec) -> int | None:
     head = getattr(network, "head", None)
     if isinstance(head, heads.Segment):
         return heads.num_classes(head)
+    answer = answer_to_zeros(network, spec)
+    return answer.shape[1] if isinstance(answer, Tensor) and answer.ndim == 5 else None
+
+
+def answer_to_zeros(network: nn.Module, spec: ClipSpec) -> Any:
+    """What a network answers to one window of zeros.
+
+    Raises:
+        ValueError: it does not take this window.
+    """
     like = next(network.parameters(), torch.empty(0))
     window = (spec.num_frames, *spec.crop) if spec.crop else (spec.num_frames, 32, 32)
     try:
         with torch.no_grad():
-            answer = network(torch.zeros(1, spec.in_channels, *window, device=like.device, dtype=like.dtype))
+            return network(torch.zeros(1, spec.in_channels, *window, device=like.device, dtype=like.dtype))
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"{type(network).__name__} does not take a window {(1, spec.in_channels, *window)}: "
             f"{str(error).splitlines()[0]}"
         ) from None
-    return answer.shape[1] if isinstance(answer, Tensor) and answer.ndim == 5 else None
 
 
 def numbered(number: int) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ from .launch import is_first
 from .models import MODELS, create, ready
 from .recipe import Recipe, choose
 from .run import Run
-from .segment import dense_classes, keeping_axes
+from .segment import answer_to_zeros, dense_classes, keeping_axes
 from .spec import ClipSpec, at_least_one, whole_numbers
 
 Size = int | tuple[int, int] | Literal["none"]
@@ -254,7 +254,8 @@ def train(
     else:
         network.spec = spec = _spec(spec, found.classes, num_frames, frame_stride, fps, resize, crop)
     network.spec = spec = replace(spec, is_multilabel=tasks.is_multilabel(found))
-    _check_classes(network, task, name, data)
+    if scans is not None:
+        _check_classes(network, task, name, data)
     files.header(network)  # what could not be saved is said before the training, not after its first epoch
     if channels == flow.CHANNELS and scans is None:
         feed.compute_flow(found, ("train", "val"), on_bad, workers)
@@ -447,8 +448,13 @@ def _ready(model: nn.Module, task: TaskName, name: str, data: str | os.PathLike,
 
 def _check_classes(network: Any, task: TaskName, name: str, data: str | os.PathLike) -> None:
     classes = len(network.spec.classes)
-    if task == "segment" and (number := dense_classes(network, network.spec)) != classes:
-        told = "does not answer for each voxel" if number is None else f"tells {number} classes apart"
+    if task == "segment":
+        number, what = dense_classes(network, network.spec), "voxel"
+    else:
+        answer, what = answer_to_zeros(network, network.spec), "scan"
+        number = answer.shape[1] if isinstance(answer, torch.Tensor) and answer.ndim == 2 else None
+    if number != classes:
+        told = f"does not answer for each {what}" if number is None else f"tells {number} classes apart"
         raise ValueError(f"{name} {told}, and {data} has {classes} classes: make it with as many")
 
 
