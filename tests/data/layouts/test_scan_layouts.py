@@ -70,6 +70,17 @@ def test_monai_list_with_folds_channels_and_a_test_part(touch, write):
         open_data(file, fold=5)
 
 
+def test_whole_numbers_that_are_written_as_floats(touch, save, write):
+    touch(*(f"{i}.mha" for i in range(3)))
+    save("m.npy", 0, 1)
+    rows = ("0.mha,m.npy,0.0,train", "1.mha,m.npy,1.0,train", "2.mha,m.npy,,test")
+    data = open_data(write("cases.csv", "image,label,fold,split", *rows), fold=0)
+    assert [stems(data, split) for split in ("train", "val", "test")] == [["1"], ["0"], ["2"]]
+    items = [{"image": f"{i}.mha", "label": float(i % 2), "fold": float(i == 2)} for i in range(3)]
+    data = open_data(write("folds.json", json.dumps({"training": items})))
+    assert data.classes == ("0", "1") and stems(data, "val") == ["2"]
+
+
 def test_nnunet(touch, write, refused):
     root = touch(*(f"imagesTr/c{i}_000{c}.nii.gz" for i in range(4) for c in (0, 1)))
     touch(*(f"labelsTr/c{i}.nii.gz" for i in range(4)))
@@ -298,6 +309,7 @@ def test_rows_that_are_wrong(touch, save, write, rows, told):
     ("header", "row", "told"),
     [
         ("image,label,fold", "a.nii,m.npy,first", "fold 'first'"),
+        ("image,label,fold", "a.nii,m.npy,1.5", "fold '1.5'"),
         ("image,label,split", "a.nii,m.npy,some", "split 'some'"),
     ],
 )

@@ -240,7 +240,7 @@ def _of_item(file: Path, item: Any, split: str | None, where: str) -> Case | Non
     """An entry of a list in json; None without a label."""
     if not isinstance(item, dict) or item.get("label") is None:
         return None
-    images, label, fold = item.get("image"), item["label"], item.get("fold")
+    images, label, fold = item.get("image"), _whole(item["label"]), _whole(item.get("fold"))
     images = [images] if isinstance(images, str) else images
     if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
         raise ValueError(f"{where}: image {item.get('image')!r}; give a path, or a list of one for each channel")
@@ -248,6 +248,11 @@ def _of_item(file: Path, item: Any, split: str | None, where: str) -> Case | Non
         raise ValueError(f"{where}: label {label!r}, fold {fold!r}; give a path or a class, and a whole number")
     paths = tuple(_placed(file.parent, image) for image in images)
     return Case(paths, _label(file.parent, str(label)), split, fold, where=where)
+
+
+def _whole(value: Any) -> Any:
+    """A whole number that is written as 1.0 as an int, anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _of_nnunet(file: Path, held: Mapping[str, Any], classes: tuple[str, ...] | None) -> Cases:
@@ -340,7 +345,7 @@ def _of_row(file: Path, cells: Sequence[str], places: Mapping[str, int], line: i
     values = {name: cells[place].strip() for name, place in places.items() if place < len(cells)}
     if not values.get("image") or not values.get("label"):
         raise ValueError(f"{where} ({','.join(cells)}): no image or no label; complete it or leave it out")
-    fold = values.get("fold", "")
+    fold = values.get("fold", "").removesuffix(".0")  # where a row has none, pandas writes numbers so
     if fold and not fold.isdecimal():
         raise ValueError(f"{where}: fold {fold!r} is no whole number from 0")
     try:
