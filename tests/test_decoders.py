@@ -36,6 +36,13 @@ def clip(model, plus=(0, 0, 0), batch=1):
     return torch.randn(batch, model.spec.in_channels, t, h, w)
 
 
+def test_a_clip_below_the_encoders_least_is_refused(make):
+    model = make(encoder("s3d"), 2)
+    assert model.least == (5, 17, 17)
+    with pytest.raises(ValueError, match="with any T from 5, H from 17 and W from 17 up"):
+        model(clip(model, (-1, 0, 0)))
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in ENCODERS]
 )
