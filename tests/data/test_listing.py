@@ -54,6 +54,11 @@ def test_it_reads_back(folder, tmp_path, task, answers, fields, beside):
     assert (str(folder) in path.read_text()) is not beside  # a folder that holds its list can be moved
 
 
+def test_a_list_may_be_called_after_a_part(folder, tmp_path):
+    wanted = data(folder, "classify", [0, 1, 1, 0, 1])
+    assert difference(write_list(tmp_path / "train_clean.csv", wanted), wanted) == ""
+
+
 def test_classes_come_along_where_names_do_not_tell(folder, tmp_path):
     wanted = replace(
         data(folder, "classify", [0, 1, 1, 0, 1]), classes=("walk", "jump"), mirrored={0: None}, reversed={1: 0}

@@ -42,6 +42,11 @@ def test_spans(activitynet, write, caplog):
     assert "1 videos without annotations and 1 empty spans; left out" in caplog.text
 
 
+def test_the_subset_goes_before_the_name_of_the_file(activitynet, write):
+    data = open_data(write("activity_net_val.json", json.dumps(OFFICIAL)))
+    assert [sample.path.stem for sample in data.splits["val"]] == ["v_ehGHCYKzyZ8"]
+
+
 def test_a_span_that_begins_nowhere_is_left_out(activitynet, write):
     more = video("training", (float("nan"), 3, "Ballet"), (4, 5, "Ballet"))
     database = OFFICIAL["database"] | {"QOlSCBRmfWY": more}

@@ -131,6 +131,26 @@ def test_frames_split_and_group_of_a_list(tmp_path, touch, write):
     assert data.splits["val"][0].name == f"{two}[0:12]"
 
 
+@pytest.mark.parametrize("name", ["training_data.csv", "test.csv", "all.csv"])
+def test_a_column_split_goes_before_the_name_of_the_list(touch, write, named, name, caplog):
+    touch("1.mp4", "2.mp4", "3.mp4", "4.mp4")
+    rows = ["1.mp4,a,train", "2.mp4,b,train", "3.mp4,a,val", "4.mp4,b,test"]
+    data = open_data(write(name, "path,label,split", *rows))
+    assert named(data, "train") == [("1.mp4", "a"), ("2.mp4", "b")]
+    assert named(data, "val") == [("3.mp4", "a")] and named(data, "test") == [("4.mp4", "b")]
+    assert not caplog.text
+
+
+def test_a_column_split_that_contradicts_one_of_several_lists_is_said(touch, write, named, caplog):
+    root = touch("1.mp4", "2.mp4", "3.mp4", "4.mp4")
+    write("train.csv", "path,label,split", "1.mp4,a,train", "2.mp4,b,", "3.mp4,a,val")
+    write("val.csv", "path,label", "4.mp4,b")
+    data = open_data(root)
+    assert named(data, "train") == [("1.mp4", "a"), ("2.mp4", "b")]
+    assert named(data, "val") == [("3.mp4", "a"), ("4.mp4", "b")]
+    assert "train.csv: its column split puts 1 row into other parts, first row 4 into val; read so" in caplog.text
+
+
 def test_frames_as_pandas_writes_them(touch, write):
     touch("1.mp4", "2.mp4")
     data = open_data(write("val.csv", "path,label,start_frame,end_frame", "1.mp4,a,0.0,8.0", "2.mp4,b,3.0,"))

@@ -45,7 +45,7 @@ def read(parts: Sequence[Part], task: Task | None) -> Found:
             raise ValueError(f"{part.file}: `database` is no map of videos; get the file again")
         for name, video in database.items():
             try:
-                split = part.split or split_of(video.get("subset") or "")
+                split = split_of(video.get("subset") or "") or part.split
                 spans = [_span(each) for each in video.get("annotations") or ()]
             except (ValueError, AttributeError, TypeError, KeyError) as error:
                 raise ValueError(f"{part.file}, video {name}: {error or 'no subset or annotations'}") from None

@@ -6,6 +6,7 @@ PySlowFast, PyTorchVideo and MMAction2 write `path label`; MMAction2 and TSM `fr
 from __future__ import annotations
 
 import csv
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from ...terminal import counted
 from ..sample import Task, Unit
 from .rows import Found, Layout, Row, actors, box, split_of
 from .text import (
@@ -31,6 +33,8 @@ from .text import (
     names_of,
     read_lines,
 )
+
+log = logging.getLogger("tubelet")
 
 SEPARATORS = "\t,;|"
 _NUMBERS = r"\d+(?:,\d+)*"
@@ -85,6 +89,12 @@ def read_lists(parts: Sequence[Part], task: Task | None) -> Found:
         found, kind = _read(part, lines, task)
         if not found:
             raise ValueError(f"{part.file}: a header ({lines[0].strip()}) and no row; write one for each video")
+        if len(parts) > 1 and (others := [row for row in found if row.split != part.split]):
+            number, first = counted(len(others), "row"), others[0]
+            log.warning(
+                "%s: its column split puts %s into other parts, first row %d into %s; read so",
+                part.file, number, first.line, first.split,
+            )  # fmt: skip
         kinds.add(kind)
         rows += found
     if kinds == {"classify", "multilabel"}:  # no row of one of the lists has several labels
@@ -290,7 +300,7 @@ def _row(values: dict[str, str], label: Any, part: Part, line: int) -> Row:
     if len(values) == 2:
         return Row(path, label, part.split, file=part.file, line=line)
     start, end, unit = _extent(values)
-    split = part.split or split_of(values.get("split", ""))
+    split = split_of(values.get("split", "")) or part.split
     return Row(path, label, split, start, end, unit, None, values.get("group", ""), _fps(values), part.file, line)
 
 
