@@ -234,6 +234,14 @@ def test_a_video_may_show_no_class_of_several(touch, write, named):
     assert named(data, "train") == [("1.mp4", ("jump", "run")), ("2.mp4", ())]
 
 
+def test_several_labels_in_rows_of_their_own(touch, write, named):
+    touch("1.mp4", "2.mp4")
+    rows = ["1.mp4,b,,train", "1.mp4,a,,train", "2.mp4,a,,train", "1.mp4,a,9,train", "1.mp4,a,,val", "2.mp4,,,train"]
+    data = open_data(write("list.csv", "path,labels,end_frame,split", *rows))
+    assert named(data, "train") == [("1.mp4", ("a", "b")), ("2.mp4", ("a",)), ("1.mp4", ("a",))]
+    assert named(data, "val") == [("1.mp4", ("a",))]
+
+
 @pytest.mark.parametrize("separator", [" ", "\t"])
 def test_lists_of_frame_folders(frames, write, named, separator):
     frames("rawframes/run/one two", "rawframes/jump/three", "rawframes/jump/four")

@@ -104,7 +104,19 @@ def read_lists(parts: Sequence[Part], task: Task | None) -> Found:
         raise ValueError(
             f"{parts[0].file.parent}: {names_of(parts)} hold {' and '.join(sorted(kinds))}; give one of them"
         )
+    if kind == "multilabel":
+        rows = _united(rows)
     return Found(f"list ({names_of(parts)})", parts[0].file.parent, rows, kind)
+
+
+def _united(rows: Iterable[Row]) -> list[Row]:
+    """One row for each part of a video, with all labels that its rows have: lists may have one label in a row."""
+    found: dict[tuple, Row] = {}
+    for row in rows:
+        part = row.video, row.split, row.start, row.end, row.unit
+        first = found.setdefault(part, row)
+        found[part] = first._replace(label=tuple(dict.fromkeys((*first.label, *row.label))))
+    return list(found.values())
 
 
 def first_rows(part: Part, head: str) -> list[Row]:
