@@ -293,6 +293,38 @@ def test_the_rate_is_of_folders_of_frames_alone(touch, frames, write):
     assert [sample.fps for sample in data.splits["train"]] == [None, None, 12, 12, 12]
 
 
+SECRET = {
+    "one column": ("path", "3.mp4"),
+    "one column without a header": ("3.mp4",),
+    "a header without labels": ("path,start_frame,end_frame", "3.mp4,1,2"),
+    "a header of two columns": ("video_id,duration", "3,12"),
+    "columns that are not known": ("id,frames,label_id", "3,37,"),
+    "-1 for each": ("3.mp4 -1",),
+    "-1 in folders of frames": ("frames/3 37 -1",),
+    "empty cells": ("path,label", "3.mp4,"),
+}
+
+
+@pytest.mark.parametrize("form", SECRET)
+def test_a_test_part_without_labels_is_left_out(touch, write, named, form, caplog):
+    root = touch("1.mp4", "2.mp4", "3.mp4")
+    write("train.csv", "path,label", "1.mp4,0", "2.mp4,1")
+    write("val.csv", "path,label", "2.mp4,1")
+    write("test.csv", *SECRET[form])
+    data = open_data(root)
+    assert named(data, "train") == [("1.mp4", "0"), ("2.mp4", "1")] and sorted(data.splits) == ["train", "val"]
+    assert "test.csv: no labels; left out" in caplog.text
+
+
+def test_rows_of_test_without_a_label_are_left_out(touch, write, named, refused, caplog):
+    touch("1.mp4", "2.mp4", "3.mp4")
+    rows = ["1.mp4,a,train", "2.mp4,b,train", "2.mp4,b,val", "3.mp4,,test", "1.mp4,a,test"]
+    data = open_data(write("list.csv", "path,label,split", *rows))
+    assert named(data, "test") == [("1.mp4", "a")]
+    assert "list.csv: 1 row of test without a label; left out" in caplog.text
+    assert "rows of test alone and no label" in refused(write("list.csv", "path,label,split", rows[3]))
+
+
 def test_paths_of_windows(touch, write, named):
     touch("a/1.mp4", "b/2.mp4")
     data = open_data(

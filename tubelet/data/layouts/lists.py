@@ -46,6 +46,10 @@ BOX = ("x1", "y1", "x2", "y2")
 _MANY = re.compile(r"\s*[,;|]\s*")
 
 
+class _NoLabelsError(ValueError):
+    """A list of which no column is known to be the labels."""
+
+
 def _is_list(file: Path, head: str) -> bool:
     return file.suffix.lower() in LISTS
 
@@ -83,12 +87,10 @@ def read_lists(parts: Sequence[Part], task: Task | None) -> Found:
     rows: list[Row] = []
     kinds: set[Task] = set()
     for part in parts:
-        lines = read_lines(part.file)
-        if not lines:
-            raise ValueError(f"{part.file}: the list is empty")
-        found, kind = _read(part, lines, task)
-        if not found:
-            raise ValueError(f"{part.file}: a header ({lines[0].strip()}) and no row; write one for each video")
+        found, kind = _labelled(part, task, is_spare=part.split == "test" and len(parts) > 1)
+        if kind is None:
+            log.warning("%s: no labels; left out", part.file)
+            continue
         if len(parts) > 1 and (others := [row for row in found if row.split != part.split]):
             number, first = counted(len(others), "row"), others[0]
             log.warning(
@@ -98,15 +100,41 @@ def read_lists(parts: Sequence[Part], task: Task | None) -> Found:
         kinds.add(kind)
         rows += found
     if kinds == {"classify", "multilabel"}:  # no row of one of the lists has several labels
-        kind = "multilabel"
+        kinds = {"multilabel"}
         rows = [row if isinstance(row.label, tuple) else row._replace(label=(row.label,)) for row in rows]
     elif len(kinds) > 1:
         raise ValueError(
             f"{parts[0].file.parent}: {names_of(parts)} hold {' and '.join(sorted(kinds))}; give one of them"
         )
-    if kind == "multilabel":
+    (one,) = kinds
+    if one == "multilabel":
         rows = _united(rows)
-    return Found(f"list ({names_of(parts)})", parts[0].file.parent, rows, kind)
+    return Found(f"list ({names_of(parts)})", parts[0].file.parent, rows, one)
+
+
+def _labelled(part: Part, task: Task | None, *, is_spare: bool) -> tuple[list[Row], Task | None]:
+    """The rows of a list that have a label, and their task; of a list that can be spared and has no labels, nothing."""
+    lines = read_lines(part.file)
+    if not lines:
+        raise ValueError(f"{part.file}: the list is empty")
+    try:
+        found, kind = _read(part, lines, task)
+    except _NoLabelsError:
+        if is_spare:
+            return [], None
+        raise
+    rows = [row for row in found if row.label is not None]
+    # a header that names no label is read as a row
+    if is_spare and (not rows or column(str(rows[0].video)) == "path"):
+        return [], None
+    if not found:
+        raise ValueError(f"{part.file}: a header ({lines[0].strip()}) and no row; write one for each video")
+    if not rows:
+        raise ValueError(f"{part.file}: rows of test alone and no label; write labels, or give a list that has some")
+    if len(rows) < len(found):
+        number = counted(len(found) - len(rows), "row")
+        log.warning("%s: %s of test without a label; left out", part.file, number)
+    return rows, kind
 
 
 def _united(rows: Iterable[Row]) -> list[Row]:
@@ -144,7 +172,7 @@ def _read(part: Part, lines: Sequence[str], task: Task | None) -> tuple[list[Row
     table = _columns(lines)
     if len(table[0]) != 2:
         known = ", ".join(f"{name} ({'|'.join(aliases)})" for name, aliases in COLUMNS.items())
-        raise ValueError(
+        raise _NoLabelsError(
             f"{part.file}: {len(table[0])} columns and no header that names them; two columns are `path label`, "
             f"more need a header: {known}"
         )
@@ -257,7 +285,7 @@ def _table(
     if kind == "detect":
         return actors(rows), kind
     if kind == "classify" and _are_several([row.label for row in rows if row.label]):
-        return [row._replace(label=tuple((row.label or "").split(","))) for row in rows], "multilabel"
+        return [row._replace(label=tuple(row.label.split(",")) if row.label else ()) for row in rows], "multilabel"
     if task == "frames" and kind == "classify":
         return _spans(part.file, rows), task
     return rows, kind
@@ -312,8 +340,12 @@ def _row(values: dict[str, str], label: Any, part: Part, line: int) -> Row:
     if len(values) == 2:
         return Row(path, label, part.split, file=part.file, line=line)
     start, end, unit = _extent(values)
-    split = split_of(values.get("split", "")) or part.split
+    split = _split(values, part)
     return Row(path, label, split, start, end, unit, None, values.get("group", ""), _fps(values), part.file, line)
+
+
+def _split(values: dict[str, str], part: Part) -> str | None:
+    return split_of(values.get("split", "")) or part.split
 
 
 def _fps(values: dict[str, str]) -> float | None:
@@ -329,13 +361,16 @@ def _path(told: str) -> str:
 
 
 def _one(values: dict[str, str], part: Part, line: int) -> Row:
-    return _row(values, values.get("label", ""), part, line)
+    """A video of one class; a row of test may have none, or -1, as challenges publish them."""
+    label = values.get("label", "")
+    is_secret = label in ("", "-1") and _split(values, part) == "test"
+    return _row(values, None if is_secret else label, part, line)
 
 
 def _span(values: dict[str, str], part: Part, line: int) -> Row:
     """A stretch of a video; where label, start and end are empty, a video in which nothing is seen."""
     told = any(values.get(name) for name in ("label", "start_frame", "end_frame", "start_s", "end_s"))
-    return _one(values, part, line) if told else _row(values, None, part, line)
+    return _row(values, values.get("label", "") if told else None, part, line)
 
 
 def _several(values: dict[str, str], part: Part, line: int) -> Row:
