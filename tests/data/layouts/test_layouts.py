@@ -140,6 +140,16 @@ def test_files_that_are_no_lists_of_videos(touch, write):
     assert open_data(root).layout == "class folders"
 
 
+def test_class_folders_beside_what_is_no_list(touch, write, refused, caplog):
+    root = touch(*(f"{part}/{name}/1.mp4" for part in ("train", "val") for name in "ab"))
+    file = write("train.csv", "name,frames,kind", "1,30,a")
+    assert open_data(root).layout == "class folders in train, val"
+    assert f"{file}: 3 columns and no header that names them; the class folders are read in its place" in caplog.text
+    assert "3 columns and no header" in refused(file)
+    write("train.csv", "path,label,split", "1.mp4,a,half")  # a list, with an error in it
+    assert "split 'half' is none of train" in refused(root)
+
+
 def test_parts_go_before_other_lists(touch, write):
     root = touch("1.mp4", "2.mp4", "3.mp4")
     write("train.txt", "1.mp4 a", "2.mp4 b")

@@ -111,6 +111,13 @@ def test_quotes_after_a_space(touch, write, named, header):
     assert named(data, "val") == [("1.mp4", "x, y"), ("2.mp4", "z")]
 
 
+@pytest.mark.parametrize("header", ["clip_path,label", "clip_name,clip_path,label", "video_name,filename,label"])
+def test_other_names_of_the_column_of_paths(touch, write, named, header):
+    touch("1.mp4", "2.mp4")
+    rows = [f"{'x,' * (header.count(',') - 1)}{name}" for name in ("1.mp4,a", "2.mp4,b")]
+    assert named(open_data(write("val.csv", header, *rows)), "val") == [("1.mp4", "a"), ("2.mp4", "b")]
+
+
 def test_frames_split_and_group_of_a_list(tmp_path, touch, write):
     touch("1.mp4", "2.mp4")
     data = open_data(

@@ -19,6 +19,13 @@ def test_paths_are_beside_the_list_or_where_one_works(tmp_path, touch, write):
     assert [sample.path for sample in data.splits["val"]] == [tmp_path / "absolute.mp4"]
 
 
+def test_a_path_may_begin_at_the_root_of_the_data_set(tmp_path, touch):
+    names = ["train/a/1.mp4", "train/a/gone.mp4"]
+    touch(names[0])
+    found = Places([Row(f"/{name}", "a") for name in names], tmp_path)
+    assert found.paths == [tmp_path / names[0], None]
+
+
 @pytest.mark.parametrize("number", [2, places.FEW + 2])
 @pytest.mark.parametrize("place", ["home", "home/videos", "home/videos_train", "videos", "rawframes"])
 def test_paths_in_folders_of_videos(tmp_path, touch, place, number):

@@ -35,6 +35,11 @@ def read(root: Path) -> Found:
     return Found(f"class folders in {names_of(parts)}", root, rows)
 
 
+def has_parts(root: Path) -> bool:
+    """Whether a folder holds folders of parts, with class folders in them."""
+    return bool(_parts(_subfolders(root)))
+
+
 def _parts(folders: Sequence[Path]) -> list[Part]:
     """Folders of the parts: `train`, or names that differ in that word alone, as `videos_train` and `videos_val`."""
     named = families(folder for folder in folders if kin(folder.name)[1])

@@ -22,6 +22,7 @@ from .text import (
     COLUMNS,
     HEAD,
     LISTS,
+    OTHER_PATHS,
     SPLITS,
     SUFFIXES,
     Part,
@@ -46,7 +47,7 @@ BOX = ("x1", "y1", "x2", "y2")
 _MANY = re.compile(r"\s*[,;|]\s*")
 
 
-class _NoLabelsError(ValueError):
+class NoLabelsError(ValueError):
     """A list of which no column is known to be the labels."""
 
 
@@ -119,7 +120,7 @@ def _labelled(part: Part, task: Task | None, *, is_spare: bool) -> tuple[list[Ro
         raise ValueError(f"{part.file}: the list is empty")
     try:
         found, kind = _read(part, lines, task)
-    except _NoLabelsError:
+    except NoLabelsError:
         if is_spare:
             return [], None
         raise
@@ -172,7 +173,7 @@ def _read(part: Part, lines: Sequence[str], task: Task | None) -> tuple[list[Row
     table = _columns(lines)
     if len(table[0]) != 2:
         known = ", ".join(f"{name} ({'|'.join(aliases)})" for name, aliases in COLUMNS.items())
-        raise _NoLabelsError(
+        raise NoLabelsError(
             f"{part.file}: {len(table[0])} columns and no header that names them; two columns are `path label`, "
             f"more need a header: {known}"
         )
@@ -305,6 +306,8 @@ def _places(file: Path, header: Sequence[str]) -> dict[str, int]:
             raise ValueError(
                 f"{file}: column {cell.strip()} of frames or seconds? name it {cell.strip()}_frame or {cell.strip()}_s"
             )
+        if name == "path" and cell.strip().lower() in OTHER_PATHS and _has_sure_path(header):
+            continue
         if name in places:
             raise ValueError(f"{file}: columns {header[places[name]]} and {cell} are both the {name}; rename one")
         if name:
@@ -314,6 +317,10 @@ def _places(file: Path, header: Sequence[str]) -> dict[str, int]:
     if {"start_frame", "end_frame"} & places.keys() and {"start_s", "end_s"} & places.keys():
         raise ValueError(f"{file}: columns of frames and of seconds ({', '.join(header)}); keep the one or the other")
     return places
+
+
+def _has_sure_path(header: Sequence[str]) -> bool:
+    return any(column(cell) == "path" and cell.strip().lower() not in OTHER_PATHS for cell in header)
 
 
 def _spans(file: Path, rows: Sequence[Row]) -> list[Row]:

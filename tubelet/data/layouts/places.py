@@ -52,6 +52,7 @@ class Places:
         self.looked: list[Path] = []
         self.doubles: dict[str, list[Path]] = {}
         self._by_path([i for i, row in enumerate(rows) if isinstance(row.video, str)], rows, home)
+        self._by_root(rows, home)
         wanted: dict[int, tuple[str, ...]] = {}
         for i, row in enumerate(rows):
             if isinstance(row.video, tuple):
@@ -107,6 +108,16 @@ class Places:
                     if len(places) > 1:
                         self.doubles.setdefault(name, places)
                     break
+
+    def _by_root(self, rows: Sequence[Row], home: Path) -> None:
+        """Paths such as `/train/a.mp4`, which begin at the folder of the annotation."""
+        left = {
+            i: row.video.lstrip("/")
+            for i, row in enumerate(rows)
+            if self.paths[i] is None and isinstance(row.video, str) and row.video.startswith("/")
+        }
+        for i, path in zip(left, _there(home, list(left.values())), strict=True):
+            self.paths[i] = path
 
     def _index(self, stems: set[str], folders: Iterable[Path]) -> dict[str, list[Path]]:
         """Files (first) and folders of frames by the name they have without an ending."""

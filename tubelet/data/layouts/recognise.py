@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from . import activitynet, ava, charades, folders, framewise, kinetics, lists, m
 from .places import Places, is_annotation
 from .rows import ACCEPTED, Found, Layout
 from .text import LISTS, Part, families, has_video_suffix, head, kin, names_of
+
+log = logging.getLogger("tubelet")
 
 LAYOUTS: tuple[Layout, ...] = (
     *something.LAYOUTS, *charades.LAYOUTS, *ava.LAYOUTS, *activitynet.LAYOUTS, *kinetics.LAYOUTS,
@@ -92,7 +95,13 @@ def _of_folder(path: Path, task: Task | None) -> Found:
             if len(fit) > 1:
                 raise _several(folder, fit)
             if fit:
-                return layout.read(fit[0], task)
+                try:
+                    return layout.read(fit[0], task)
+                except lists.NoLabelsError as error:
+                    if not folders.has_parts(path):
+                        raise
+                    log.warning("%s; the class folders are read in its place", str(error).partition(";")[0])
+                    return folders.read(path)
     found = folders.read(path)
     if len({row.label for row in found.rows}) < 2 and (sure := _sure(seen)):
         raise _several(path, sure)

@@ -21,8 +21,9 @@ SPLITS = {
     "val": "val", "valid": "val", "validation": "val", "validate": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+OTHER_PATHS = ("file_path", "filepath", "clip_path", "video_name")  # columns of paths where no other is one
 COLUMNS = {
-    "path": ("path", "file", "filename", "video", "video_path", "clip", "video_id", "frame_dir"),
+    "path": ("path", "file", "filename", "video", "video_path", "clip", "video_id", "frame_dir", *OTHER_PATHS),
     "label": ("label", "class", "target", "word", "class_name", "label_name"),
     "labels": ("labels", "classes", "targets", "tags", "actions"),
     "start_frame": ("start_frame",),
