@@ -38,6 +38,7 @@ def targets():
     yield "frames", [spans[0], (), spans[1], spans[2], ()], {}
     yield "detect", [(here,), (here, there), (there,), (there,), (here,)], {"moment": 12}
     yield "detect", [(here,), (here, there), (there,), (there,), (here,)], {"moment": 1.5, "unit": "s"}
+    yield "detect", [(here,), (), (there,), (there,), ()], {"moment": 12}
 
 
 @pytest.mark.parametrize(("task", "answers", "fields"), list(targets()))
@@ -105,8 +106,8 @@ def test_a_difference_is_told(folder, tmp_path):
 
 
 def test_what_no_list_can_hold_leaves_none(folder, tmp_path):
-    one, other = (Actor(0.1, 0.25, 0.5, 0.75, (name,)) for name in (0, 1))
-    wanted = data(folder, "detect", [(one,), (), (other,), (one,), (other,)], moment=12)
+    one, other, nothing = (Actor(0.1, 0.25, 0.5, 0.75, names) for names in ((0,), (1,), ()))
+    wanted = data(folder, "detect", [(one,), (nothing,), (other,), (one,), (other,)], moment=12)
     with pytest.raises(ValueError, match=r"all.csv: no list holds this data set \(1 samples of train"):
         write_list(tmp_path / "all.csv", wanted)
     assert {path.name for path in tmp_path.iterdir()} == {"videos"}

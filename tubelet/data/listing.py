@@ -133,6 +133,8 @@ def _rows(data: VideoData, split: str, sample: Sample) -> Iterator[dict[str, Any
             yield {**row, "label": data.classes[span.target], f"start_{unit}": span.start, f"end_{unit}": span.end}
     else:
         row["frame" if unit == "frame" else "time_s"] = sample.moment
+        if not target:
+            yield row
         for actor in cast("tuple[Actor, ...]", target):
             for name in actor.targets:
                 yield {**row, "label": data.classes[name], **dict(zip(_BOX, actor[:4], strict=True))}

@@ -203,6 +203,17 @@ def test_boxes_of_ones_own(tmp_path, touch, write):
     assert data.splits["val"][0].target == (Actor(0, 0, 1, 1, (1,)),)
 
 
+def test_a_moment_in_which_nobody_is_seen(touch, write):
+    touch("1.mp4", "2.mp4")
+    header = "path,time_s,x1,y1,x2,y2,label,split"
+    rows = ["1.mp4,1,0,0,1,1,sit,train", "1.mp4,2,,,,,,train", "2.mp4,1,,,,,,val"]
+    data = open_data(write("boxes.csv", header, *rows))
+    assert [(sample.moment, len(sample.target)) for sample in data.splits["train"]] == [(1, 1), (2, 0)]
+    assert [sample.target for sample in data.splits["val"]] == [()]
+    with pytest.raises(ValueError, match=r"row 3 .*no path or no label"):
+        open_data(write("boxes.csv", header, *rows[:1], "1.mp4,2,0,0,1,1,,train"))
+
+
 def test_integer_labels_keep_numeric_order(touch, write):
     touch("1.mp4")
     rows = [f"1.mp4,{label},{split}" for split in ("train", "val") for label in (10, 9, 2)]

@@ -385,11 +385,14 @@ def _several(values: dict[str, str], part: Part, line: int) -> Row:
 
 
 def _actor(values: dict[str, str], part: Part, line: int) -> Row:
+    """A box and its class; where both are empty, a moment in which nobody is seen."""
+    is_told = any(values.get(name) for name in ("label", *BOX))
     label = ((box(values[name] for name in BOX), (values["label"],)),) if values.get("label") else ()
     moment = float(values["frame" if "frame" in values else "time_s"])
     if not moment >= 0:
         raise ValueError(f"moment {moment:g} is before the video")
-    return _row(values, label, part, line)._replace(moment=moment, unit="frames" if "frame" in values else "s")
+    row = _row(values, label if is_told else None, part, line)
+    return row._replace(label=label, moment=moment, unit="frames" if "frame" in values else "s")
 
 
 def _extent(values: dict[str, str]) -> tuple[float, float | None, Unit]:
