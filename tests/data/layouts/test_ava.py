@@ -63,7 +63,7 @@ def test_cut_copies_begin_at_900_seconds(ava, maps, touch):
 
 def test_ones_own_data_in_this_form(frames, write):
     frames("rawframes/lobby_1", "rawframes/lobby_2")
-    write("my_train.csv", "lobby_1.mp4,0,0.1,0.1,0.2,0.2,1,0", "lobby_1.mp4,1.5,0.1,0.1,0.2,0.2,2,0")
+    write("my_train.csv", "lobby_1.mp4,0,0.1,0.1,0.2,0.2,1,-1", "lobby_1.mp4,1.5,0.1,0.1,0.2,0.2,2,0")
     data = open_data(write("my_val.csv", "lobby_2,12,0,0,1,1,1,0").parent)
     assert [sample.moment for samples in data.splits.values() for sample in samples] == [0, 1.5, 12]
 

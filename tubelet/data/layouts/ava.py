@@ -17,7 +17,7 @@ log = logging.getLogger("tubelet")
 
 FRAMES_FPS = 30.0
 CUT_S = 900  # where frames and cut copies of the films begin
-_ROW = re.compile(r"[^,]+,\d+(\.\d+)?(,[\d.]*){4},\d*(,\d*)?")
+_ROW = re.compile(r"[^,]+,\d+(\.\d+)?(,[\d.]*){4},\d*(,(-?\d+)?)?")
 
 
 def _is_csv(file: Path, head: str) -> bool:
