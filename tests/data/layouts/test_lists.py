@@ -439,6 +439,13 @@ def test_a_video_without_a_span(touch, write):
         open_data("list.csv", task="frames")
 
 
+def test_a_video_that_is_written_in_two_ways_is_one(touch, write):
+    touch("clips/1.mp4", "2.mp4")
+    rows = ["clips/1.mp4,a,1,2,train", "./clips//1.mp4,b,3,4,train", "2.mp4,a,1,2,val"]
+    data = open_data(write("list.csv", "path,label,start_s,end_s,split", *rows), task="frames")
+    assert [sample.target for sample in data.splits["train"]] == [(Span(1, 2, 0), Span(3, 4, 1))]
+
+
 def test_spans_need_an_end(touch, write):
     touch("1.mp4")
     with pytest.raises(ValueError, match=r"list\.csv, row 2 \(1\.mp4\): no end"):

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from math import isnan
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...terminal import counted
@@ -363,8 +363,9 @@ def _fps(values: dict[str, str]) -> float | None:
 
 
 def _path(told: str) -> str:
-    """A path as it is written, on Windows too."""
-    return told.replace("\\", "/")
+    """A path as it is written, on Windows too; `./a.mp4` is `a.mp4`, so that rows of one video are known to be that."""
+    path = told.replace("\\", "/")
+    return PurePosixPath(path).as_posix() if "./" in path or "//" in path else path  # which takes its time
 
 
 def _one(values: dict[str, str], part: Part, line: int) -> Row:
