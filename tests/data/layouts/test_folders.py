@@ -68,6 +68,23 @@ def test_classes_that_are_called_like_parts(touch):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("inner", ["{}", "{}/deep", "train/{}"])
+def test_class_folders_one_folder_deeper_are_told(touch, refused, inner):
+    root = touch(*(f"videos/{inner.format(c)}/{i}.mp4" for c in ("a", "b") for i in "12"))
+    touch(*(["videos/val/a/3.mp4"] if "train" in inner else []))
+    folders = "train, val" if "train" in inner else "a, b"
+    told = f"its folders ({folders}) are classes or parts, give {root / 'videos'}"
+    assert f"one class only (videos); if {told}" in refused(root)
+    assert open_data(root / "videos").classes == ("a", "b")
+    (root / "classes.txt").write_text("run\nvideos\n")  # the one is one of several
+    assert open_data(root).classes == ("run", "videos")
+
+
+def test_parts_of_one_class_are_no_classes(touch, frames, refused):
+    frames("a/train/1", "a/val/2")
+    assert refused(touch("a/train/3.mp4")).endswith("one class only (a); a classifier needs at least two")
+
+
 def test_two_folders_of_one_part(touch):
     with pytest.raises(ValueError, match=r"val and validation both say val; remove or rename one"):
         open_data(touch("train/a/1.mp4", "train/b/2.mp4", "val/a/3.mp4", "validation/a/4.mp4"))

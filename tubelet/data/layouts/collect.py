@@ -31,7 +31,10 @@ def collect(path: Path, found: Found, skip_missing: bool) -> VideoData:
     forms = _forms(path, found, places)
     classes, names, told = _classes(path, found)
     if len(classes) == 1 and found.task == "classify":
-        raise ValueError(f"{path}: one class only ({classes[0]}); a classifier needs at least two")
+        fix = "a classifier needs at least two"
+        if len(inner := _inner(path, found.rows)) > 1:
+            fix = f"if its folders ({', '.join(inner[:5])}) are classes or parts, give {path / classes[0]}"
+        raise ValueError(f"{path}: one class only ({classes[0]}); {fix}")
     splits: dict[str, list[Sample]] = {}
     for row, place in zip(found.rows, places.paths, strict=True):
         if place is not None:
@@ -114,6 +117,16 @@ def _lost(path: Path, found: Found, places: Places, skip: bool) -> list[Row]:
         raise ValueError(f"{path}: {which}; looked in {looked} and folders in them; {fix}")
     log.warning("%s: %s; they are left out", path, which)
     return lost
+
+
+def _inner(path: Path, rows: Iterable[Row]) -> list[str]:
+    """Folders of videos in class folders; those of parts where there are folders in them."""
+    found: set[str] = set()
+    for row in rows:
+        if isinstance(row.video, Path) and row.video.is_relative_to(path):
+            inner = row.video.relative_to(path).parts[1:]
+            found.update(inner[:1] if len(inner) > 1 + bool(row.split) else ())
+    return sorted(found)
 
 
 def _classes(path: Path, found: Found) -> tuple[tuple[str, ...], dict[str, int], ClassFile | None]:
