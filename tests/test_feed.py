@@ -57,6 +57,14 @@ def test_parts_without_samples_are_not_offered(clips, tmp_path):
         feed.open_parts(clips, ("train",), "classify", 2)
 
 
+def test_a_part_of_which_nothing_can_be_set_aside_is_told_with_its_fix(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").touch()
+    (tmp_path / "list.csv").write_text("path,labels\na.mp4,x\nb.mp4,y\n")
+    with pytest.raises(ValueError, match=r"as each group of train has a class .* add others, or a part val$"):
+        feed.open_parts(tmp_path / "list.csv", ("train", "val"), None, None)
+
+
 def test_parts_without_a_label_are_not_offered(tmp_path):
     for number in range(3):
         write(tmp_path / f"{number}.mp4")

@@ -51,8 +51,10 @@ def check_parts(data: str | os.PathLike, found: VideoData, parts: Sequence[str])
     for part in parts:
         if not found.splits.get(part):
             there = ", ".join(sorted(name for name, samples in found.splits.items() if samples))
-            of_one = part == "val" and len(found.splits.get("train", ())) == 1
-            fix = "; of one sample none is left to validate on: add others, or a part val" if of_one else ""
+            fix = ""
+            if part == "val" and (train := found.splits.get("train")):
+                why = "of one sample" if len(train) == 1 else "as each group of train has a class that no other has,"
+                fix = f"; {why} none is left to validate on: add others, or a part val"
             raise ValueError(f"{data}: no part {part!r}; it has {there or 'no samples at all'}{fix}")
         samples = found.splits[part]
         if found.task in ("multilabel", "frames", "detect") and not any(sample.target for sample in samples):
