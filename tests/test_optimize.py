@@ -545,6 +545,62 @@ def test_what_cannot_be_followed_runs_as_it_is(model, caplog):
     assert torch.equal(fast(x), right)
 
 
+class Remembering(nn.Module):
+    """Answers by what it has seen before, which it keeps where torch.export does not look."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.conv, self.kept = nn.Conv3d(3, 2, 1), kind()
+
+    def forward(self, x):
+        y = self.conv(x)
+        if isinstance(self.kept, list):
+            self.kept.append(0)
+            return y * len(self.kept)
+        before = self.kept.get("first", x)
+        self.kept = {"first": before}
+        return y - before.mean()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [list, dict])
+def test_a_network_that_keeps_something_between_calls_runs_as_it_is(kind, caplog):
+    model, random = Remembering(kind).eval(), torch.get_rng_state()
+    fast = optimize(model, torch.zeros(1, 3, 2, 4, 4))
+    assert "Remembering runs as it is: it keeps something from call to call" in caplog.messages
+    assert torch.equal(torch.get_rng_state(), random) and model.kept == kind()
+    for x in torch.randn(3, 1, 3, 2, 4, 4):
+        assert torch.equal(fast(x), model(x))
+
+
+class Noisy(nn.Module):
+    """Random, by statistics of the clip, and keeps what its answers do not depend on."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv3d(3, 2, 1), nn.BatchNorm3d(2)
+
+    def train(self, mode=True):
+        return self
+
+    def forward(self, x):
+        self.last = F.dropout(self.norm(self.conv(x)), 0.5)
+        return self.last
+
+
+@torch.no_grad()
+def test_a_trial_of_a_network_leaves_it_as_it_was(caplog):
+    x, model = torch.randn(2, 3, 2, 4, 4), Noisy()
+    before = copy.deepcopy(model.state_dict())
+    optimize(model, x, seconds=0.0)
+    assert "Noisy runs as it is: it writes to its inputs or buffers" in caplog.messages
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not hasattr(model, "last") and model.norm.training
+    model.norm = nn.BatchNorm3d(2, track_running_stats=False)
+    fast = optimize(model, x, seconds=0.0)
+    assert fast.prepare(x) is not None and not torch.equal(fast(x), fast(x))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

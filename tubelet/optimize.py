@@ -32,7 +32,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from . import backends, gpu, kernels, ways
 from .capture import capture
-from .copies import check_stays, shared_copy
+from .copies import are_alike, check_stays, is_altered, shared_copy
 from .fastest import Backend, Plan
 from .graph import IN_PLACE, Convolution, Graph, Pool, Step
 from .heads import Detect
@@ -209,6 +209,7 @@ class Optimized(nn.Module):
         try:
             self._check()
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                self._try(inputs)
                 plan = self.backend(self.model, inputs)
         except Exception as error:  # of any type: torch.export runs the network's own code
             self._refused.add(shapes)
@@ -228,6 +229,23 @@ class Optimized(nn.Module):
         # what is masked is -inf in a buffer, rightly
         if not _are_finite(self.model.parameters()) or any(x.sum().isnan() for x in self.model.buffers()):
             raise ValueError("its weights are not finite")
+
+    def _try(self, inputs: tuple[Any, ...]) -> None:
+        """Raise ValueError where a call has a part in the answer of the next, which no plan repeats.
+
+        Code of others is run for it, in copies with tensors of their own, after which all random numbers are as before.
+        """
+        if all(map(_keeps_nothing, self.model.modules())):
+            return
+        fresh, used = (shared_copy(self.model, torch.clone) for _ in range(2))
+        self._answers(used, inputs, _other)
+        right, again = (self._answers(each, inputs, torch.clone) for each in (fresh, used))
+        if len(right) != len(again) or not all(map(_is_same, right, again)):
+            raise ValueError("it keeps something from call to call")
+
+    def _answers(self, model: nn.Module, inputs: tuple[Any, ...], change: Callable[[Tensor], Tensor]) -> list[Any]:
+        with torch.random.fork_rng([self.device] if self.device != CPU else []):
+            return pytree.tree_leaves(model(*pytree.tree_map(change, inputs)))
 
     def train(self, mode: bool = True) -> Optimized:
         """Only evaluation.
@@ -398,6 +416,20 @@ def _count_fused(optimizer: Optimizer, *_: Any) -> None:
     for group in optimizer.param_groups:
         for x in group["params"] if group.get("fused") else ():
             _FUSED[x] = _FUSED.get(x, 0) + 1
+
+
+def _keeps_nothing(module: nn.Module) -> bool:
+    """Whether its code is torch's or of this library, where nothing is kept but in buffers, which torch.export sees."""
+    return type(module).__module__.startswith(("torch.nn.", "tubelet.")) and not is_altered(module)
+
+
+def _other(x: Tensor) -> Tensor:
+    """Another clip (B, C, T, H, W) of this size; what is none, such as boxes, as it is."""
+    return torch.rand_like(x) if x.ndim == 5 and x.is_floating_point() else x.clone()
+
+
+def _is_same(one: Any, two: Any) -> bool:
+    return are_alike(one, two) if isinstance(one, Tensor) and isinstance(two, Tensor) else one == two
 
 
 def _are_finite(tensors: Iterable[Tensor]) -> bool:
