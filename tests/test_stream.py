@@ -182,8 +182,10 @@ def test_classifier_averages_the_video_or_a_window():
     assert_equal(window[:, :, 7], steps[:, :, 5:8].mean(2))
 
 
-@pytest.mark.parametrize("window", [None, (1, 2, 3), (4, 2, 3), (40, 2, 3), (4, 3, 3)])
-@pytest.mark.parametrize("make", ["Classify", "MLP"])
+@pytest.mark.parametrize(("make", "window"), [
+    *itertools.product(["Classify", "MLP"], [None, (1, 2, 3), (4, 2, 3), (40, 2, 3), (4, 3, 3)]),
+    ("Classify", (2, 1, 1)),
+])  # fmt: skip
 def test_a_heads_own_window_streams_exactly(make, window):
     head = (
         tubelet.heads.Classify(6, 5, window=window)
@@ -197,7 +199,12 @@ def test_a_heads_own_window_streams_exactly(make, window):
 
 
 @pytest.mark.parametrize(
-    "head", [tubelet.heads.Classify(6, 5, window=(4, 2, 2)), tubelet.heads.MLP(6, 5, 7, windows=[(4, 2, 3), (8, 3, 3)])]
+    "head",
+    [
+        tubelet.heads.Classify(6, 5, window=(4, 2, 2)),
+        tubelet.heads.MLP(6, 5, 7, windows=[(4, 2, 3), (8, 3, 3)]),
+        tubelet.heads.MLP(6, 5, 7, windows=[(2, 1, 1)]),
+    ],
 )
 def test_a_heads_window_on_a_larger_map_is_refused(head):
     with pytest.raises(ValueError, match=r"layer model \(\w+\) cannot be .* map of 3x3"):
@@ -301,6 +308,14 @@ def test_other_networks_stream_approximately(name):
     whole = run(stream, x, [32])
     assert whole.shape[2] >= 4
     assert_equal(run(stream, x, [3, 20, 9]), whole)
+
+
+@torch.no_grad()
+def test_a_window_over_single_places_streams_at_the_published_size():
+    with torch.device("meta"):
+        model = tubelet.create("i3d", num_classes=4)
+    x = torch.empty(1, model.spec.in_channels, 32, *model.spec.crop, device="meta")
+    assert run(tubelet.Stream(model, approximate=True), x, [9, 23]).shape == (1, 4, 4)
 
 
 # Dense streams: the reference is written anew, with torch's functions.

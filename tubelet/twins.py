@@ -540,21 +540,24 @@ class Averaging(nn.Module):
     def _own_span(self, x: Tensor) -> int:
         """Steps of the window that the head slides over time; 1 for a head that takes the plain mean.
 
-        A window as large as the map in space slides over time alone: its mean of means is kept as a running mean.
+        A window as large as the map in space slides over time alone: its mean of means is kept as a running mean. So is
+        that of a window of single places, which all count alike where no layer is between their means and their mean.
         The windows of an MLP are for clips of their own length, where the one position is the plain mean.
         """
-        windows = tuple(self.head.windows.values()) if isinstance(self.head, MLP) else (self.head.window,)
+        is_mlp = isinstance(self.head, MLP)
+        windows = tuple(self.head.windows.values()) if is_mlp else (self.head.window,)
         height, width = x.shape[3:]
         span = 1
         for t, h, w in filter(None, windows):
             h, w = h or height, w or width  # 0 is the whole axis
-            if h <= height and w <= width and (h, w) != (height, width):
+            is_all = (h, w) == (height, width) or ((h, w) == (1, 1) and not is_mlp)
+            if h <= height and w <= width and not is_all:
                 raise ValueError(
                     f"layer {self.name} ({type(self.head).__name__}) cannot be streamed exactly at this size: "
                     f"its average over {h}x{w} slides over a map of {height}x{width}; "
                     "give smaller frames or assign another head"
                 )
-            if (h, w) == (height, width) and not (isinstance(self.head, MLP) or self.is_dense):
+            if is_all and not (is_mlp or self.is_dense):
                 span = t or 1
         return span
 
