@@ -866,6 +866,9 @@ def test_arguments_that_a_plan_has_no_place_for_are_not_dropped():
     assert torch.equal(fast(x, mask=mask), torch.zeros(1, 4, 2, 4, 4))
     torch.testing.assert_close(fast(x, scale=3.0), model(x, scale=3.0))
     torch.testing.assert_close(fast(x=x), model(x))
+    for arguments in ((None,), (None, mask), ([2.0, None],)):
+        torch.testing.assert_close(fast(x, *arguments), model(x, *arguments))
+    torch.testing.assert_close(fast(x, boxes=None), model(x))
     with pytest.raises(TypeError, match="unexpected keyword argument 'masks'"):
         fast(x, masks=mask)
 

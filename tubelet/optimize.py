@@ -155,7 +155,7 @@ class Optimized(nn.Module):
             bound = inspect.signature(self.model.forward).bind(*inputs, **named)
             inputs, named = bound.args, bound.kwargs
         plan = None if named else self.prepare(*inputs)  # a plan takes nothing by name
-        tensors = pytree.tree_leaves(inputs)
+        tensors = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)]
         if self.device == CPU and not _are_finite(tensors):
             plan = None  # oneDNN's ReLU makes 0 of what is no number, and hides it
         if plan is not None and len(inputs) == 2 and isinstance(head := getattr(self.model, "head", None), Detect):
