@@ -4,6 +4,7 @@ import copy
 import io
 import itertools
 import re
+import types
 
 import pytest
 import torch
@@ -652,6 +653,37 @@ def test_a_stage_of_another_class_is_tried_on_data():
     model.stages[0] = nn.Sequential(blocks.conv3d(16, 2), Gated(), blocks.conv3d(2, 16))
     with pytest.raises(ValueError, match="cannot be streamed exactly"):
         tubelet.Stream(model)(torch.rand(1, 3, 4, 16, 16))
+
+
+def mixing(layer, inputs, output):
+    return output - output.mean(2, keepdim=True)
+
+
+def test_hooks_and_forwards_of_ones_own_are_run_or_named():
+    def stage(model):
+        model.stages[0].register_forward_hook(mixing)
+
+    def network(model):
+        model.forward = types.MethodType(lambda self, x: type(self).forward(self, x - x.mean(2, keepdim=True)), model)
+
+    x = torch.rand(1, 3, 9, 16, 16)
+    for change, name in ((stage, "stages.0 (Residual)"), (network, "model (Network)")):
+        model = tubelet.create("tiny", num_classes=4).eval()
+        change(model)
+        with pytest.raises(ValueError, match=re.escape(f"exactly: the forward or a hook of layer {name} merges")):
+            tubelet.Stream(model)(x)
+    for head in (tubelet.heads.Classify(64, 4), tubelet.heads.MLP(64, 4, 5)):
+        model.head = head
+        head.register_forward_pre_hook(lambda layer, inputs: (inputs[0] + 1,))
+        with pytest.raises(ValueError, match=r"layer head \(\w+\) cannot be streamed: it has hooks"):
+            tubelet.Stream(model)
+    model = tubelet.create("tiny", num_classes=4).eval()
+    model.head = tubelet.heads.PerFrame(model.channels[-1], 4)
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv3d, Join, tubelet.heads.PerFrame)):
+            layer.register_forward_hook(lambda layer, inputs, output: output + 1)
+    with torch.no_grad():
+        assert_equal(run(tubelet.Stream(model), x, [4, 5]), model(x))
 
 
 def on_meta(preset):

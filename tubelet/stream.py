@@ -17,7 +17,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from . import speed
-from .copies import are_alike, check_stays, shared_copy
+from .copies import are_alike, check_stays, is_altered, shared_copy
 from .spec import at_least_one
 from .step import Continued, steady
 from .terminal import Table, counted
@@ -349,7 +349,7 @@ class _Traced(Tensor):
 @torch.no_grad()
 def _trace(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, tuple[Reach, ...]], Reach]:
     """What the inputs of each twin see, and what an output step sees, followed through one frame."""
-    model, device, dtype = _outline(model)
+    outline, device, dtype = _outline(model)
     taken = {}
 
     def before(name: str, twin: Any, inputs: tuple[_Traced, ...]) -> None:
@@ -361,7 +361,7 @@ def _trace(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, tuple[Re
         output.reach = twin.behind
         return output
 
-    for name, twin in twins_of(model).items():
+    for name, twin in twins_of(outline).items():
         if hasattr(twin, "through"):
             twin.register_forward_pre_hook(partial(before, name))
             twin.register_forward_hook(after)
@@ -370,16 +370,16 @@ def _trace(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, tuple[Re
     frame: Any = zeros.as_subclass(_Traced)
     frame.reach = Reach()
     try:
-        answer = model(frame)
+        answer = outline(frame)
     except (RuntimeError, IndexError) as error:
-        raise ValueError(f"{_CANNOT} ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{_cannot(model)} ({str(error).splitlines()[0]})") from error
     if not isinstance(answer, Tensor):
         raise ValueError(
             f"{type(model).__name__} answers with a {type(answer).__name__}: wrap it in a network that answers with "
             "one tensor of it"
         )
     if not isinstance(answer, _Traced):  # it is not made of the frames
-        raise ValueError(_CANNOT)
+        raise ValueError(_cannot(model))
     return taken, answer.reach
 
 
@@ -399,7 +399,7 @@ def _check(model: nn.Module, shape: tuple[int, ...], delay: int) -> None:
     What this library is made of keeps the rules by construction, so only shapes are computed; a network with a class of
     another's is run on noise, since its forward may mix frames where no layer shows it.
     """
-    model, device, dtype = _outline(model)
+    used, device, dtype = _outline(model)
     batch, channels, height, width = shape
 
     def noise(frames: int) -> Tensor:
@@ -411,22 +411,30 @@ def _check(model: nn.Module, shape: tuple[int, ...], delay: int) -> None:
     delay = max(0, delay)
     frames = noise(delay + 4)
     try:
-        outputs = [model(chunk) for chunk in frames.split([delay, 4] if is_ours else [0, *[1] * delay, 1, 1, 1, 1], 2)]
-        finish(model)
-        outputs.append(model(noise(0)))
-        restart(model)
-        finish(model)
-        chunked, whole = torch.cat(outputs, 2), model(frames)
+        outputs = [used(chunk) for chunk in frames.split([delay, 4] if is_ours else [0, *[1] * delay, 1, 1, 1, 1], 2)]
+        finish(used)
+        outputs.append(used(noise(0)))
+        restart(used)
+        finish(used)
+        chunked, whole = torch.cat(outputs, 2), used(frames)
+        is_exact = chunked.shape == whole.shape
+        if not is_ours and is_exact:
+            is_exact = are_alike(chunked, whole)
     except (RuntimeError, IndexError) as error:
-        raise ValueError(f"{_CANNOT} ({str(error).splitlines()[0]})") from error
-    if chunked.shape != whole.shape or not (is_ours or are_alike(chunked, whole)):
-        raise ValueError(_CANNOT)
+        raise ValueError(f"{_cannot(model)} ({str(error).splitlines()[0]})") from error
+    if not is_exact:
+        raise ValueError(_cannot(model))
 
 
-_CANNOT = (
-    "this network cannot be streamed exactly: its forward merges branches outside a tubelet.blocks.Join, pools over "
-    "time outside a layer, or gives an output without a time axis"
-)
+def _cannot(model: nn.Module) -> str:
+    """An error that names layers whose code is another's, the outer ones first."""
+    others = [f"{name or 'model'} ({type(each).__name__})" for name, each in model.named_modules() if not _is_known(each)]
+    named = " or ".join([*others[:3], *(["another"] if len(others) > 3 else [])])
+    whose = f"the forward or a hook of layer {named}" if others else "its forward"
+    return (
+        f"this network cannot be streamed exactly: {whose} merges branches outside a tubelet.blocks.Join, pools over "
+        "time outside a layer, or gives an output without a time axis"
+    )
 
 
 def _fits(state: Any, known: State) -> bool:
@@ -445,6 +453,6 @@ def _sizes(value: Any) -> set[tuple[int, ...]]:
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Whether a forward is code of this library, or no code of its own."""
+    """Whether a forward is code of this library, or no code of its own, and no hook is around it."""
     is_plain = type(module) in (nn.Sequential, nn.ModuleList) or not list(module.children())
-    return is_plain or type(module).__module__.startswith("tubelet.")
+    return (is_plain or type(module).__module__.startswith("tubelet.")) and not is_altered(module)

@@ -31,6 +31,7 @@ from .blocks import (
     ZeroChannels,
     triple,
 )
+from .copies import is_altered
 from .heads import MLP, Classify, Features
 
 SLIDING = (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d, SpaceToDepth)
@@ -146,6 +147,12 @@ class Twinning:
                     f"layers {self._seen[id(module)]} and {name} are one; a stream needs one for each place"
                 )
             self._seen[id(module)] = name
+        is_run = kind not in _TAKEN_APART and (kind not in _APPROXIMATE or is_pointwise(module))
+        if is_altered(module) and not is_run:
+            raise ValueError(
+                f"layer {name or 'model'} ({kind.__name__}) cannot be streamed: it has hooks or a forward of its own, "
+                "which a stream does not run: take them off"
+            )
         if kind in SLIDING:
             return Dilated(module, name) if self.is_dense else Sliding(module, name)
         if kind is Join:
@@ -651,6 +658,8 @@ _TWIN_OF: dict[type, Callable[[Any, bool], nn.Module]] = {
     PastPad: _Leading,
     CausalMean: _Resuming,
 }
+# Exact ones of whose layer a twin runs parts, or nothing.
+_TAKEN_APART = (Classify, MLP, CausalMean, PastPad, SamePad, nn.ConstantPad3d)
 TWINS = (Sliding, Dilated, Waiting, Delaying, Averaging, SoFar, Recalling, _Shifting, _Leading, _Resuming)
 _SO_FAR = "its mean over all of time is one over the frames so far, or the last `window`"
 # Kinds of layers that look at all of time: what takes their place, and words for it, none where nothing does.
