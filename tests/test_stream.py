@@ -686,6 +686,42 @@ def test_hooks_and_forwards_of_ones_own_are_run_or_named():
         assert_equal(run(tubelet.Stream(model), x, [4, 5]), model(x))
 
 
+class Trailing(nn.Module):
+    """Keeps a mean of the frames by itself: of a chunk without frames one that is no number."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.mean = nn.Conv3d(3, 4, 1), 0.0
+
+    def forward(self, x):
+        y = self.conv(x)
+        self.mean = 0.9 * self.mean + 0.1 * y.mean(2, keepdim=True)
+        return y + self.mean
+
+
+class Shifted(nn.Module):
+    """Exact for the first video: keeps the last frame by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = nn.Conv3d(3, 3, 1), torch.zeros(1, 3, 1, 5, 5)
+
+    def forward(self, x):
+        x = torch.cat([self.last, x], 2)
+        self.last = x[:, :, -1:]
+        return self.conv(x[:, :, :-1])
+
+
+@pytest.mark.parametrize("network", [Trailing, Shifted])
+def test_what_a_network_keeps_by_itself_is_found(network):
+    says = rf"layer model \({network.__name__}\) .* keeps something of the frames before"
+    with pytest.raises(ValueError, match=says):
+        tubelet.Stream(network())(torch.rand(1, 3, 4, 5, 5))
+    diverged = ByPixel(nn.Linear(3, 4)).eval()
+    nn.init.constant_(diverged.function.weight, torch.nan)
+    assert tubelet.Stream(diverged)(torch.rand(1, 3, 4, 5, 5)).isnan().all()
+
+
 def on_meta(preset):
     with torch.device("meta"):
         model = preset(num_classes=4).eval()
