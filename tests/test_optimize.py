@@ -941,6 +941,17 @@ def test_what_is_replaced_through_it_is_seen():
     torch.testing.assert_close(model(x), right)
 
 
+@torch.no_grad()
+def test_weights_that_others_take_the_place_of_are_seen():
+    x, model = torch.randn(1, 3, 2, 4, 4), Gained()
+    fast, right = optimize(model, x, seconds=0.0), model(x)
+    twice = {"model.gain": torch.full((1,), 2.0)}
+    torch.testing.assert_close(torch.func.functional_call(fast, twice, (x,)), 2 * right)
+    torch.testing.assert_close(fast(x), right)
+    fast.conv.weight, fast.conv.bias = (nn.Parameter(2 * each) for each in model.conv.parameters())
+    torch.testing.assert_close(fast(x), 2 * right)
+
+
 def test_a_copy_is_a_network_of_its_own(tiny):
     x = torch.randn(1, 3, 8, 32, 32)
     fast = optimize(tiny, x, seconds=0.0)

@@ -146,6 +146,7 @@ class Optimized(nn.Module):
         self.training = False
         self._plans: list[Plan] = []
         self._marked = [*self.model.parameters(), *self.model.buffers()]
+        self._weights = _weights_of(self.model)
         self._stamp: list[tuple[int, int]] | None = [_mark(x) for x in self._marked]
         self._refused: set[Any] = set()
 
@@ -191,6 +192,7 @@ class Optimized(nn.Module):
             with _ALONE:
                 if self._has_changed():  # by now another thread may have seen to it
                     self._marked = [*self.model.parameters(), *self.model.buffers()]
+                    self._weights = _weights_of(self.model)
                     self._plans, self._refused, self._stamp = [], set(), [_mark(x) for x in self._marked]
         plans = self._plans
         plan = next((plan for plan in plans if plan.fits(tensors, given)), None)
@@ -203,7 +205,8 @@ class Optimized(nn.Module):
         return plan
 
     def _has_changed(self) -> bool:
-        return self._stamp != [_mark(x) for x in self._marked]
+        is_there = all(place.get(name) is x for place, name, x in self._weights)
+        return not is_there or self._stamp != [_mark(x) for x in self._marked]
 
     def _made(self, inputs: tuple[Any, ...], shapes: Any) -> Plan | None:
         try:
@@ -294,7 +297,7 @@ class Optimized(nn.Module):
         return Optimized(self.model, self.backend, self.device, self._precision)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plans": [], "_marked": [], "_stamp": None, "_refused": set()}
+        return {**self.__dict__, "_plans": [], "_marked": [], "_weights": [], "_stamp": None, "_refused": set()}
 
     def __str__(self) -> str:
         if not self._plans:
@@ -396,6 +399,15 @@ class _Plan:
 
 def _memory(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
+
+
+def _weights_of(model: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:
+    """Each weight with the dictionary of its layer and its name there, where another may take its place.
+
+    Buffers are none of these: networks that run as they are put new ones there in each call.
+    """
+    places = [each._parameters for each in model.modules()]
+    return [(place, name, x) for place in places for name, x in place.items() if x is not None]
 
 
 def _mark(x: Tensor) -> tuple[int, int]:
