@@ -848,6 +848,21 @@ def test_arguments_by_name_and_an_optimized_network_again(tiny):
     assert type(again.model).__name__ == "Network"
 
 
+@torch.no_grad()
+def test_an_optimized_network_within_another_is_that_network(tiny):
+    x = torch.randn(1, 3, 8, 32, 32)
+    within = nn.Sequential(optimize(tiny, x, seconds=0.0), nn.Softmax(1)).eval()
+    fast = optimize(within, x, seconds=0.0)
+    assert fast.prepare(x) is not None and type(fast.model[0]).__name__ == "Network"
+    assert next(fast.parameters()) is next(tiny.parameters())
+    assert_same(fast(x), tiny(x).softmax(1))
+    program = torch.export.export(within, (x,))
+    assert_same(program.module()(x), tiny(x).softmax(1))
+    stream = tubelet.Stream(nn.Sequential(within[0]))
+    answers = torch.cat([stream(x), stream.flush()], 2)
+    assert_same(answers[:, :, -1], tiny(x))
+
+
 class Masked(nn.Module):
     def __init__(self):
         super().__init__()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def shared_copy(model: nn.Module, move: Callable[[Tensor], Tensor] | None = None) -> Any:
-    """Modules of one's own around the same weights and buffers.
+    """Modules of one's own around the same weights and buffers; of an optimized one inside, its network.
 
     Args:
         model: any network; what a pass with gradients left in an attribute is copied without them.
@@ -20,10 +20,13 @@ def shared_copy(model: nn.Module, move: Callable[[Tensor], Tensor] | None = None
     Raises:
         ValueError: an attribute cannot be copied, such as a lock.
     """
-    tensors = {id(x): x if move is None else move(x) for x in (*model.parameters(), *model.buffers())}
+    tensors: dict[int, Any] = {id(x): x if move is None else move(x) for x in (*model.parameters(), *model.buffers())}
     kept = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
     tensors |= {id(x): x.detach() for x in kept if not x.is_leaf}
     try:
+        for module in model.modules():
+            if module is not model and (network := getattr(module, "_saved_as", None)) is not None:
+                tensors[id(module)] = copy.deepcopy(network, tensors)
         return copy.deepcopy(model, tensors)
     except (TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -152,6 +152,8 @@ class Optimized(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the network takes, (B, C, T, H, W) -> what it answers, without gradients."""
+        if torch.compiler.is_compiling():  # or exported, as a part of another network
+            return self.model(*inputs, **named)
         if named:
             bound = inspect.signature(self.model.forward).bind(*inputs, **named)
             inputs, named = bound.args, bound.kwargs
