@@ -819,6 +819,13 @@ def test_layers_that_only_look_known_are_refused(network, says):
         tubelet.Stream(network())
 
 
+def test_a_stream_of_a_stream_is_refused():
+    stream = tubelet.Stream(nn.Conv3d(3, 3, 3))
+    for model in (stream, nn.Sequential(stream)):
+        with pytest.raises(ValueError, match="model is a Stream, or holds one: give the network"):
+            tubelet.Stream(model)
+
+
 def test_a_parametrized_layer_is_named_with_the_way_out():
     conv = parametrizations.spectral_norm(nn.Conv3d(3, 3, 3, padding=1))
     with pytest.raises(ValueError, match=r"layer 1 \(Conv3d\) .* is parametrized; .*\.remove_parametrizations"):

@@ -51,7 +51,7 @@ class Stream(nn.Module):
 
     Raises:
         ValueError: a layer cannot be streamed exactly (one that pools or normalises over all of time); the message
-            names it. Also a `window` below 1.
+            names it. Also a `window` below 1, or a model that holds a stream.
 
     Example:
         ```python
@@ -68,6 +68,8 @@ class Stream(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise ValueError(f"model {model!r} must be a network: `tubelet.load(path)` reads one from a file")
+        if any(isinstance(each, Stream) for each in model.modules()):
+            raise ValueError("model is a Stream, or holds one: give the network that it was made of")
         if window is not None:
             at_least_one(window=window)
         self._fast: tuple[Any, ...] | None = None
