@@ -57,6 +57,17 @@ def test_auto_takes_the_fastest_of_equal_answers(auto, small):
 
 
 @torch.no_grad()
+def test_auto_takes_torch_at_a_size_where_the_fastest_fails(small, monkeypatch, caplog):
+    def failing(name, dtype):
+        raise RuntimeError("no such size\nmore")
+
+    monkeypatch.setattr(backends, "borrowed", failing)
+    x = torch.randn(SIZE)
+    plan = backends.Auto(lambda model, inputs: model, torch.float32, "openvino")(small, (x,))
+    assert plan is small and "openvino is left out at this size: no such size" in caplog.messages
+
+
+@torch.no_grad()
 def test_auto_leaves_out_what_is_wrong_or_fails(small, monkeypatch, caplog):
     monkeypatch.setattr(backends, "_onnx", lambda program: b"")
 

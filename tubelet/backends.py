@@ -5,6 +5,7 @@ A backend is a function from a network in evaluation mode and its inputs to a `P
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -25,6 +26,8 @@ from .graph import Graph
 from .runtimes import Run, Written
 from .terminal import Table, counted, progress
 from .weights import digest
+
+log = logging.getLogger("tubelet")
 
 NAMES = ("openvino", "onnxruntime")
 DTYPES = {"openvino": (torch.float32, torch.bfloat16), "onnxruntime": (torch.float32,)}
@@ -145,8 +148,12 @@ class Auto:
         """A plan of the fastest."""
         if self.taken is None:
             return self._measured(model, inputs)
-        backend = self.plain if self.taken == "torch" else borrowed(self.taken, self.dtype)
-        return backend(model, inputs)
+        if self.taken != "torch":
+            try:
+                return borrowed(self.taken, self.dtype)(model, inputs)
+            except Exception as error:  # of any type: it runs somebody else's code
+                log.warning("%s is left out at this size: %s", self.taken, runtimes.first_line(error))
+        return self.plain(model, inputs)
 
     def _measured(self, model: nn.Module, inputs: tuple[Any, ...]) -> Plan:
         ways: dict[str, Callable[[], Any]] = {"torch": partial(self.plain, model, inputs)}
