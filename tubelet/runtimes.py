@@ -58,7 +58,7 @@ def need(name: str) -> None:
 @contextmanager
 def quietly() -> Iterator[None]:
     """While it lasts, none of the exporters' own lines are shown."""
-    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("torch.onnx", "nncf", None)}
+    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("torch", "torch.onnx", "nncf", None)}
     for log in loggers:
         log.setLevel(logging.ERROR)
     try:
