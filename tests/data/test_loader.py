@@ -382,6 +382,21 @@ def test_a_worker_that_dies_is_named_with_its_file(quick_end, how, advice):
     assert advice in line and "\n" not in line
 
 
+def test_a_worker_is_named_when_torch_tells_of_its_end_meanwhile(quick_end, monkeypatch):
+    """Its signal comes at any line, also of what looks for the worker."""
+    tell, told = data_loader.Batches._tell, []
+
+    def interrupted(self, error):
+        told.append(error)
+        if len(told) == 1:
+            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+        tell(self, error)
+
+    monkeypatch.setattr(data_loader.Batches, "_tell", interrupted)
+    with pytest.raises(ChildProcessError, match=r"worker 0 .* died of SIGKILL while it read v4\.mp4: "):
+        list(loader(Keys(9, act=dies(signal.SIGKILL)), 1, workers=2))
+
+
 def test_a_worker_that_ends_itself_is_named(quick_end):
     with pytest.raises(ChildProcessError, match=r"worker 0 .* died of status 0 while it read v4\.mp4: "):
         list(loader(Keys(9, act=lambda index: index == 4 and os._exit(0)), 1, workers=2))

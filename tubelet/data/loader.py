@@ -293,16 +293,23 @@ class Batches:
         try:
             yield
         except (RuntimeError, OSError, EOFError) as error:
-            text = str(error)
-            if "DataLoader timed out" in text:
-                raise _StillWaitingError from None
-            # one that died while it handed over a batch leaves a broken connection, and its end to be awaited
-            is_lost = isinstance(error, ConnectionError | EOFError)
-            if (is_lost or "DataLoader worker" in text) and (fate := self._fate()):
-                raise ChildProcessError(fate) from None
-            if isinstance(error, RuntimeError) and ("shared memory" in text or "No space left on device" in text):
-                raise OSError(f"no room in the shared memory for the workers' batches; {_room()}") from None
+            try:
+                self._tell(error)
+            except RuntimeError:  # by a signal, torch tells of a worker's end at whichever line is run
+                self._tell(error)
             raise
+
+    def _tell(self, error: Exception) -> None:
+        """Raise what an error of torch's means in one line, where it is of a worker."""
+        text = str(error)
+        if "DataLoader timed out" in text:
+            raise _StillWaitingError from None
+        # one that died while it handed over a batch leaves a broken connection, and its end to be awaited
+        is_lost = isinstance(error, ConnectionError | EOFError)
+        if (is_lost or "DataLoader worker" in text) and (fate := self._fate()):
+            raise ChildProcessError(fate) from None
+        if isinstance(error, RuntimeError) and ("shared memory" in text or "No space left on device" in text):
+            raise OSError(f"no room in the shared memory for the workers' batches; {_room()}") from None
 
     def _fate(self) -> str | None:
         """The first dead worker's end."""
