@@ -41,12 +41,17 @@ def error(found, expected):
     return ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)).item()
 
 
+def stride_of(kernel):
+    """In space that of the layers which have such kernels."""
+    return (1, 2, 2) if kernel[1] > 3 else (1, 1, 1)
+
+
 @st.composite
 def cases(draw):
-    kernel = draw(st.sampled_from([(1, 3, 3), (3, 3, 3), (3, 1, 1)]))
-    in_space = kernel[1] == 3
-    stride = (draw(st.integers(1, 2)) if in_space else 1, 1, 1)
-    padding = (draw(st.integers(0, 3)), *(draw(st.integers(0, 1)) if in_space else 0 for _ in range(2)))
+    kernels_ = [(1, 3, 3), (3, 3, 3), (3, 1, 1), (5, 3, 3), (1, 5, 5), (1, 7, 7), (3, 7, 7), (5, 7, 7)]
+    kernel = draw(st.sampled_from(kernels_))
+    stride = (draw(st.integers(1, 2)) if kernel[1] > 1 else 1, *stride_of(kernel)[1:])
+    padding = (draw(st.integers(0, 3)), *(draw(st.integers(0, (k - 1) // 2)) for k in kernel[1:]))
     size = [draw(st.integers(max(1, k - 2 * p), 11)) for k, p in zip(kernel, padding, strict=True)]
     batch, channels = draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 3, 8, 13, 16, 17, 31, 45, 64, 80]))
     filters = draw(st.sampled_from([1, 5, 8, 16, 17, 24, 45, 48, 70, 96, 112]))
@@ -54,7 +59,7 @@ def cases(draw):
 
 
 @needs_kernels
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(case=cases(), is_biased=st.booleans(), is_residual=st.booleans(), relu=st.booleans(), count=st.integers(1, 2))
 def test_answers_are_those_of_float64(case, is_biased, is_residual, relu, count):
     kernel, stride, padding, shape, filters, seed = case
@@ -88,6 +93,7 @@ def test_answers_are_those_of_float64(case, is_biased, is_residual, relu, count)
         ((3, 3, 3), (2, 32, 5, 30, 22), 48),
         ((3, 1, 1), (1, 144, 7, 20, 20), 64),
         ((3, 1, 1), (1, 576, 4, 7, 7), 256),
+        ((3, 7, 7), (1, 3, 6, 46, 50), 64),
     ],
 )
 def test_sizes_of_networks_on_threads(kernel, shape, filters, instructions, threads):
@@ -95,8 +101,8 @@ def test_sizes_of_networks_on_threads(kernel, shape, filters, instructions, thre
     x = torch.randn(shape, generator=generator)
     weight = torch.randn(filters, shape[1], *kernel, generator=generator)
     padding = tuple(k // 2 for k in kernel)
-    expected = F.conv3d(x.double(), weight.double(), padding=padding)
-    packed = kernels.pack(weight, padding=padding, instructions=instructions)
+    expected = F.conv3d(x.double(), weight.double(), None, stride_of(kernel), padding)
+    packed = kernels.pack(weight, stride_of(kernel), padding, instructions=instructions)
     answers = []
     for count in (1, 2, 3):
         threads(count)
@@ -124,35 +130,38 @@ def guarded(shape, *, at_end):
 @needs_kernels
 @pytest.mark.parametrize("at_end", [False, True])
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
-@pytest.mark.parametrize("kernel", [(1, 3, 3), (3, 3, 3), (3, 1, 1)])
+@pytest.mark.parametrize("kernel", [(1, 3, 3), (3, 3, 3), (3, 1, 1), (1, 5, 5), (3, 7, 7)])
 def test_nothing_is_touched_outside(kernel, instructions, at_end):
     """All tensors lie against pages that may not be touched: a read or a write beyond them ends the process."""
-    for channels, filters, size in [(3, 5, (1, 1, 1)), (17, 33, (3, 5, 6)), (20, 16, (5, 7, 9)), (7, 50, (2, 4, 13))]:
-        padding = tuple(k // 2 for k in kernel)
-        x, out = (guarded((2, c, *size), at_end=at_end) for c in (channels, filters))
+    for channels, filters, size in [(3, 5, (1, 1, 1)), (17, 33, (3, 4, 6)), (20, 16, (5, 7, 9)), (7, 50, (2, 4, 13))]:
+        padding, stride = tuple(k // 2 for k in kernel), stride_of(kernel)
+        x = guarded((2, channels, *size), at_end=at_end)
+        out = guarded((2, filters, *(-(-n // s) for n, s in zip(size, stride, strict=True))), at_end=at_end)
         residual, bias = guarded(out.shape, at_end=at_end), guarded((1, filters, 1, 1, 1), at_end=at_end).flatten()
         for tensor in (x, residual, bias):
             tensor.copy_(torch.randn(tensor.shape))
         weight = torch.randn(filters, channels, *kernel)
-        kernels.run(x, kernels.pack(weight, padding=padding, instructions=instructions), bias, residual, out=out)
-        expected = F.conv3d(x.double(), weight.double(), bias.double(), padding=padding) + residual
+        kernels.run(x, kernels.pack(weight, stride, padding, instructions=instructions), bias, residual, out=out)
+        expected = F.conv3d(x.double(), weight.double(), bias.double(), stride, padding) + residual
         assert error(out, expected) < 2e-5
 
 
 @needs_kernels
 @pytest.mark.parametrize("instructions", INSTRUCTIONS)
-def test_some_channels_of_wider_tensors(instructions):
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 7, 7)])
+def test_some_channels_of_wider_tensors(kernel, instructions):
     """Input, residual and output are parts of concatenations; what lies between their channels is NaN and stays so."""
-    wide = torch.full((2, 40, 3, 6, 5), torch.nan).contiguous(memory_format=LAST)
-    x, residual, out = wide[:, 3:14], wide[:, 14:23], wide[:, 27:36]
-    for part in (x, residual):
-        part.copy_(torch.randn(part.shape))
-    weight, bias = torch.randn(9, 11, 3, 3, 3), torch.randn(9)
-    packed = kernels.pack(weight, padding=(1, 1, 1), instructions=instructions)
+    before = torch.full((2, 20, 3, 6, 5), torch.nan).contiguous(memory_format=LAST)
+    x = before[:, 3:14].copy_(torch.randn(2, 11, 3, 6, 5))
+    weight, bias, padding = torch.randn(9, 11, *kernel), torch.randn(9), tuple(k // 2 for k in kernel)
+    expected = F.conv3d(x.double(), weight.double(), bias.double(), stride_of(kernel), padding)
+    wide = torch.full((2, 26, *expected.shape[2:]), torch.nan).contiguous(memory_format=LAST)
+    residual, out = wide[:, 1:10], wide[:, 13:22]
+    residual.copy_(torch.randn(residual.shape))
+    packed = kernels.pack(weight, stride_of(kernel), padding, instructions=instructions)
     assert kernels.run(x, packed, bias, residual, True, out=out) is out
-    expected = (F.conv3d(x.double(), weight.double(), bias.double(), padding=1) + residual).relu()
-    assert error(out, expected) < 2e-5
-    assert all(wide[:, channels].isnan().all() for channels in (slice(3), slice(23, 27), slice(36, 40)))
+    assert error(out, (expected + residual).relu()) < 2e-5
+    assert all(wide[:, channels].isnan().all() for channels in (slice(1), slice(10, 13), slice(22, 26)))
 
 
 @needs_kernels
@@ -191,6 +200,7 @@ def test_what_is_supported():
     assert kernels.supports((1, 3, 3), (2, 1, 1), (0, 1, 1), ones, 1, 3, 64)
     assert kernels.supports([3, 3, 3], [1, 1, 1], [1, 0, 1], [1, 1, 1], 1, 64, 64)
     assert kernels.supports((3, 1, 1), ones, (1, 0, 0), ones, 1, 64, 64)
+    assert kernels.supports((5, 7, 7), (2, 2, 2), (2, 3, 3), ones, 1, 3, 64)
     for kernel, stride, padding, dilation, groups in [
         ((3, 3, 3), (1, 2, 2), (1, 1, 1), ones, 1),
         ((3, 3, 3), ones, (1, 1, 1), (2, 1, 1), 1),
@@ -199,8 +209,10 @@ def test_what_is_supported():
         ((3, 1, 1), (2, 1, 1), none, ones, 1),
         ((3, 1, 1), ones, (0, 1, 1), ones, 1),
         ((1, 1, 1), ones, none, ones, 1),
-        ((5, 3, 3), ones, none, ones, 1),
         ((1, 7, 7), ones, none, ones, 1),
+        ((1, 7, 7), (1, 2, 2), (0, 4, 4), ones, 1),
+        ((1, 7, 5), (1, 2, 2), none, ones, 1),
+        ((1, 7, 7), (1, 2, 1), none, ones, 1),
     ]:
         assert not kernels.supports(kernel, stride, padding, dilation, groups, 64, 64)
 

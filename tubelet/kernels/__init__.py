@@ -1,8 +1,9 @@
 """Winograd convolutions in float32 on a CPU: fewer multiplications than the sums have, in C++ built on first use.
 
-A kernel (1 or 3, 3, 3) of spatial stride 1 takes F(4x4, 3x3) of Lavin and Gray, arXiv:1509.09308, and F(2, 3) in time
-where it has stride 1 there too; a kernel (3, 1, 1) of stride 1 takes F(4, 3) in time. Bias, a residual and ReLU are
-part of the call. Nothing needs these kernels: where they cannot be had, `available` is False, and `why` says so.
+A kernel (k, 3, 3) of spatial stride 1 takes F(4x4, 3x3) of Lavin and Gray, arXiv:1509.09308, and F(2, 3) in time where
+it has three frames and stride 1 there too; a kernel (3, 1, 1) of stride 1 takes F(4, 3) in time. The stems of networks,
+(k, 7, 7) or (k, 5, 5) of spatial stride 2, take F(3x3, 4x4) or F(4x4, 3x3) over cells of 2 x 2 pixels. Bias, a residual
+and ReLU are part of the call. Nothing needs these kernels: where they cannot be had, `available` is False, and `why` says so.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import native
@@ -30,7 +32,9 @@ Instructions = Literal["avx512", "avx2"]
 
 
 class _Convolution(ctypes.Structure):
-    _fields_ = native.fields("form in_channels out_channels kernel_t stride_t pad_t pad_h pad_w", "packed")
+    _fields_ = native.fields(
+        "form in_channels out_channels kernel_t kernel_s stride_t stride_s pad_t pad_h pad_w", "packed"
+    )
 
 
 class _Weight(ctypes.Structure):
@@ -41,7 +45,7 @@ class _Call(ctypes.Structure):
     _fields_ = [
         ("of", _Convolution),
         *native.fields(
-            "batch t h w input_pixel output_pixel residual_pixel relu threads",
+            "batch t h w out_t out_h out_w input_pixel output_pixel residual_pixel relu threads",
             "input bias residual output parallel",
         ),
     ]
@@ -52,7 +56,7 @@ class Packed:
     """The weight of a convolution as `run` wants it. It belongs to this machine: keep the weight, and pack it again.
 
     Attributes:
-        data: transformed weight, 4 times (3x3), 5.3 times (3x3x3) or twice (3x1x1) as large.
+        data: transformed weight, `growth` times as large.
         in_channels: of the input.
         out_channels: of the output.
         kernel_size: (t, h, w).
@@ -73,7 +77,7 @@ class Packed:
 def _form(packed: Packed) -> int:
     if packed.kernel_size == (3, 1, 1):
         return _TIME
-    return _VOLUME if packed.kernel_size[0] == 3 and packed.stride[0] == 1 else _FRAMES
+    return _VOLUME if (packed.kernel_size, packed.stride) == ((3, 3, 3), (1, 1, 1)) else _FRAMES
 
 
 def _convolution(packed: Packed) -> _Convolution:
@@ -81,8 +85,8 @@ def _convolution(packed: Packed) -> _Convolution:
         _form(packed),
         packed.in_channels,
         packed.out_channels,
-        packed.kernel_size[0],
-        packed.stride[0],
+        *packed.kernel_size[:2],
+        *packed.stride[:2],
         *packed.padding,
         packed.data.data_ptr(),
     )
@@ -128,14 +132,16 @@ def supports(
         return False
     if kernel_size == (3, 1, 1):
         return stride == (1, 1, 1) and padding[1:] == (0, 0) and padding[0] >= 0
-    in_space = stride[1:] == (1, 1) and all(side in (0, 1) for side in padding[1:])
-    return kernel_size in ((1, 3, 3), (3, 3, 3)) and stride[0] in (1, 2) and padding[0] >= 0 and in_space
+    known = {(1, 1): [(3, 3)], (2, 2): [(5, 5), (7, 7)]}.get(stride[1:], [])
+    return kernel_size[1:] in known and min(padding) >= 0 and 2 * max(padding[1:]) < kernel_size[1]
 
 
 def growth(kernel_size: Sequence[int], stride: Sequence[int]) -> float:
     """How many times as large a packed weight is, sizes as (t, h, w)."""
     if tuple(kernel_size) == (3, 1, 1):
         return 6 / 3
+    if stride[1] == 2:
+        return 4 * 36 / kernel_size[1] ** 2
     return 144 / 27 if (kernel_size[0], stride[0]) == (3, 1) else 36 / 9
 
 
@@ -155,7 +161,7 @@ def pack(
         padding: (t, h, w), with zeros.
         transposed: pack for the transposed convolution, from K to C channels: the gradient of the input of the one with
             this weight, stride 1 and this padding. `supports` knows it as a convolution of padding k - 1 - p.
-        instructions: avx512 or avx2; None takes the widest that this processor has.
+        instructions: avx512 or avx2; None takes the widest that this processor has and K fills.
 
     Raises:
         ValueError: `supports` has no kernel for it, or this processor lacks the instructions.
@@ -165,9 +171,8 @@ def pack(
     if library is None:
         raise RuntimeError(f"Winograd kernels are not available: {reason}")
     best = library.winograd_lanes()
-    chosen = instructions or ("avx512" if best == 16 else "avx2")
-    if _LANES[chosen] > best:
-        raise ValueError(f"this processor has no {chosen}")
+    if instructions is not None and _LANES[instructions] > best:
+        raise ValueError(f"this processor has no {instructions}")
     weight = weight.detach().to("cpu", torch.float32)
     out_channels, in_channels, *kernel = weight.shape
     places = weight.flatten(2)
@@ -180,6 +185,7 @@ def pack(
     is_odd = transposed and tuple(stride) != (1, 1, 1)
     if is_odd or not supports(kernel, stride, padding, (1, 1, 1), 1, in_channels, out_channels):
         raise ValueError(f"no kernel for kernel_size {(*kernel,)}, stride {(*stride,)}, padding {(*padding,)}")
+    chosen = instructions or ("avx512" if best == 16 and out_channels > 8 else "avx2")
     empty = Packed(
         torch.empty(0), in_channels, out_channels, _triple(kernel), _triple(stride), _triple(padding), chosen
     )
@@ -235,7 +241,10 @@ def run(
     if min(x.shape[2:]) < 1 or min(size) < 1:
         raise ValueError(f"x of (T, H, W) {tuple(x.shape[2:])} is too small for a kernel {packed.kernel_size}")
     shape = (x.shape[0], packed.out_channels, *size)
-    if not native.pixel(x):
+    has_cells = packed.stride[1] == 2  # of 2 x 2 pixels, which lie side by side
+    if has_cells and (x.shape[3] % 2 or x.shape[4] % 2):
+        x = F.pad(x, (0, x.shape[4] % 2, 0, x.shape[3] % 2))
+    if not native.pixel(x) or (has_cells and native.pixel(x) != x.shape[1]):
         x = x.contiguous(memory_format=torch.channels_last_3d)
     if residual is not None and not native.pixel(native.checked(residual, "residual", shape)):
         residual = residual.contiguous(memory_format=torch.channels_last_3d)
@@ -251,6 +260,7 @@ def run(
         _convolution(packed),
         x.shape[0],
         *x.shape[2:],
+        *size,
         native.pixel(x),
         native.pixel(out),
         0 if residual is None else native.pixel(residual),

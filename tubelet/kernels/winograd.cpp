@@ -1,14 +1,19 @@
-// Winograd convolution of float32 on x86-64, for kernels (1|3, 3, 3) and (3, 1, 1), after Lavin and Gray,
-// "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
+// Winograd convolution of float32 on x86-64, for kernels (k, 3, 3), (3, 1, 1) and, at stride 2 in space, (k, 5, 5) and
+// (k, 7, 7), after Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 //
 // Tensors lie in memory as (N, T, H, W, C). An output is cut into patches: 4 x 4 pixels of a frame, of two neighbouring
 // frames, or one pixel of four frames. A patch and the input that it sees go through linear transforms, between which
 // the convolution is one small matrix product for each of the `components` of the transform:
 //
 //     form      kernel          patch      components   products a patch, and without Winograd
-//     frames    (1|3, 3, 3)     1 x 4 x 4      36        36 kt             144 kt
+//     frames    (kt, 3, 3)      1 x 4 x 4      36        36 kt             144 kt
 //     volume    (3, 3, 3)       2 x 4 x 4     144       144                864
 //     time      (3, 1, 1)       4 x 1 x 1       6         6                 12
+//     stride 2  (kt, 5, 5)      1 x 4 x 4      36       144 kt             400 kt
+//               (kt, 7, 7)      1 x 3 x 3      36       144 kt             441 kt
+//
+// Stride 2 in space is stride 1 over cells of 2 x 2 pixels: four times as many channels, and half as many places of the
+// kernel along each axis. Two pixels side by side lie together in memory, so a cell is two runs of floats.
 //
 // The part between the lines "what is compiled for each instruction set" is compiled twice: this file includes itself.
 #ifndef LANES
@@ -32,7 +37,7 @@ using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 }  // namespace
 
 struct Convolution {
-    int64_t form, in_channels, out_channels, kernel_t, stride_t, pad_t, pad_h, pad_w;
+    int64_t form, in_channels, out_channels, kernel_t, kernel_s, stride_t, stride_s, pad_t, pad_h, pad_w;  // s: in space
     const float* packed;
 };
 
@@ -44,7 +49,8 @@ struct Weight {
 
 struct Call {
     Convolution of;
-    int64_t batch, t, h, w;                             // of the input
+    int64_t batch, t, h, w;                             // of the input; h and w are even where the stride in space is 2
+    int64_t out_t, out_h, out_w;
     int64_t input_pixel, output_pixel, residual_pixel;  // floats from one pixel to the next
     int64_t relu, threads;
     const float *input, *bias, *residual;  // bias and residual may be null
@@ -56,6 +62,7 @@ namespace {
 
 constexpr int64_t line = 16;                // floats of a cache line
 constexpr int64_t budget = 240 * 1024 / 4;  // floats that a block of transformed patches may take of a level 2 cache
+constexpr int64_t nowhere = INT64_MIN;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -63,17 +70,16 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // than with the usual 1 and 2.
 constexpr double near_point = 0.70710678118654752440, far_point = 1.41421356237309504880;
 
-// Transform of a kernel of three: rows of G, of `size` components.
-void kernel_rows(int size, double rows[6][3]) {
+// Transform of a kernel of some places along an axis: rows of G, of `size` components.
+void kernel_rows(int size, int places, float rows[6][4]) {
     const double points[6] = {0, size == 4 ? 1 : near_point, size == 4 ? -1 : -near_point, far_point, -far_point, 0};
     for (int i = 0; i < size - 1; i++) {
-        double scale = 1;
+        double value = 1;
         for (int j = 0; j < size - 1; j++)
-            if (j != i) scale *= points[i] - points[j];
-        for (int k = 0; k < 3; k++) rows[i][k] = (k == 0 ? 1 : k == 1 ? points[i] : points[i] * points[i]) / scale;
+            if (j != i) value /= points[i] - points[j];
+        for (int k = 0; k < places; k++, value *= points[i]) rows[i][k] = static_cast<float>(value);
     }
-    rows[size - 1][0] = rows[size - 1][1] = 0;
-    rows[size - 1][2] = 1;
+    rows[size - 1][places - 1] = 1;
 }
 
 // Kept by each thread, and grown to what the largest convolution needs.
@@ -158,6 +164,7 @@ inline void store(float* p, Vector x, int n) { _mm512_mask_storeu_ps(p, (1u << n
 inline Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }    // a b + c
 inline Vector fnma(Vector a, Vector b, Vector c) { return _mm512_fnmadd_ps(a, b, c); }  // c - a b
 inline Vector positive(Vector x) { return _mm512_max_ps(x, zero()); }
+inline Vector join(Vector x, int n, const float* p) { return _mm512_mask_loadu_ps(x, ((1u << n) - 1) << n, p - n); }
 constexpr int most_rows(int width) { return width == 3 ? 9 : 14; }  // 32 registers
 #else
 using Vector = __m256;
@@ -173,6 +180,9 @@ inline void store(float* p, Vector x, int n) { _mm256_maskstore_ps(p, first(n), 
 inline Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vector fnma(Vector a, Vector b, Vector c) { return _mm256_fnmadd_ps(a, b, c); }
 inline Vector positive(Vector x) { return _mm256_max_ps(x, zero()); }
+inline Vector join(Vector x, int n, const float* p) {  // n floats after the first n of x, the others of which are 0
+    return x + _mm256_maskload_ps(p - n, _mm256_andnot_si256(first(n), first(2 * n)));
+}
 constexpr int most_rows(int width) { return width == 3 ? 4 : width == 2 ? 6 : 12; }  // 16 registers
 #endif
 constexpr int most_width = 3;
@@ -203,7 +213,7 @@ inline void transform_input(const Vector* d, Vector* out) {
     }
 }
 
-template <int Size>
+template <int Size, int Out>
 inline void transform_output(const Vector* m, Vector* out) {
     if constexpr (Size == 1) {
         out[0] = m[0];
@@ -216,7 +226,10 @@ inline void transform_output(const Vector* m, Vector* out) {
         out[0] = m[0] + (sum_a + sum_b);
         out[1] = fma(all(a), odd_a, all(b) * odd_b);
         out[2] = fma(all(a * a), sum_a, all(b * b) * sum_b);
-        out[3] = fma(all(a * a * a), odd_a, fma(all(b * b * b), odd_b, m[5]));
+        if constexpr (Out == 3)
+            out[2] += m[5];
+        else
+            out[3] = fma(all(a * a * a), odd_a, fma(all(b * b * b), odd_b, m[5]));
     }
 }
 
@@ -268,63 +281,69 @@ Product product_of(int64_t rows, int64_t width) {
 // ---- weights
 
 struct Shape {
-    int64_t time_in, components, taps, vectors, width, blocks;
+    int64_t cell, places, side, tile;     // places of the kernel along an axis, in cells; and what a patch sees and gives
+    int64_t time_in, components;
+    int64_t rows, taps, channels;         // a tap is a frame of the kernel, or one of the `rows` of its cells
+    int64_t vectors, width, blocks;       // of output channels
     explicit Shape(const Convolution& of) {
+        cell = of.stride_s;
+        places = (of.kernel_s + cell - 1) / cell;
+        side = of.form == time_alone ? 1 : 6;
+        tile = side - places + 1;
         time_in = of.form == frames ? 1 : of.form == volume ? 4 : 6;
-        components = of.form == time_alone ? time_in : time_in * 36;
-        taps = of.form == frames ? of.kernel_t : 1;
+        components = time_in * side * side;
+        rows = cell == 2 && 4 * of.in_channels > LANES ? 2 : 1;
+        taps = of.form == frames ? of.kernel_t * rows : 1;
+        channels = of.in_channels * cell * cell / rows;
         vectors = ceil_div(of.out_channels, LANES);
         width = vectors == 1 ? 1 : vectors % 2 == 1 && vectors % 3 != 1 ? 3 : 2;  // as few of less than full width as may be
         blocks = ceil_div(vectors, width);
     }
     int64_t width_of(int64_t block) const { return block == blocks - 1 ? vectors - block * width : width; }
-    int64_t depth(const Convolution& of) const { return taps * of.in_channels; }
+    int64_t depth() const { return taps * channels; }
 };
 
 int64_t packed_size(const Convolution& of) {
     const Shape shape(of);
-    return shape.vectors * LANES * shape.components * shape.depth(of);
+    return shape.vectors * LANES * shape.components * shape.depth();
 }
 
 struct Rows {
-    float time[6][3] = {{1}}, space[6][3];
+    float time[6][4] = {{1}}, space[6][4] = {};
     explicit Rows(const Convolution& of, const Shape& shape) {
-        if (of.form != frames) fill(shape.time_in, time);
-        fill(6, space);
-    }
-    static void fill(int size, float rows[6][3]) {
-        double exact[6][3];
-        kernel_rows(size, exact);
-        for (int i = 0; i < size; i++)
-            for (int k = 0; k < 3; k++) rows[i][k] = exact[i][k];
+        if (of.form != frames) kernel_rows(shape.time_in, 3, time);
+        kernel_rows(6, shape.places, space);
     }
 };
 
-inline Vector weighted(const float (&by)[3], Vector a, Vector b, Vector c) {
-    return fma(all(by[2]), c, fma(all(by[1]), b, all(by[0]) * a));
+// The sum of by[k] x[k Apart].
+template <int Count, int Apart>
+inline Vector weighted(const float* by, const Vector* x) {
+    Vector sum = all(by[0]) * x[0];
+    for (int k = 1; k < Count; k++) sum = fma(all(by[k]), x[k * Apart], sum);
+    return sum;
 }
 
 // Kernels of one input channel and LANES output channels, a vector for each place of the kernel, to one a component.
-template <int Times, bool InSpace>
+template <int Times, int Places>
 inline void transform_kernels(const Rows& rows, int64_t time_in, const float* w, float* out, int64_t step) {
-    constexpr int side = InSpace ? 9 : 1;
+    constexpr int in_frame = Places * Places;
     for (int64_t t = 0; t < time_in; t++) {
-        Vector slice[side];
-        for (int s = 0; s < side; s++) {
-            const float* at = w + s * LANES;
-            slice[s] = load(at);
-            if constexpr (Times == 3)
-                slice[s] = weighted(rows.time[t], slice[s], load(at + side * LANES), load(at + 2 * side * LANES));
+        Vector slice[in_frame];
+        for (int s = 0; s < in_frame; s++) {
+            Vector at[Times];
+            for (int k = 0; k < Times; k++) at[k] = load(w + (k * in_frame + s) * LANES);
+            slice[s] = weighted<Times, 1>(rows.time[t], at);
         }
-        if constexpr (!InSpace) {
+        if constexpr (Places == 1) {
             store(out, slice[0]);
             out += step;
         } else {
             for (const auto& of_row : rows.space) {
-                Vector row[3];
-                for (int j = 0; j < 3; j++) row[j] = weighted(of_row, slice[j], slice[3 + j], slice[6 + j]);
+                Vector row[Places];
+                for (int j = 0; j < Places; j++) row[j] = weighted<Places, Places>(of_row, slice + j);
                 for (const auto& of_column : rows.space) {
-                    store(out, weighted(of_column, row[0], row[1], row[2]));
+                    store(out, weighted<Places, 1>(of_column, row));
                     out += step;
                 }
             }
@@ -332,35 +351,49 @@ inline void transform_kernels(const Rows& rows, int64_t time_in, const float* w,
     }
 }
 
-// (out_channels, in_channels, kernel) -> for each block of output channels: [component][tap][input channel][lane]
+// Floats from the start of a kernel to what stands at a place of a tap and channel.
+int64_t place_of(const Convolution& of, const Shape& shape, const Weight& weight, int64_t tap, int64_t channel, int64_t place) {
+    if (shape.cell == 1) {
+        const int64_t per_tap = of.kernel_t * of.kernel_s * of.kernel_s / shape.taps;
+        return channel * weight.input_step + (tap * per_tap + place) * weight.place_step;
+    }
+    const int64_t pixel = tap % shape.rows * 2 + channel / of.in_channels;  // of the cell
+    const int64_t y = place / shape.places * 2 + pixel / 2 - of.pad_h % 2, x = place % shape.places * 2 + pixel % 2 - of.pad_w % 2;
+    if (y < 0 || y >= of.kernel_s || x < 0 || x >= of.kernel_s) return nowhere;
+    const int64_t at = (tap / shape.rows * of.kernel_s + y) * of.kernel_s + x;
+    return channel % of.in_channels * weight.input_step + at * weight.place_step;
+}
+
+// (out_channels, in_channels, kernel) -> for each block of output channels: [component][tap][channel][lane]
 void pack(const Convolution& of, const Weight& weight, float* packed) {
     const Shape shape(of);
     const Rows rows(of, shape);
-    const int64_t per_tap = of.form == time_alone ? 3 : of.kernel_t * 9 / shape.taps;
-    const auto transform = of.form == frames   ? transform_kernels<1, true>
-                           : of.form == volume ? transform_kernels<3, true>
-                                               : transform_kernels<3, false>;
-    constexpr int64_t most = 8;  // input channels at once, so that they are read along the cache's lines
+    const int64_t per_tap = shape.places * shape.places * (of.form == frames ? 1 : 3);
+    const auto transform = of.form == time_alone ? transform_kernels<3, 1>
+                           : of.form == volume   ? transform_kernels<3, 3>
+                           : shape.places == 3   ? transform_kernels<1, 3>
+                                                 : transform_kernels<1, 4>;
+    constexpr int64_t most = 8;  // channels at once, so that they are read along the cache's lines
     alignas(64) float kernels[most * 27 * LANES];
+    int64_t places[most * 27];
     for (int64_t block = 0; block < shape.blocks; block++) {
-        const int64_t lanes = shape.width_of(block) * LANES, step = shape.depth(of) * lanes;
+        const int64_t lanes = shape.width_of(block) * LANES, step = shape.depth() * lanes;
         for (int64_t v = 0; v < lanes; v += LANES)
             for (int64_t tap = 0; tap < shape.taps; tap++)
-                for (int64_t c = 0; c < of.in_channels; c += most) {
-                    const int64_t channels = of.in_channels - c < most ? of.in_channels - c : most;
+                for (int64_t c = 0; c < shape.channels; c += most) {
+                    const int64_t channels = shape.channels - c < most ? shape.channels - c : most;
+                    for (int64_t i = 0; i < channels * per_tap; i++)
+                        places[i] = place_of(of, shape, weight, tap, c + i / per_tap, i % per_tap);
                     for (int64_t lane = 0; lane < LANES; lane++) {
                         const int64_t channel = block * shape.width * LANES + v + lane;
-                        const float* w = weight.data + channel * weight.output_step + c * weight.input_step;
-                        w += tap * per_tap * weight.place_step;
+                        const float* w = weight.data + channel * weight.output_step;
                         const bool is_there = channel < of.out_channels;
-                        float* to = kernels + lane;
-                        for (int64_t i = 0; i < channels; i++, w += weight.input_step)
-                            for (int64_t s = 0; s < per_tap; s++, to += LANES)
-                                *to = is_there ? w[s * weight.place_step] : 0;
+                        for (int64_t i = 0; i < channels * per_tap; i++)
+                            kernels[i * LANES + lane] = is_there && places[i] != nowhere ? w[places[i]] : 0;
                     }
                     for (int64_t i = 0; i < channels; i++)
                         transform(rows, shape.time_in, kernels + i * per_tap * LANES,
-                                  packed + (tap * of.in_channels + c + i) * lanes + v, step);
+                                  packed + (tap * shape.channels + c + i) * lanes + v, step);
                 }
         packed += shape.components * step;
     }
@@ -371,23 +404,18 @@ void pack(const Convolution& of, const Weight& weight, float* packed) {
 struct Task {
     const Call& call;
     Shape shape;
-    int64_t out_t, out_h, out_w, groups_t, tiles_h, tiles_w, patches;
-    int64_t at_once, parts, tasks;   // patches of a block; ways in which output channels are shared; blocks x parts
-    int64_t channel_vectors;         // of the input
+    int64_t groups_t, tiles_h, tiles_w, patches;
+    int64_t at_once, parts, tasks;  // patches of a block; ways in which output channels are shared; blocks x parts
+    int64_t channel_vectors;        // of a tap
     std::atomic<int64_t> next{0};
     std::atomic<bool> has_memory{true};
 
     explicit Task(const Call& call) : call(call), shape(call.of) {
-        const auto& of = call.of;
-        const bool in_space = of.form != time_alone;
-        out_t = (call.t + 2 * of.pad_t - of.kernel_t) / of.stride_t + 1;
-        out_h = in_space ? call.h + 2 * of.pad_h - 2 : call.h;
-        out_w = in_space ? call.w + 2 * of.pad_w - 2 : call.w;
-        groups_t = ceil_div(out_t, time_out());
-        tiles_h = in_space ? ceil_div(out_h, 4) : out_h;
-        tiles_w = in_space ? ceil_div(out_w, 4) : out_w;
+        groups_t = ceil_div(call.out_t, time_out());
+        tiles_h = ceil_div(call.out_h, shape.tile);
+        tiles_w = ceil_div(call.out_w, shape.tile);
         patches = call.batch * groups_t * tiles_h * tiles_w;
-        channel_vectors = ceil_div(of.in_channels, LANES);
+        channel_vectors = ceil_div(shape.channels, LANES);
         const int64_t floats = shape.components * shape.taps * channel_vectors * LANES, rows = most_rows(shape.width);
         int64_t most = budget / floats / rows * rows;
         if (most < 2 * rows) most = 2 * rows;  // each time that the weight is read serves so many
@@ -412,18 +440,17 @@ struct Place {
     Place(const Task& task, int64_t patch) {
         const int64_t tiles = task.tiles_h * task.tiles_w;
         int64_t tile;
-        if (task.call.of.form == frames) {
+        if (task.call.of.kernel_t == 1) {
             tile = patch % tiles;
             t = patch / tiles % task.groups_t;
             n = patch / tiles / task.groups_t;
-        } else {  // groups of frames that overlap, one after another
+        } else {  // those that see the same frames, one after another
             t = patch % task.groups_t * task.time_out();
             tile = patch / task.groups_t % tiles;
             n = patch / task.groups_t / tiles;
         }
-        const int64_t size = task.call.of.form == time_alone ? 1 : 4;
-        h = tile / task.tiles_w * size;
-        w = tile % task.tiles_w * size;
+        h = tile / task.tiles_w * task.shape.tile;
+        w = tile % task.tiles_w * task.shape.tile;
     }
 };
 
@@ -438,6 +465,8 @@ struct Block {
         rows = ceil_div(count, ceil_div(count, most));
         groups = ceil_div(count, rows);
     }
+    // Floats to a patch, where groups and rows have so many.
+    int64_t start(int64_t patch, int64_t group, int64_t row) const { return patch / rows * group + patch % rows * row; }
     int64_t rows_of(int64_t group) const { return group == groups - 1 ? count - group * rows : rows; }
 };
 
@@ -448,6 +477,12 @@ struct Whole {
 struct First {
     int lanes;
     Vector operator()(const float* p) const { return load(p, lanes); }
+};
+struct Cell {
+    int lanes;      // of one of its two rows
+    int64_t below;  // floats from the upper one to the lower
+    const float* zeros;
+    Vector operator()(const float* p) const { return p == zeros ? zero() : join(load(p, lanes), lanes, p + below); }
 };
 
 // One vector of channels of one patch; `from` are the pixels that it sees.
@@ -477,46 +512,62 @@ inline void transform_vector(const float* const (&from)[TimeIn][Side][Side], int
         }
 }
 
-template <int TimeIn, bool InSpace>
+template <int TimeIn, int Side>
 void transform_patches(const Task& task, const Block& block, const float* zeros, float* out) {
-    constexpr int Side = InSpace ? 6 : 1;
     const auto& call = task.call;
     const auto& of = call.of;
-    const int64_t component = task.shape.taps * task.channel_vectors * block.rows * LANES + line;
+    const auto& shape = task.shape;
+    const int64_t cell = shape.cell, height = call.h / cell, width = call.w / cell;  // in cells, as are these
+    const int64_t before_h = ceil_div(of.pad_h, cell), before_w = ceil_div(of.pad_w, cell);
+    const int64_t tap_size = task.channel_vectors * block.rows * LANES, component = shape.taps * tap_size + line;
     for (int64_t p = 0; p < block.count; p++) {
         const Place at(task, block.first + p);
-        float* row = out + p / block.rows * task.shape.components * component + p % block.rows * LANES;
-        for (int64_t tap = 0; tap < task.shape.taps; tap++) {
+        float* row = out + block.start(p, shape.components * component, LANES);
+        // what a tap sees, the tap so many later saw for the patch before
+        const int64_t later = p > 0 && at.t > 0 ? of.stride_t * shape.rows : shape.taps;
+        for (int64_t tap = 0; tap < shape.taps; tap++) {
+            if (TimeIn == 1 && tap + later < shape.taps) {
+                const float* same = out + block.start(p - 1, shape.components * component, LANES) + (tap + later) * tap_size;
+                for (int64_t c = 0; c < task.channel_vectors; c++, row += block.rows * LANES, same += block.rows * LANES)
+                    for (int64_t i = 0; i < shape.components; i++) store(row + i * component, load(same + i * component));
+                continue;
+            }
             const float* from[TimeIn][Side][Side];
-            for (int t = 0; t < TimeIn; t++)
-                for (int i = 0; i < Side; i++)
-                    for (int j = 0; j < Side; j++) {
-                        const int64_t frame = at.t * of.stride_t - of.pad_t + tap + t;
-                        const int64_t y = at.h - of.pad_h + i, x = at.w - of.pad_w + j;
-                        const bool is_inside = frame >= 0 && frame < call.t && y >= 0 && y < call.h && x >= 0 && x < call.w;
-                        from[t][i][j] =
-                            is_inside ? call.input + (((at.n * call.t + frame) * call.h + y) * call.w + x) * call.input_pixel
-                                      : zeros;
-                    }
-            int64_t c = 0;
-            for (; c + LANES <= of.in_channels; c += LANES)
-                transform_vector<TimeIn, Side>(from, c, Whole{}, row + c * block.rows, component);
-            const int rest = of.in_channels - c;
-            if (rest) transform_vector<TimeIn, Side>(from, c, First{rest}, row + c * block.rows, component);
-            row += task.channel_vectors * block.rows * LANES;
+            for (int t = 0; t < TimeIn; t++) {
+                const int64_t frame = at.t * of.stride_t - of.pad_t + tap / shape.rows + t;
+                for (int i = 0; i < Side; i++) {
+                    const int64_t y = at.h - before_h + i, x = at.w - before_w;
+                    const bool is_inside = frame >= 0 && frame < call.t && y >= 0 && y < height;
+                    const int64_t above = (at.n * call.t + frame) * call.h + y * cell + tap % shape.rows;
+                    const float* pixels = call.input + (above * call.w + x * cell) * call.input_pixel;
+                    for (int j = 0; j < Side; j++)
+                        from[t][i][j] = is_inside && x + j >= 0 && x + j < width ? pixels + j * cell * call.input_pixel : zeros;
+                }
+            }
+            if (cell > shape.rows) {
+                const Cell both{static_cast<int>(2 * of.in_channels), call.w * call.input_pixel, zeros};
+                transform_vector<TimeIn, Side>(from, 0, both, row, component);
+            } else {
+                int64_t c = 0;
+                for (; c + LANES <= shape.channels; c += LANES)
+                    transform_vector<TimeIn, Side>(from, c, Whole{}, row + c * block.rows, component);
+                const int rest = shape.channels - c;
+                if (rest) transform_vector<TimeIn, Side>(from, c, First{rest}, row + c * block.rows, component);
+            }
+            row += tap_size;
         }
     }
 }
 
-template <int TimeIn, bool InSpace>
+template <int TimeIn, int Side, int Out>
 void write_patches(const Task& task, const Block& block, int64_t channel, int64_t width, const float* in) {
-    constexpr int Side = InSpace ? 6 : 1, Out = InSpace ? 4 : 1, TimeOut = TimeIn == 1 ? 1 : TimeIn - 2;
+    constexpr int TimeOut = TimeIn == 1 ? 1 : TimeIn - 2;
     const auto& call = task.call;
     const int64_t component = block.rows * width * LANES + line;
     for (int64_t p = 0; p < block.count; p++) {
         const Place at(task, block.first + p);
-        const float* row = in + p / block.rows * task.shape.components * component + p % block.rows * width * LANES;
-        const int64_t frames_left = task.out_t - at.t, rows_left = task.out_h - at.h, columns_left = task.out_w - at.w;
+        const float* row = in + block.start(p, task.shape.components * component, width * LANES);
+        const int64_t frames_left = call.out_t - at.t, rows_left = call.out_h - at.h, columns_left = call.out_w - at.w;
         for (int64_t v = 0; v < width; v++, row += LANES) {
             const int64_t c = channel + v * LANES, left = call.of.out_channels - c;
             const int lanes = left < LANES ? left : LANES;
@@ -527,20 +578,20 @@ void write_patches(const Task& task, const Block& block, int64_t channel, int64_
                 for (int i = 0; i < Side; i++) {
                     Vector m[TimeIn], y[TimeOut];
                     for (int t = 0; t < TimeIn; t++) m[t] = load(row + ((t * Side + i) * Side + j) * component);
-                    transform_output<TimeIn>(m, y);
+                    transform_output<TimeIn, TimeOut>(m, y);
                     for (int t = 0; t < TimeOut; t++) column[t][i] = y[t];
                 }
                 for (int t = 0; t < TimeOut; t++) {
                     Vector y[Out];
-                    transform_output<Side>(column[t], y);
+                    transform_output<Side, Out>(column[t], y);
                     for (int i = 0; i < Out; i++) half[t][i][j] = y[i];
                 }
             }
             for (int t = 0; t < TimeOut && t < frames_left; t++)
                 for (int i = 0; i < Out && i < rows_left; i++) {
                     Vector y[Out];
-                    transform_output<Side>(half[t][i], y);
-                    const int64_t pixel = ((at.n * task.out_t + at.t + t) * task.out_h + at.h + i) * task.out_w + at.w;
+                    transform_output<Side, Out>(half[t][i], y);
+                    const int64_t pixel = ((at.n * call.out_t + at.t + t) * call.out_h + at.h + i) * call.out_w + at.w;
                     for (int j = 0; j < Out && j < columns_left; j++) {
                         Vector x = y[j] + bias;
                         if (call.residual) x += load(call.residual + (pixel + j) * call.residual_pixel + c, lanes);
@@ -552,7 +603,7 @@ void write_patches(const Task& task, const Block& block, int64_t channel, int64_
     }
 }
 
-template <int TimeIn, bool InSpace>
+template <int TimeIn, int Side, int Out>
 void work(void* data) {
     Task& task = *static_cast<Task*>(data);
     const Shape& shape = task.shape;
@@ -570,10 +621,10 @@ void work(void* data) {
     std::memset(zeros, 0, zeros_size * sizeof(float));
     for (int64_t i; (i = task.next++) < task.tasks;) {
         const Block block(task, i / task.parts);
-        transform_patches<TimeIn, InSpace>(task, block, zeros, in);
+        transform_patches<TimeIn, Side>(task, block, zeros, in);
         const int64_t part = i % task.parts;
         for (int64_t b = shape.blocks * part / task.parts; b < shape.blocks * (part + 1) / task.parts; b++) {
-            const int64_t width = shape.width_of(b), depth = shape.depth(of), lanes = width * LANES;
+            const int64_t width = shape.width_of(b), depth = shape.depth(), lanes = width * LANES;
             const float* weight = of.packed + b * shape.width * LANES * shape.components * depth;
             const int64_t in_step = shape.taps * task.channel_vectors * block.rows * LANES + line;
             const int64_t out_step = block.rows * lanes + line;
@@ -582,16 +633,19 @@ void work(void* data) {
                 for (int64_t group = 0; group < block.groups; group++) {
                     const int64_t at = group * shape.components + component;
                     (group == block.groups - 1 ? last : full)(in + at * in_step, block.rows * LANES, weight, shape.taps,
-                                                              of.in_channels, out + at * out_step);
+                                                              shape.channels, out + at * out_step);
                 }
-            write_patches<TimeIn, InSpace>(task, block, b * shape.width * LANES, width, out);
+            write_patches<TimeIn, Side, Out>(task, block, b * shape.width * LANES, width, out);
         }
     }
 }
 
 int run(const Call& call) {
     Task task(call);
-    const auto each = call.of.form == frames ? work<1, true> : call.of.form == volume ? work<4, true> : work<6, false>;
+    const auto each = call.of.form == time_alone ? work<6, 1, 1>
+                      : call.of.form == volume   ? work<4, 6, 4>
+                      : task.shape.tile == 4     ? work<1, 6, 4>
+                                                 : work<1, 6, 3>;
     const int64_t threads = call.threads < task.tasks ? call.threads : task.tasks;
     if (threads <= 1) {
         each(&task);
