@@ -171,15 +171,12 @@ def _ended(work: Convolution, y: Tensor, other: Tensor | None) -> Tensor:
 
 
 def _winograd(work: Convolution) -> Way:
-    """In float32; other types are converted, which is worth it where the products are many."""
+    """In float32 inside, which is worth it in bfloat16 too where the products are many."""
     weight, bias = work.folded()
     packed = kernels.pack(weight, work.layer.stride, work.layer.padding)
     is_relu = work.activation is not None
 
     def run(x: Tensor, other: Tensor | None, is_free: bool) -> Tensor:
-        if x.dtype != torch.float32:
-            other = None if other is None else speed.channels_last(other.float())
-            return kernels.run(x.float(), packed, bias, other, is_relu, out=other).to(x.dtype)
         out = other if is_free and other is not None and other.is_contiguous(memory_format=LAST) else None
         return kernels.run(x, packed, bias, other, is_relu, out=out)
 

@@ -94,6 +94,7 @@ def test_answers_are_those_of_float64(case, is_biased, is_residual, relu, count)
         ((3, 1, 1), (1, 144, 7, 20, 20), 64),
         ((3, 1, 1), (1, 576, 4, 7, 7), 256),
         ((3, 7, 7), (1, 3, 6, 46, 50), 64),
+        ((1, 3, 3), (1, 3, 3, 75, 75), 64),  # an output that goes past the caches
     ],
 )
 def test_sizes_of_networks_on_threads(kernel, shape, filters, instructions, threads):
@@ -165,6 +166,22 @@ def test_some_channels_of_wider_tensors(kernel, instructions):
 
 
 @needs_kernels
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+@pytest.mark.parametrize("kernel", [(1, 3, 3), (3, 3, 3), (3, 1, 1), (1, 5, 5), (3, 7, 7)])
+def test_bfloat16_is_rounded_once(kernel, instructions):
+    """The sums are those of float32; infinities and what is no number are as they are in float32, too."""
+    x = torch.randn(2, 3, 4, 13, 10).bfloat16()
+    x[1, 0, 0, 0, 0], x[1, 1, 3, 12, 9] = torch.nan, torch.inf
+    weight, bias, padding = torch.randn(41, 3, *kernel), torch.randn(41), tuple(k // 2 for k in kernel)
+    packed = kernels.pack(weight, stride_of(kernel), padding, instructions=instructions)
+    residual = torch.randn(kernels.run(x, packed).shape).bfloat16()
+    y = kernels.run(x, packed, bias, residual)
+    right = kernels.run(x.float(), packed, bias, residual.float()).bfloat16()
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, right, rtol=0, atol=0, equal_nan=True)
+
+
+@needs_kernels
 def test_the_output_may_be_the_residual():
     x, y = torch.randn(1, 4, 3, 9, 9), torch.randn(1, 6, 3, 9, 9).contiguous(memory_format=LAST)
     weight = torch.randn(6, 4, 1, 3, 3)
@@ -224,7 +241,7 @@ def test_what_does_not_fit_is_one_line():
     for call, message in [
         (lambda: kernels.pack(torch.randn(6, 4, 1, 7, 7)), "no kernel for kernel_size"),
         (lambda: kernels.pack(torch.randn(6, 4, 3, 3, 3), (2, 1, 1), transposed=True), "no kernel for kernel_size"),
-        (lambda: kernels.run(x[:, :3], packed), r"must be float32 \(B, 4, T, H, W\)"),
+        (lambda: kernels.run(x[:, :3], packed), r"must be float32 or bfloat16 \(B, 4, T, H, W\)"),
         (lambda: kernels.run(x.double(), packed), "float64"),
         (lambda: kernels.run(x[..., :2], packed), "too small"),
         (lambda: kernels.run(x, packed, torch.randn(5)), "bias is"),

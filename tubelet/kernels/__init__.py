@@ -1,9 +1,10 @@
-"""Winograd convolutions in float32 on a CPU: fewer multiplications than the sums have, in C++ built on first use.
+"""Winograd convolutions on a CPU: fewer multiplications than the sums have, in C++ built on first use.
 
 A kernel (k, 3, 3) of spatial stride 1 takes F(4x4, 3x3) of Lavin and Gray, arXiv:1509.09308, and F(2, 3) in time where
 it has three frames and stride 1 there too; a kernel (3, 1, 1) of stride 1 takes F(4, 3) in time. The stems of networks,
 (k, 7, 7) or (k, 5, 5) of spatial stride 2, take F(3x3, 4x4) or F(4x4, 3x3) over cells of 2 x 2 pixels. Bias, a residual
-and ReLU are part of the call. Nothing needs these kernels: where they cannot be had, `available` is False, and `why` says so.
+and ReLU are part of the call. Sums are in float32, clips float32 or bfloat16. Nothing needs these kernels: where they
+cannot be had, `available` is False, and `why` says so.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = ["Packed", "available", "growth", "pack", "run", "supports", "version"
 _SOURCE = Path(__file__).with_name("winograd.cpp")
 _LANES = {"avx512": 16, "avx2": 8}
 _FRAMES, _VOLUME, _TIME = range(3)
+_DTYPES = (torch.float32, torch.bfloat16)
 
 Instructions = Literal["avx512", "avx2"]
 
@@ -45,8 +47,8 @@ class _Call(ctypes.Structure):
     _fields_ = [
         ("of", _Convolution),
         *native.fields(
-            "batch t h w out_t out_h out_w input_pixel output_pixel residual_pixel relu threads",
-            "input bias residual output parallel",
+            "batch t h w out_t out_h out_w input_pixel output_pixel residual_pixel is_bfloat16 relu threads",
+            "input residual output bias parallel",
         ),
     ]
 
@@ -132,8 +134,9 @@ def supports(
         return False
     if kernel_size == (3, 1, 1):
         return stride == (1, 1, 1) and padding[1:] == (0, 0) and padding[0] >= 0
-    known = {(1, 1): [(3, 3)], (2, 2): [(5, 5), (7, 7)]}.get(stride[1:], [])
-    return kernel_size[1:] in known and min(padding) >= 0 and 2 * max(padding[1:]) < kernel_size[1]
+    in_space = (*stride[1:], *kernel_size[1:])
+    is_known = in_space in ((1, 1, 3, 3), (2, 2, 5, 5), (2, 2, 7, 7))
+    return is_known and min(padding) >= 0 and 2 * max(padding[1:]) < kernel_size[1]
 
 
 def growth(kernel_size: Sequence[int], stride: Sequence[int]) -> float:
@@ -214,16 +217,17 @@ def run(
     """Convolve: `relu(conv(x) + bias + residual)`, on `torch.get_num_threads()` threads. No gradients.
 
     Args:
-        x: (B, C, T, H, W) float32 in channels_last_3d (else it is copied), or some channels of such a tensor.
+        x: (B, C, T, H, W) float32 or bfloat16 in channels_last_3d (else it is copied), or some channels of such a
+            tensor.
         packed: of `pack`.
-        bias: (K,).
-        residual: (B, K, T', H', W'), as the output, or some channels of such a tensor.
+        bias: (K,) float32.
+        residual: (B, K, T', H', W') of x's type, as the output, or some channels of such a tensor.
         relu: whether what is negative becomes 0.
         out: where the output goes: a (B, K, T', H', W') tensor in channels_last_3d, or some channels of one, such as a
             part of a concatenation. It may be the residual, not x.
 
     Returns:
-        (B, K, T', H', W') in channels_last_3d.
+        (B, K, T', H', W') of x's type in channels_last_3d; bfloat16 is rounded once, from sums in float32.
 
     Raises:
         ValueError: a size, type or layout does not fit.
@@ -231,9 +235,10 @@ def run(
     library, reason = _library()
     if library is None:
         raise RuntimeError(f"Winograd kernels are not available: {reason}")
-    if x.dim() != 5 or x.shape[1] != packed.in_channels or x.dtype != torch.float32 or x.device.type != "cpu":
+    if x.dim() != 5 or x.shape[1] != packed.in_channels or x.dtype not in _DTYPES or x.device.type != "cpu":
         is_now = f"{x.dtype} {tuple(x.shape)} on {x.device}"
-        raise ValueError(f"x is {is_now}; it must be float32 (B, {packed.in_channels}, T, H, W) on the CPU")
+        wanted = f"float32 or bfloat16 (B, {packed.in_channels}, T, H, W)"
+        raise ValueError(f"x is {is_now}; it must be {wanted} on the CPU")
     size = [
         (n + 2 * pad - kernel) // stride + 1
         for n, pad, kernel, stride in zip(x.shape[2:], packed.padding, packed.kernel_size, packed.stride, strict=True)
@@ -246,13 +251,13 @@ def run(
         x = F.pad(x, (0, x.shape[4] % 2, 0, x.shape[3] % 2))
     if not native.pixel(x) or (has_cells and native.pixel(x) != x.shape[1]):
         x = x.contiguous(memory_format=torch.channels_last_3d)
-    if residual is not None and not native.pixel(native.checked(residual, "residual", shape)):
+    if residual is not None and not native.pixel(native.checked(residual, "residual", shape, x.dtype)):
         residual = residual.contiguous(memory_format=torch.channels_last_3d)
     if bias is not None:
         bias = native.checked(bias, "bias", shape[1:2]).contiguous()
     if out is None:
-        out = torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last_3d)
-    elif not native.pixel(native.checked(out, "out", shape)):
+        out = torch.empty(shape, dtype=x.dtype, device="cpu", memory_format=torch.channels_last_3d)
+    elif not native.pixel(native.checked(out, "out", shape, x.dtype)):
         raise ValueError("out must be in torch.channels_last_3d")
     if not out.numel():
         return out
@@ -264,9 +269,10 @@ def run(
         native.pixel(x),
         native.pixel(out),
         0 if residual is None else native.pixel(residual),
+        x.dtype == torch.bfloat16,
         relu,
         torch.get_num_threads(),
-        *(None if tensor is None else tensor.data_ptr() for tensor in (x, bias, residual, out)),
+        *(None if tensor is None else tensor.data_ptr() for tensor in (x, residual, out, bias)),
         native.parallel(),
     )
     if library.winograd_run(_LANES[packed.instructions], ctypes.byref(call)):

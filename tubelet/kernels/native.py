@@ -117,14 +117,13 @@ def pixel(x: Tensor) -> int:
     return int(found.pop()) if is_right else 0
 
 
-def checked(x: Tensor, name: str, shape: Sequence[int]) -> Tensor:
+def checked(x: Tensor, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
     """x itself.
 
     Raises:
-        ValueError: it is not float32, of this shape and on the CPU.
+        ValueError: it is not of this shape and type and on the CPU.
     """
-    if x.shape != tuple(shape) or x.dtype != torch.float32 or x.device.type != "cpu":
-        raise ValueError(
-            f"{name} is {x.dtype} {tuple(x.shape)} on {x.device}; it must be float32 {tuple(shape)} on the CPU"
-        )
+    if x.shape != tuple(shape) or x.dtype != dtype or x.device.type != "cpu":
+        wanted = f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"
+        raise ValueError(f"{name} is {x.dtype} {tuple(x.shape)} on {x.device}; it must be {wanted} on the CPU")
     return x

@@ -1,4 +1,4 @@
-// Winograd convolution of float32 on x86-64, for kernels (k, 3, 3), (3, 1, 1) and, at stride 2 in space, (k, 5, 5) and
+// Winograd convolution in float32 on x86-64, of float32 or bfloat16, for kernels (k, 3, 3), (3, 1, 1) and, at stride 2 in space, (k, 5, 5) and
 // (k, 7, 7), after Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
 //
 // Tensors lie in memory as (N, T, H, W, C). An output is cut into patches: 4 x 4 pixels of a frame, of two neighbouring
@@ -25,11 +25,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace {
 
 enum Form { frames, volume, time_alone };
+
+using Brief = uint16_t;  // bfloat16, the upper half of a float
 
 // GOMP_parallel of the OpenMP library that torch runs on: its threads are the ones that are awake.
 using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
@@ -51,10 +54,11 @@ struct Call {
     Convolution of;
     int64_t batch, t, h, w;                             // of the input; h and w are even where the stride in space is 2
     int64_t out_t, out_h, out_w;
-    int64_t input_pixel, output_pixel, residual_pixel;  // floats from one pixel to the next
-    int64_t relu, threads;
-    const float *input, *bias, *residual;  // bias and residual may be null
-    float* output;
+    int64_t input_pixel, output_pixel, residual_pixel;  // values from one pixel to the next
+    int64_t is_bfloat16, relu, threads;                 // input, residual and output; weight and bias never are
+    const void *input, *residual;                       // residual and bias may be null
+    void* output;
+    const float* bias;
     Parallel parallel;  // may be null
 };
 
@@ -62,6 +66,7 @@ namespace {
 
 constexpr int64_t line = 16;                // floats of a cache line
 constexpr int64_t budget = 240 * 1024 / 4;  // floats that a block of transformed patches may take of a level 2 cache
+constexpr int64_t most_kept = 1 << 20;      // floats of an output that a cache is likely to hold until they are read
 constexpr int64_t nowhere = INT64_MIN;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -102,10 +107,10 @@ thread_local Scratch scratch;
 
 #define LANES 16
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f")
+#pragma GCC target("avx512f,avx512bw,avx512vl")
 #endif
 namespace avx512 {
 #include __FILE__
@@ -133,7 +138,8 @@ extern "C" {
 
 // Floats in the widest vector that this processor has: 16, 8, or 0.
 int winograd_lanes() {
-    if (__builtin_cpu_supports("avx512f")) return 16;
+    const bool is_wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+    if (is_wide && __builtin_cpu_supports("avx512vl")) return 16;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 8 : 0;
 }
 
@@ -161,11 +167,23 @@ inline Vector load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, Vector x) { _mm512_storeu_ps(p, x); }
 inline Vector load(const float* p, int n) { return _mm512_maskz_loadu_ps((1u << n) - 1, p); }
 inline void store(float* p, Vector x, int n) { _mm512_mask_storeu_ps(p, (1u << n) - 1, x); }
+inline void store_past_cache(float* p, Vector x) { _mm512_stream_ps(p, x); }
 inline Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }    // a b + c
 inline Vector fnma(Vector a, Vector b, Vector c) { return _mm512_fnmadd_ps(a, b, c); }  // c - a b
 inline Vector positive(Vector x) { return _mm512_max_ps(x, zero()); }
 inline Vector join(Vector x, int n, const float* p) { return _mm512_mask_loadu_ps(x, ((1u << n) - 1) << n, p - n); }
 constexpr int most_rows(int width) { return width == 3 ? 9 : 14; }  // 32 registers
+
+inline Vector widened(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
+inline __m256i rounded(Vector x) {  // to even, and what is no number stays none
+    const __m512i bits = _mm512_castps_si512(x), last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i near = _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 is_none = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(near, is_none, _mm512_set1_epi32(0x7fc00000)), 16));
+}
+inline Vector load(const Brief* p) { return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline Vector load(const Brief* p, int n) { return widened(_mm256_maskz_loadu_epi16((1u << n) - 1, p)); }
+inline void store(Brief* p, Vector x, int n) { _mm256_mask_storeu_epi16(p, (1u << n) - 1, rounded(x)); }
 #else
 using Vector = __m256;
 inline Vector zero() { return _mm256_setzero_ps(); }
@@ -177,6 +195,7 @@ inline __m256i first(int n) {
 }
 inline Vector load(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
 inline void store(float* p, Vector x, int n) { _mm256_maskstore_ps(p, first(n), x); }
+inline void store_past_cache(float* p, Vector x) { _mm256_stream_ps(p, x); }
 inline Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vector fnma(Vector a, Vector b, Vector c) { return _mm256_fnmadd_ps(a, b, c); }
 inline Vector positive(Vector x) { return _mm256_max_ps(x, zero()); }
@@ -184,8 +203,34 @@ inline Vector join(Vector x, int n, const float* p) {  // n floats after the fir
     return x + _mm256_maskload_ps(p - n, _mm256_andnot_si256(first(n), first(2 * n)));
 }
 constexpr int most_rows(int width) { return width == 3 ? 4 : width == 2 ? 6 : 12; }  // 16 registers
+
+inline Vector load(const Brief* p) {
+    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
+inline Vector load(const Brief* p, int n) {
+    Brief some[LANES] = {};
+    std::memcpy(some, p, n * sizeof(Brief));
+    return load(some);
+}
+inline void store(Brief* p, Vector x, int n) {
+    const __m256i bits = _mm256_castps_si256(x), last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i near = _mm256_add_epi32(bits, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff)));
+    const __m256i is_none = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    const __m256i kept = _mm256_srli_epi32(_mm256_blendv_epi8(near, _mm256_set1_epi32(0x7fc00000), is_none), 16);
+    Brief all_of[2 * LANES];
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(kept, kept), 0x08);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(all_of), packed);
+    std::memcpy(p, all_of, n * sizeof(Brief));
+}
 #endif
 constexpr int most_width = 3;
+
+inline Vector join(Vector x, int n, const Brief* p) {
+    float some[LANES] = {};
+    store(some + n, load(p, n), n);
+    return x + load(some);
+}
 
 // ---- one-dimensional transforms; the size is that of the input, 1 is none
 
@@ -407,6 +452,7 @@ struct Task {
     int64_t groups_t, tiles_h, tiles_w, patches;
     int64_t at_once, parts, tasks;  // patches of a block; ways in which output channels are shared; blocks x parts
     int64_t channel_vectors;        // of a tap
+    bool past_cache;                // whether the output is written without its lines being fetched first
     std::atomic<int64_t> next{0};
     std::atomic<bool> has_memory{true};
 
@@ -430,6 +476,9 @@ struct Task {
         at_once = ceil_div(patches, blocks);
         blocks = ceil_div(patches, at_once);
         tasks = blocks * parts;
+        const int64_t values = call.batch * call.out_t * call.out_h * call.out_w * call.of.out_channels;
+        const auto place = reinterpret_cast<uintptr_t>(call.output) | call.output_pixel * sizeof(float);
+        past_cache = !call.is_bfloat16 && !call.residual && values > most_kept && place % sizeof(Vector) == 0;
     }
     int64_t time_out() const { return shape.time_in == 1 ? 1 : shape.time_in - 2; }
 };
@@ -472,22 +521,31 @@ struct Block {
 
 // Structs, not lambdas: those of a template would be compiled without this instruction set.
 struct Whole {
-    Vector operator()(const float* p) const { return load(p); }
+    template <typename T>
+    Vector operator()(const T* p) const {
+        return load(p);
+    }
 };
 struct First {
     int lanes;
-    Vector operator()(const float* p) const { return load(p, lanes); }
+    template <typename T>
+    Vector operator()(const T* p) const {
+        return load(p, lanes);
+    }
 };
 struct Cell {
     int lanes;      // of one of its two rows
-    int64_t below;  // floats from the upper one to the lower
-    const float* zeros;
-    Vector operator()(const float* p) const { return p == zeros ? zero() : join(load(p, lanes), lanes, p + below); }
+    int64_t below;  // values from the upper one to the lower
+    const void* zeros;
+    template <typename T>
+    Vector operator()(const T* p) const {
+        return p == zeros ? zero() : join(load(p, lanes), lanes, p + below);
+    }
 };
 
 // One vector of channels of one patch; `from` are the pixels that it sees.
-template <int TimeIn, int Side, typename Load>
-inline void transform_vector(const float* const (&from)[TimeIn][Side][Side], int64_t channel, Load load_at, float* to,
+template <int TimeIn, int Side, typename Load, typename T>
+inline void transform_vector(const T* const (&from)[TimeIn][Side][Side], int64_t channel, Load load_at, float* to,
                              int64_t component) {
     Vector half[TimeIn][Side][Side];
     for (int j = 0; j < Side; j++) {
@@ -512,9 +570,10 @@ inline void transform_vector(const float* const (&from)[TimeIn][Side][Side], int
         }
 }
 
-template <int TimeIn, int Side>
-void transform_patches(const Task& task, const Block& block, const float* zeros, float* out) {
+template <typename T, int TimeIn, int Side>
+void transform_patches(const Task& task, const Block& block, const T* zeros, float* out) {
     const auto& call = task.call;
+    const T* input = static_cast<const T*>(call.input);
     const auto& of = call.of;
     const auto& shape = task.shape;
     const int64_t cell = shape.cell, height = call.h / cell, width = call.w / cell;  // in cells, as are these
@@ -532,14 +591,14 @@ void transform_patches(const Task& task, const Block& block, const float* zeros,
                     for (int64_t i = 0; i < shape.components; i++) store(row + i * component, load(same + i * component));
                 continue;
             }
-            const float* from[TimeIn][Side][Side];
+            const T* from[TimeIn][Side][Side];
             for (int t = 0; t < TimeIn; t++) {
                 const int64_t frame = at.t * of.stride_t - of.pad_t + tap / shape.rows + t;
                 for (int i = 0; i < Side; i++) {
                     const int64_t y = at.h - before_h + i, x = at.w - before_w;
                     const bool is_inside = frame >= 0 && frame < call.t && y >= 0 && y < height;
                     const int64_t above = (at.n * call.t + frame) * call.h + y * cell + tap % shape.rows;
-                    const float* pixels = call.input + (above * call.w + x * cell) * call.input_pixel;
+                    const T* pixels = input + (above * call.w + x * cell) * call.input_pixel;
                     for (int j = 0; j < Side; j++)
                         from[t][i][j] = is_inside && x + j >= 0 && x + j < width ? pixels + j * cell * call.input_pixel : zeros;
                 }
@@ -559,10 +618,12 @@ void transform_patches(const Task& task, const Block& block, const float* zeros,
     }
 }
 
-template <int TimeIn, int Side, int Out>
+template <typename T, int TimeIn, int Side, int Out>
 void write_patches(const Task& task, const Block& block, int64_t channel, int64_t width, const float* in) {
     constexpr int TimeOut = TimeIn == 1 ? 1 : TimeIn - 2;
     const auto& call = task.call;
+    const T* residual = static_cast<const T*>(call.residual);
+    T* output = static_cast<T*>(call.output);
     const int64_t component = block.rows * width * LANES + line;
     for (int64_t p = 0; p < block.count; p++) {
         const Place at(task, block.first + p);
@@ -594,16 +655,20 @@ void write_patches(const Task& task, const Block& block, int64_t channel, int64_
                     const int64_t pixel = ((at.n * call.out_t + at.t + t) * call.out_h + at.h + i) * call.out_w + at.w;
                     for (int j = 0; j < Out && j < columns_left; j++) {
                         Vector x = y[j] + bias;
-                        if (call.residual) x += load(call.residual + (pixel + j) * call.residual_pixel + c, lanes);
+                        if (residual) x += load(residual + (pixel + j) * call.residual_pixel + c, lanes);
                         if (call.relu) x = positive(x);
-                        store(call.output + (pixel + j) * call.output_pixel + c, x, lanes);
+                        T* to = output + (pixel + j) * call.output_pixel + c;
+                        if (std::is_same<T, float>::value && task.past_cache && lanes == LANES)
+                            store_past_cache(reinterpret_cast<float*>(to), x);
+                        else
+                            store(to, x, lanes);
                     }
                 }
         }
     }
 }
 
-template <int TimeIn, int Side, int Out>
+template <typename T, int TimeIn, int Side, int Out>
 void work(void* data) {
     Task& task = *static_cast<Task*>(data);
     const Shape& shape = task.shape;
@@ -621,7 +686,7 @@ void work(void* data) {
     std::memset(zeros, 0, zeros_size * sizeof(float));
     for (int64_t i; (i = task.next++) < task.tasks;) {
         const Block block(task, i / task.parts);
-        transform_patches<TimeIn, Side>(task, block, zeros, in);
+        transform_patches<T, TimeIn, Side>(task, block, reinterpret_cast<const T*>(zeros), in);
         const int64_t part = i % task.parts;
         for (int64_t b = shape.blocks * part / task.parts; b < shape.blocks * (part + 1) / task.parts; b++) {
             const int64_t width = shape.width_of(b), depth = shape.depth(), lanes = width * LANES;
@@ -635,17 +700,24 @@ void work(void* data) {
                     (group == block.groups - 1 ? last : full)(in + at * in_step, block.rows * LANES, weight, shape.taps,
                                                               shape.channels, out + at * out_step);
                 }
-            write_patches<TimeIn, Side, Out>(task, block, b * shape.width * LANES, width, out);
+            write_patches<T, TimeIn, Side, Out>(task, block, b * shape.width * LANES, width, out);
         }
     }
+    if (task.past_cache) _mm_sfence();
+}
+
+template <typename T>
+auto work_of(const Task& task) {
+    const int64_t form = task.call.of.form;
+    return form == time_alone       ? work<T, 6, 1, 1>
+           : form == volume         ? work<T, 4, 6, 4>
+           : task.shape.tile == 4   ? work<T, 1, 6, 4>
+                                    : work<T, 1, 6, 3>;
 }
 
 int run(const Call& call) {
     Task task(call);
-    const auto each = call.of.form == time_alone ? work<6, 1, 1>
-                      : call.of.form == volume   ? work<4, 6, 4>
-                      : task.shape.tile == 4     ? work<1, 6, 4>
-                                                 : work<1, 6, 3>;
+    const auto each = call.is_bfloat16 ? work_of<Brief>(task) : work_of<float>(task);
     const int64_t threads = call.threads < task.tasks ? call.threads : task.tasks;
     if (threads <= 1) {
         each(&task);
