@@ -1,5 +1,6 @@
-// Winograd convolution in float32 on x86-64, of float32 or bfloat16, for kernels (k, 3, 3), (3, 1, 1) and, at stride 2 in space, (k, 5, 5) and
-// (k, 7, 7), after Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308.
+// Winograd convolution on x86-64, in float32 of float32 or bfloat16, for kernels (k, 3, 3), (3, 1, 1) and, at stride 2 in
+// space, (k, 5, 5) and (k, 7, 7), after Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
+// arXiv:1509.09308.
 //
 // Tensors lie in memory as (N, T, H, W, C). An output is cut into patches: 4 x 4 pixels of a frame, of two neighbouring
 // frames, or one pixel of four frames. A patch and the input that it sees go through linear transforms, between which
@@ -40,7 +41,8 @@ using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 }  // namespace
 
 struct Convolution {
-    int64_t form, in_channels, out_channels, kernel_t, kernel_s, stride_t, stride_s, pad_t, pad_h, pad_w;  // s: in space
+    int64_t form, in_channels, out_channels;
+    int64_t kernel_t, kernel_s, stride_t, stride_s, pad_t, pad_h, pad_w;  // s: in space
     const float* packed;
 };
 
@@ -176,10 +178,12 @@ constexpr int most_rows(int width) { return width == 3 ? 9 : 14; }  // 32 regist
 
 inline Vector widened(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
 inline __m256i rounded(Vector x) {  // to even, and what is no number stays none
-    const __m512i bits = _mm512_castps_si512(x), last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i near = _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
     const __mmask16 is_none = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(near, is_none, _mm512_set1_epi32(0x7fc00000)), 16));
+    const __m512i kept = _mm512_mask_mov_epi32(near, is_none, _mm512_set1_epi32(0x7fc00000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
 }
 inline Vector load(const Brief* p) { return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 inline Vector load(const Brief* p, int n) { return widened(_mm256_maskz_loadu_epi16((1u << n) - 1, p)); }
@@ -214,7 +218,8 @@ inline Vector load(const Brief* p, int n) {
     return load(some);
 }
 inline void store(Brief* p, Vector x, int n) {
-    const __m256i bits = _mm256_castps_si256(x), last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i last = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i near = _mm256_add_epi32(bits, _mm256_add_epi32(last, _mm256_set1_epi32(0x7fff)));
     const __m256i is_none = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
     const __m256i kept = _mm256_srli_epi32(_mm256_blendv_epi8(near, _mm256_set1_epi32(0x7fc00000), is_none), 16);
@@ -326,10 +331,11 @@ Product product_of(int64_t rows, int64_t width) {
 // ---- weights
 
 struct Shape {
-    int64_t cell, places, side, tile;     // places of the kernel along an axis, in cells; and what a patch sees and gives
+    int64_t cell;                    // pixels along its edge
+    int64_t places, side, tile;      // cells along an axis: of the kernel, of what a patch sees, of the patch
     int64_t time_in, components;
-    int64_t rows, taps, channels;         // a tap is a frame of the kernel, or one of the `rows` of its cells
-    int64_t vectors, width, blocks;       // of output channels
+    int64_t rows, taps, channels;    // a tap is a frame of the kernel, or one of the `rows` of its cells
+    int64_t vectors, width, blocks;  // of output channels
     explicit Shape(const Convolution& of) {
         cell = of.stride_s;
         places = (of.kernel_s + cell - 1) / cell;
@@ -341,7 +347,8 @@ struct Shape {
         taps = of.form == frames ? of.kernel_t * rows : 1;
         channels = of.in_channels * cell * cell / rows;
         vectors = ceil_div(of.out_channels, LANES);
-        width = vectors == 1 ? 1 : vectors % 2 == 1 && vectors % 3 != 1 ? 3 : 2;  // as few of less than full width as may be
+        // as few blocks of less than full width as may be
+        width = vectors == 1 ? 1 : vectors % 2 == 1 && vectors % 3 != 1 ? 3 : 2;
         blocks = ceil_div(vectors, width);
     }
     int64_t width_of(int64_t block) const { return block == blocks - 1 ? vectors - block * width : width; }
@@ -397,13 +404,15 @@ inline void transform_kernels(const Rows& rows, int64_t time_in, const float* w,
 }
 
 // Floats from the start of a kernel to what stands at a place of a tap and channel.
-int64_t place_of(const Convolution& of, const Shape& shape, const Weight& weight, int64_t tap, int64_t channel, int64_t place) {
+int64_t place_of(const Convolution& of, const Shape& shape, const Weight& weight, int64_t tap, int64_t channel,
+                 int64_t place) {
     if (shape.cell == 1) {
         const int64_t per_tap = of.kernel_t * of.kernel_s * of.kernel_s / shape.taps;
         return channel * weight.input_step + (tap * per_tap + place) * weight.place_step;
     }
     const int64_t pixel = tap % shape.rows * 2 + channel / of.in_channels;  // of the cell
-    const int64_t y = place / shape.places * 2 + pixel / 2 - of.pad_h % 2, x = place % shape.places * 2 + pixel % 2 - of.pad_w % 2;
+    const int64_t y = place / shape.places * 2 + pixel / 2 - of.pad_h % 2;
+    const int64_t x = place % shape.places * 2 + pixel % 2 - of.pad_w % 2;
     if (y < 0 || y >= of.kernel_s || x < 0 || x >= of.kernel_s) return nowhere;
     const int64_t at = (tap / shape.rows * of.kernel_s + y) * of.kernel_s + x;
     return channel % of.in_channels * weight.input_step + at * weight.place_step;
@@ -586,21 +595,25 @@ void transform_patches(const Task& task, const Block& block, const T* zeros, flo
         const int64_t later = p > 0 && at.t > 0 ? of.stride_t * shape.rows : shape.taps;
         for (int64_t tap = 0; tap < shape.taps; tap++) {
             if (TimeIn == 1 && tap + later < shape.taps) {
-                const float* same = out + block.start(p - 1, shape.components * component, LANES) + (tap + later) * tap_size;
-                for (int64_t c = 0; c < task.channel_vectors; c++, row += block.rows * LANES, same += block.rows * LANES)
-                    for (int64_t i = 0; i < shape.components; i++) store(row + i * component, load(same + i * component));
+                const float* same = out + block.start(p - 1, shape.components * component, LANES);
+                same += (tap + later) * tap_size;
+                for (int64_t c = 0; c < tap_size; c += block.rows * LANES)
+                    for (int64_t i = 0; i < shape.components; i++)
+                        store(row + c + i * component, load(same + c + i * component));
+                row += tap_size;
                 continue;
             }
             const T* from[TimeIn][Side][Side];
             for (int t = 0; t < TimeIn; t++) {
                 const int64_t frame = at.t * of.stride_t - of.pad_t + tap / shape.rows + t;
                 for (int i = 0; i < Side; i++) {
-                    const int64_t y = at.h - before_h + i, x = at.w - before_w;
+                    const int64_t y = at.h - before_h + i, left = at.w - before_w;
                     const bool is_inside = frame >= 0 && frame < call.t && y >= 0 && y < height;
                     const int64_t above = (at.n * call.t + frame) * call.h + y * cell + tap % shape.rows;
-                    const T* pixels = input + (above * call.w + x * cell) * call.input_pixel;
-                    for (int j = 0; j < Side; j++)
-                        from[t][i][j] = is_inside && x + j >= 0 && x + j < width ? pixels + j * cell * call.input_pixel : zeros;
+                    for (int j = 0; j < Side; j++) {
+                        const int64_t x = left + j, pixel = above * call.w + x * cell;
+                        from[t][i][j] = is_inside && x >= 0 && x < width ? input + pixel * call.input_pixel : zeros;
+                    }
                 }
             }
             if (cell > shape.rows) {
