@@ -349,11 +349,11 @@ def _onednn(layer: Layer, x: Tensor, w: Tensor) -> Tensor:
 
 
 def _winograd(layer: Layer, x: Tensor, w: Tensor) -> Tensor:
-    return kernels.run(x, kernels.pack(w, layer.stride, layer.padding))
+    return kernels.run(x, kernels.pack(w, layer.stride, layer.padding, layer.dilation))
 
 
 def _winograd_input(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
-    return kernels.run(g, kernels.pack(w, layer.stride, layer.padding, transposed=True))
+    return kernels.run(g, kernels.pack(w, layer.stride, layer.padding, layer.dilation, transposed=True))
 
 
 def _plain_input(layer: Layer, x: Tensor, w: Tensor, g: Tensor) -> Tensor:
@@ -543,7 +543,7 @@ def _conv3d_alone(
     sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
     is_large = min(layer.output_size) > 0 and len(input) * math.prod(layer.output_size) >= WORTH_PACKING
     if is_large and kernels.supports(*sizes, groups, layer.in_channels, layer.out_channels) and kernels.available():
-        return kernels.run(channels_last(input), kernels.pack(weight, layer.stride, layer.padding), bias)
+        return kernels.run(channels_last(input), kernels.pack(weight, *sizes[1:]), bias)
     x = channels_last(input)
     return torch.mkldnn_convolution(x, weight, bias, layer.padding, layer.stride, layer.dilation, groups)
 
@@ -629,7 +629,8 @@ def _ways(
     inputs, weights = ([name for name, fits in each.items() if fits][:2] for each in (of_input, of_weight))
     outputs, inputs = ["onednn"], inputs or ["plain"]
     rest, c, o = (layer.dilation, layer.groups), layer.in_channels, layer.out_channels
-    turned = [k - 1 - p for k, p in zip(layer.kernel_size, layer.padding, strict=True)]
+    sizes = zip(layer.kernel_size, layer.padding, layer.dilation, strict=True)
+    turned = [d * (k - 1) - p for k, p, d in sizes]
     forward = kernels.supports(layer.kernel_size, layer.stride, layer.padding, *rest, c, o)
     back = layer.stride == (1, 1, 1) and kernels.supports(layer.kernel_size, layer.stride, turned, *rest, o, c)
     if dtype == torch.float32 and (forward or back) and kernels.available():

@@ -173,7 +173,7 @@ def _ended(work: Convolution, y: Tensor, other: Tensor | None) -> Tensor:
 def _winograd(work: Convolution) -> Way:
     """In float32 inside, which is worth it in bfloat16 too where the products are many."""
     weight, bias = work.folded()
-    packed = kernels.pack(weight, work.layer.stride, work.layer.padding)
+    packed = kernels.pack(weight, work.layer.stride, work.layer.padding, work.layer.dilation)
     is_relu = work.activation is not None
 
     def run(x: Tensor, other: Tensor | None, is_free: bool) -> Tensor:

@@ -52,22 +52,28 @@ def cases(draw):
     kernel = draw(st.sampled_from(kernels_))
     stride = (draw(st.integers(1, 2)) if kernel[1] > 1 else 1, *stride_of(kernel)[1:])
     padding = (draw(st.integers(0, 3)), *(draw(st.integers(0, (k - 1) // 2)) for k in kernel[1:]))
-    size = [draw(st.integers(max(1, k - 2 * p), 11)) for k, p in zip(kernel, padding, strict=True)]
+    dilation = (1, 1, 1)
+    if stride == (1, 1, 1) and draw(st.booleans()):
+        in_space = draw(st.integers(1, 3)) if kernel[1] > 1 else 1
+        dilation = (draw(st.integers(1, 3)), in_space, in_space)
+        padding = (padding[0], *(draw(st.integers(0, (k - 1) // 2 * in_space)) for k in kernel[1:]))
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    size = [draw(st.integers(max(1, r - 2 * p), 11)) for r, p in zip(reach, padding, strict=True)]
     batch, channels = draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 3, 8, 13, 16, 17, 31, 45, 64, 80]))
     filters = draw(st.sampled_from([1, 5, 8, 16, 17, 24, 45, 48, 70, 96, 112]))
-    return kernel, stride, padding, (batch, channels, *size), filters, draw(st.integers(0, 2**20))
+    return (kernel, stride, padding, dilation), (batch, channels, *size), filters, draw(st.integers(0, 2**20))
 
 
 @needs_kernels
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(case=cases(), is_biased=st.booleans(), is_residual=st.booleans(), relu=st.booleans(), count=st.integers(1, 2))
 def test_answers_are_those_of_float64(case, is_biased, is_residual, relu, count):
-    kernel, stride, padding, shape, filters, seed = case
+    (kernel, *rest), shape, filters, seed = case
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator)
     weight = torch.randn(filters, shape[1], *kernel, generator=generator)
     bias = torch.randn(filters, generator=generator) if is_biased else None
-    expected = F.conv3d(x.double(), weight.double(), None if bias is None else bias.double(), stride, padding)
+    expected = F.conv3d(x.double(), weight.double(), None if bias is None else bias.double(), *rest)
     residual = torch.randn(expected.shape, generator=generator) if is_residual else None
     expected = expected if residual is None else expected + residual
     expected = expected.relu() if relu else expected
@@ -75,7 +81,7 @@ def test_answers_are_those_of_float64(case, is_biased, is_residual, relu, count)
     torch.set_num_threads(count)
     try:
         for instructions in INSTRUCTIONS:
-            packed = kernels.pack(weight, stride, padding, instructions=instructions)
+            packed = kernels.pack(weight, *rest, instructions=instructions)
             y = kernels.run(x.contiguous(memory_format=LAST), packed, bias, residual, relu)
             assert y.shape == expected.shape and y.is_contiguous(memory_format=LAST)
             assert error(y, expected) < 2e-5
@@ -218,9 +224,12 @@ def test_what_is_supported():
     assert kernels.supports([3, 3, 3], [1, 1, 1], [1, 0, 1], [1, 1, 1], 1, 64, 64)
     assert kernels.supports((3, 1, 1), ones, (1, 0, 0), ones, 1, 64, 64)
     assert kernels.supports((5, 7, 7), (2, 2, 2), (2, 3, 3), ones, 1, 3, 64)
+    assert kernels.supports((3, 3, 3), ones, (2, 4, 4), (2, 4, 4), 1, 64, 64)
     for kernel, stride, padding, dilation, groups in [
         ((3, 3, 3), (1, 2, 2), (1, 1, 1), ones, 1),
-        ((3, 3, 3), ones, (1, 1, 1), (2, 1, 1), 1),
+        ((3, 3, 3), ones, (1, 1, 1), (1, 2, 1), 1),
+        ((3, 3, 3), (2, 1, 1), (1, 1, 1), (2, 1, 1), 1),
+        ((1, 7, 7), (1, 2, 2), (0, 3, 3), (1, 2, 2), 1),
         ((3, 3, 3), ones, (1, 1, 1), ones, 64),
         ((3, 3, 3), ones, (1, 2, 2), ones, 1),
         ((3, 1, 1), (2, 1, 1), none, ones, 1),

@@ -35,7 +35,8 @@ Instructions = Literal["avx512", "avx2"]
 
 class _Convolution(ctypes.Structure):
     _fields_ = native.fields(
-        "form in_channels out_channels kernel_t kernel_s stride_t stride_s pad_t pad_h pad_w", "packed"
+        "form in_channels out_channels kernel_t kernel_s stride_t stride_s pad_t pad_h pad_w dilation_t dilation_s",
+        "packed",
     )
 
 
@@ -64,6 +65,7 @@ class Packed:
         kernel_size: (t, h, w).
         stride: (t, h, w).
         padding: (t, h, w).
+        dilation: (t, h, w).
         instructions: what it runs on.
     """
 
@@ -73,6 +75,7 @@ class Packed:
     kernel_size: tuple[int, int, int]
     stride: tuple[int, int, int]
     padding: tuple[int, int, int]
+    dilation: tuple[int, int, int]
     instructions: Instructions
 
 
@@ -90,6 +93,7 @@ def _convolution(packed: Packed) -> _Convolution:
         *packed.kernel_size[:2],
         *packed.stride[:2],
         *packed.padding,
+        *packed.dilation[:2],
         packed.data.data_ptr(),
     )
 
@@ -130,13 +134,15 @@ def supports(
 ) -> bool:
     """Whether there is a kernel for this convolution, sizes as (t, h, w). That it is the fastest way is not said."""
     kernel_size, stride, padding, dilation = map(tuple, (kernel_size, stride, padding, dilation))
-    if groups != 1 or dilation != (1, 1, 1) or in_channels < 1 or out_channels < 1:
+    if groups != 1 or in_channels < 1 or out_channels < 1 or dilation[1] != dilation[2]:
+        return False
+    if dilation != (1, 1, 1) and stride != (1, 1, 1):
         return False
     if kernel_size == (3, 1, 1):
         return stride == (1, 1, 1) and padding[1:] == (0, 0) and padding[0] >= 0
     in_space = (*stride[1:], *kernel_size[1:])
     is_known = in_space in ((1, 1, 3, 3), (2, 2, 5, 5), (2, 2, 7, 7))
-    return is_known and min(padding) >= 0 and 2 * max(padding[1:]) < kernel_size[1]
+    return is_known and min(padding) >= 0 and 2 * max(padding[1:]) <= dilation[1] * (kernel_size[1] - 1)
 
 
 def growth(kernel_size: Sequence[int], stride: Sequence[int]) -> float:
@@ -152,6 +158,7 @@ def pack(
     weight: Tensor,
     stride: Sequence[int] = (1, 1, 1),
     padding: Sequence[int] = (0, 0, 0),
+    dilation: Sequence[int] = (1, 1, 1),
     *,
     transposed: bool = False,
     instructions: Instructions | None = None,
@@ -162,8 +169,9 @@ def pack(
         weight: (K, C, kt, kh, kw) of K output and C input channels.
         stride: (t, h, w).
         padding: (t, h, w), with zeros.
+        dilation: (t, h, w).
         transposed: pack for the transposed convolution, from K to C channels: the gradient of the input of the one with
-            this weight, stride 1 and this padding. `supports` knows it as a convolution of padding k - 1 - p.
+            this weight, stride 1 and this padding. `supports` knows it as a convolution of padding d (k - 1) - p.
         instructions: avx512 or avx2; None takes the widest that this processor has and K fills.
 
     Raises:
@@ -182,16 +190,16 @@ def pack(
     first, (of_output, of_input, of_place) = places.data_ptr(), places.stride()
     if transposed:
         out_channels, in_channels, of_output, of_input = in_channels, out_channels, of_input, of_output
-        padding = [k - 1 - p for k, p in zip(kernel, padding, strict=True)]
+        padding = [d * (k - 1) - p for k, p, d in zip(kernel, padding, dilation, strict=True)]
         # turned round: from the last place to the first
         first, of_place = first + places.element_size() * of_place * (places.shape[2] - 1), -of_place
     is_odd = transposed and tuple(stride) != (1, 1, 1)
-    if is_odd or not supports(kernel, stride, padding, (1, 1, 1), 1, in_channels, out_channels):
-        raise ValueError(f"no kernel for kernel_size {(*kernel,)}, stride {(*stride,)}, padding {(*padding,)}")
+    if is_odd or not supports(kernel, stride, padding, dilation, 1, in_channels, out_channels):
+        told = f"kernel_size {(*kernel,)}, stride {(*stride,)}, padding {(*padding,)}, dilation {(*dilation,)}"
+        raise ValueError(f"no kernel for {told}")
     chosen = instructions or ("avx512" if best == 16 and out_channels > 8 else "avx2")
-    empty = Packed(
-        torch.empty(0), in_channels, out_channels, _triple(kernel), _triple(stride), _triple(padding), chosen
-    )
+    sizes = _triple(kernel), _triple(stride), _triple(padding), _triple(dilation)
+    empty = Packed(torch.empty(0), in_channels, out_channels, *sizes, chosen)
     of = _convolution(empty)
     size = library.winograd_packed_size(_LANES[chosen], ctypes.byref(of))
     data = torch.empty(size, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
@@ -240,8 +248,10 @@ def run(
         wanted = f"float32 or bfloat16 (B, {packed.in_channels}, T, H, W)"
         raise ValueError(f"x is {is_now}; it must be {wanted} on the CPU")
     size = [
-        (n + 2 * pad - kernel) // stride + 1
-        for n, pad, kernel, stride in zip(x.shape[2:], packed.padding, packed.kernel_size, packed.stride, strict=True)
+        (n + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+        for n, pad, dilation, kernel, stride in zip(
+            x.shape[2:], packed.padding, packed.dilation, packed.kernel_size, packed.stride, strict=True
+        )
     ]
     if min(x.shape[2:]) < 1 or min(size) < 1:
         raise ValueError(f"x of (T, H, W) {tuple(x.shape[2:])} is too small for a kernel {packed.kernel_size}")

@@ -16,6 +16,9 @@
 // Stride 2 in space is stride 1 over cells of 2 x 2 pixels: four times as many channels, and half as many places of the
 // kernel along each axis. Two pixels side by side lie together in memory, so a cell is two runs of floats.
 //
+// With a dilation d a patch has every d-th pixel, and so has what it sees: an axis falls into d `phases`, which are
+// convolutions without dilation.
+//
 // The part between the lines "what is compiled for each instruction set" is compiled twice: this file includes itself.
 #ifndef LANES
 
@@ -42,7 +45,7 @@ using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
 struct Convolution {
     int64_t form, in_channels, out_channels;
-    int64_t kernel_t, kernel_s, stride_t, stride_s, pad_t, pad_h, pad_w;  // s: in space
+    int64_t kernel_t, kernel_s, stride_t, stride_s, pad_t, pad_h, pad_w, dilation_t, dilation_s;  // s: in space
     const float* packed;
 };
 
@@ -458,7 +461,7 @@ void pack(const Convolution& of, const Weight& weight, float* packed) {
 struct Task {
     const Call& call;
     Shape shape;
-    int64_t groups_t, tiles_h, tiles_w, patches;
+    int64_t groups_t, tiles_h, tiles_w, phases, patches;  // groups and tiles of a phase, phases in space
     int64_t at_once, parts, tasks;  // patches of a block; ways in which output channels are shared; blocks x parts
     int64_t channel_vectors;        // of a tap
     bool past_cache;                // whether the output is written without its lines being fetched first
@@ -466,10 +469,12 @@ struct Task {
     std::atomic<bool> has_memory{true};
 
     explicit Task(const Call& call) : call(call), shape(call.of) {
-        groups_t = ceil_div(call.out_t, time_out());
-        tiles_h = ceil_div(call.out_h, shape.tile);
-        tiles_w = ceil_div(call.out_w, shape.tile);
-        patches = call.batch * groups_t * tiles_h * tiles_w;
+        const auto& of = call.of;
+        groups_t = ceil_div(ceil_div(call.out_t, of.dilation_t), time_out());
+        tiles_h = ceil_div(ceil_div(call.out_h, of.dilation_s), shape.tile);
+        tiles_w = ceil_div(ceil_div(call.out_w, of.dilation_s), shape.tile);
+        phases = of.dilation_s * of.dilation_s;
+        patches = call.batch * groups_t * of.dilation_t * phases * tiles_h * tiles_w;
         channel_vectors = ceil_div(shape.channels, LANES);
         const int64_t floats = shape.components * shape.taps * channel_vectors * LANES, rows = most_rows(shape.width);
         int64_t most = budget / floats / rows * rows;
@@ -494,21 +499,20 @@ struct Task {
 
 // Where a patch lies: its clip, first frame, row and column of the output.
 struct Place {
-    int64_t n, t, h, w;
+    int64_t n, t, h, w, group;
     Place(const Task& task, int64_t patch) {
-        const int64_t tiles = task.tiles_h * task.tiles_w;
-        int64_t tile;
-        if (task.call.of.kernel_t == 1) {
-            tile = patch % tiles;
-            t = patch / tiles % task.groups_t;
-            n = patch / tiles / task.groups_t;
-        } else {  // those that see the same frames, one after another
-            t = patch % task.groups_t * task.time_out();
-            tile = patch / task.groups_t % tiles;
-            n = patch / task.groups_t / tiles;
-        }
-        h = tile / task.tiles_w * task.shape.tile;
-        w = tile % task.tiles_w * task.shape.tile;
+        const auto& of = task.call.of;
+        const int64_t tiles = task.tiles_h * task.tiles_w, in_frame = tiles * task.phases;
+        const int64_t groups = task.groups_t * of.dilation_t;
+        // those that see the same frames, if any do, one after another
+        const bool by_time = of.kernel_t > 1;
+        const int64_t tile = (by_time ? patch / groups : patch) % in_frame, phase = tile / tiles;
+        const int64_t in_time = by_time ? patch % groups : patch / in_frame % groups;
+        n = patch / (groups * in_frame);
+        group = in_time % task.groups_t;
+        t = in_time / task.groups_t + group * task.time_out() * of.dilation_t;
+        h = phase / of.dilation_s + tile % tiles / task.tiles_w * task.shape.tile * of.dilation_s;
+        w = phase % of.dilation_s + tile % task.tiles_w * task.shape.tile * of.dilation_s;
     }
 };
 
@@ -592,7 +596,7 @@ void transform_patches(const Task& task, const Block& block, const T* zeros, flo
         const Place at(task, block.first + p);
         float* row = out + block.start(p, shape.components * component, LANES);
         // what a tap sees, the tap so many later saw for the patch before
-        const int64_t later = p > 0 && at.t > 0 ? of.stride_t * shape.rows : shape.taps;
+        const int64_t later = p > 0 && at.group > 0 ? of.stride_t * shape.rows : shape.taps;
         for (int64_t tap = 0; tap < shape.taps; tap++) {
             if (TimeIn == 1 && tap + later < shape.taps) {
                 const float* same = out + block.start(p - 1, shape.components * component, LANES);
@@ -605,13 +609,13 @@ void transform_patches(const Task& task, const Block& block, const T* zeros, flo
             }
             const T* from[TimeIn][Side][Side];
             for (int t = 0; t < TimeIn; t++) {
-                const int64_t frame = at.t * of.stride_t - of.pad_t + tap / shape.rows + t;
+                const int64_t frame = at.t * of.stride_t - of.pad_t + (tap / shape.rows + t) * of.dilation_t;
                 for (int i = 0; i < Side; i++) {
-                    const int64_t y = at.h - before_h + i, left = at.w - before_w;
+                    const int64_t y = at.h - before_h + i * of.dilation_s;
                     const bool is_inside = frame >= 0 && frame < call.t && y >= 0 && y < height;
                     const int64_t above = (at.n * call.t + frame) * call.h + y * cell + tap % shape.rows;
                     for (int j = 0; j < Side; j++) {
-                        const int64_t x = left + j, pixel = above * call.w + x * cell;
+                        const int64_t x = at.w - before_w + j * of.dilation_s, pixel = above * call.w + x * cell;
                         from[t][i][j] = is_inside && x >= 0 && x < width ? input + pixel * call.input_pixel : zeros;
                     }
                 }
@@ -637,11 +641,11 @@ void write_patches(const Task& task, const Block& block, int64_t channel, int64_
     const auto& call = task.call;
     const T* residual = static_cast<const T*>(call.residual);
     T* output = static_cast<T*>(call.output);
+    const int64_t step_t = call.of.dilation_t, step = call.of.dilation_s;
     const int64_t component = block.rows * width * LANES + line;
     for (int64_t p = 0; p < block.count; p++) {
         const Place at(task, block.first + p);
         const float* row = in + block.start(p, task.shape.components * component, width * LANES);
-        const int64_t frames_left = call.out_t - at.t, rows_left = call.out_h - at.h, columns_left = call.out_w - at.w;
         for (int64_t v = 0; v < width; v++, row += LANES) {
             const int64_t c = channel + v * LANES, left = call.of.out_channels - c;
             const int lanes = left < LANES ? left : LANES;
@@ -661,16 +665,18 @@ void write_patches(const Task& task, const Block& block, int64_t channel, int64_
                     for (int i = 0; i < Out; i++) half[t][i][j] = y[i];
                 }
             }
-            for (int t = 0; t < TimeOut && t < frames_left; t++)
-                for (int i = 0; i < Out && i < rows_left; i++) {
+            for (int t = 0; t < TimeOut && at.t + t * step_t < call.out_t; t++)
+                for (int i = 0; i < Out && at.h + i * step < call.out_h; i++) {
                     Vector y[Out];
                     transform_output<Side, Out>(half[t][i], y);
-                    const int64_t pixel = ((at.n * call.out_t + at.t + t) * call.out_h + at.h + i) * call.out_w + at.w;
-                    for (int j = 0; j < Out && j < columns_left; j++) {
+                    const int64_t frame = at.n * call.out_t + at.t + t * step_t;
+                    const int64_t first = (frame * call.out_h + at.h + i * step) * call.out_w + at.w;
+                    for (int j = 0; j < Out && at.w + j * step < call.out_w; j++) {
+                        const int64_t pixel = first + j * step;
                         Vector x = y[j] + bias;
-                        if (residual) x += load(residual + (pixel + j) * call.residual_pixel + c, lanes);
+                        if (residual) x += load(residual + pixel * call.residual_pixel + c, lanes);
                         if (call.relu) x = positive(x);
-                        T* to = output + (pixel + j) * call.output_pixel + c;
+                        T* to = output + pixel * call.output_pixel + c;
                         if (std::is_same<T, float>::value && task.past_cache && lanes == LANES)
                             store_past_cache(reinterpret_cast<float*>(to), x);
                         else
