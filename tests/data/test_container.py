@@ -233,6 +233,59 @@ def test_frames_of_a_raw_stream_are_counted(tmp_path):
         assert read_indices(clip.frames([39, 0, 13])) == [39, 0, 13]
 
 
+# Keyframes of which the container does not tell
+
+
+def without_idx1(data):
+    return data[: data.rindex(b"idx1")]
+
+
+def half_an_idx1(data):
+    return data[: (data.rindex(b"idx1") + len(data)) // 2]
+
+
+def without_stss(data):
+    return data.replace(b"stss", b"free")
+
+
+HEVC = {"x265-params": "log-level=none:keyint=12:min-keyint=12"}
+SILENT = {
+    "a.avi": ("msmpeg4v3", without_idx1, 1),
+    "half.avi": ("msmpeg4v3", half_an_idx1, 2),
+    "a.mp4": ("mpeg4", without_stss, 1),
+    "hevc.mp4": ("libx265", without_stss, 4),
+    "intra.avi": ("ffv1", without_idx1, 40),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_what_is_not_said_to_be_no_keyframe_is_none(tmp_path, name):
+    codec, silence, num_keys = SILENT[name]
+    options = {"libx265": HEVC, "ffv1": {"g": "1"}}.get(codec, {"g": "12"})
+    path = encode(tmp_path / name, 40, codec, options=options)
+    path.write_bytes(silence(path.read_bytes()))
+    for index in (1, 14, 20, 39):
+        with Video(path) as clip:
+            assert len(clip._source._index.keys) == num_keys
+            assert read_indices(clip.frames([index])) == [index]
+
+
+def test_a_seek_to_what_is_no_keyframe_is_one_to_another_place(tmp_path):
+    """In fragments whose frames are all said to be keyframes FFmpeg jumps among them."""
+    source = encode(tmp_path / "a.mp4", 40, "libx265", options=HEVC)
+    path = tmp_path / "b.mp4"
+    options = {"movflags": "empty_moov+frag_every_frame"}
+    with av.open(str(source)) as origin, av.open(str(path), "w", options=options) as target:
+        stream = target.add_stream_from_template(origin.streams.video[0])
+        for packet in origin.demux(video=0):
+            if packet.size:
+                packet.is_keyframe, packet.stream = True, stream
+                target.mux(packet)
+    with Video(path) as clip:
+        for index in (39, 14, 20, 1):
+            assert read_indices(clip.frames([index])) == [index]
+
+
 # Many at once
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from contextlib import closing, contextmanager
 from fractions import Fraction
 from functools import cache, partial
-from itertools import chain, count, pairwise
+from itertools import chain, count, islice, pairwise
 from math import inf
 from pathlib import Path
 from stat import S_ISREG
@@ -48,20 +48,28 @@ _STRICT_ELSE = "explode+crccheck"
 _TELLS_LOG = frozenset({"gif"})
 _LOG = Lock()
 
+# Codecs whose keyframes are seen in the packets, whatever the container says, and two that have no other frames.
+_TOLD_KEYS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "png", "cfhd"})
+
+# Types of HEVC's units with a picture, and those of pictures at which decoding may start.
+_HEVC_PICTURES = range(32)
+_HEVC_KEYS = range(16, 24)
+
 # How a frame begins in MPEG-4.
 _MPEG4_FRAME = b"\0\0\1\xb6"
 
 # Packets of a file without presentation times that are decoded once to find them.
 _MOST_DECODED = 3000
 
-# Frames decoded to see whether they come in the order of their timestamps, where that is in doubt.
+# Frames decoded to see whether they come in the order of their timestamps, or whether all are keyframes, where that is
+# in doubt.
 _SAMPLE = 60
 
 # An index that took this long to make is kept: to write it takes a third of that, to read it a thirtieth.
 _WORTH_KEEPING_S = 1e-3
 
 # Of the numbers in a kept index.
-_VERSION = 2
+_VERSION = 3
 
 # Files closed from one return of freed memory to the next: it takes as long as a small file.
 _CLOSED_BETWEEN = 32
@@ -395,7 +403,9 @@ def _announced(source: _Source, header: Header) -> int:
 def _packets(source: _Source, header: Header) -> list[Packet]:
     """All packets, judged."""
     form = source.container.format.name
-    is_mpeg4 = source.stream.codec_context.name == "mpeg4"
+    codec = source.stream.codec_context
+    is_mpeg4 = codec.name == "mpeg4"
+    num_bytes = _bytes_of_unit_size(codec) if codec.name == "hevc" else 0
     packets = [
         Packet(
             pts=packet.pts,
@@ -403,7 +413,7 @@ def _packets(source: _Source, header: Header) -> list[Packet]:
             duration=packet.duration or 0,
             pos=packet.pos,
             size=packet.size,
-            is_key=packet.is_keyframe,
+            is_key=packet.is_keyframe and (not num_bytes or _is_hevc_key(memoryview(packet), num_bytes)),
             is_shown=not packet.is_discard,
             is_double=is_mpeg4 and bytes(packet).count(_MPEG4_FRAME) > 1,
             is_sound=not packet.is_corrupt,
@@ -425,7 +435,48 @@ def _packets(source: _Source, header: Header) -> list[Packet]:
         pairs = enumerate(zip(packets, places, strict=False))
         gap = next((number for number, (packet, place) in pairs if packet.pos != place), len(packets))
         packets = [packet._replace(is_sound=number < gap) for number, packet in enumerate(packets)]
+    num_told = _num_told(source, packets)
+    packets[num_told:] = [packet._replace(is_key=False) for packet in packets[num_told:]]
     return judged(packets, header.holes)
+
+
+def _bytes_of_unit_size(codec: Any) -> int:
+    """Bytes of the size before each unit of HEVC, by ISO/IEC 14496-15; 0 where FFmpeg looks into the units itself."""
+    header = codec.extradata or b""
+    return (header[21] & 3) + 1 if header[:1] == b"\1" and len(header) > 21 else 0
+
+
+def _is_hevc_key(data: memoryview, num_bytes: int) -> bool:
+    """Whether decoding may start at a packet of HEVC: by the type of its first unit with a picture."""
+    place = num_bytes
+    while place < len(data):
+        kind = data[place] >> 1 & 63
+        if kind in _HEVC_PICTURES:
+            return kind in _HEVC_KEYS
+        place += int.from_bytes(data[place - num_bytes : place]) + num_bytes
+    return False
+
+
+def _num_told(source: _Source, packets: list[Packet]) -> int:
+    """Packets up to those that are keyframes only because the container does not say which are.
+
+    That of AVI may say it of the first ones alone. Others that are silent make all packets keyframes.
+    """
+    codec = source.stream.codec_context.codec
+    if codec.intra_only or codec.canonical_name in _TOLD_KEYS:
+        return len(packets)
+    num_told = len(packets)
+    while num_told > 1 and packets[num_told - 1].is_key:
+        num_told -= 1
+    if num_told > 1 and source.container.format.name != "avi":
+        return len(packets)
+    is_intra = num_told == 1 < len(packets) and packets[0].is_key and _begins_intra(source)
+    return len(packets) if is_intra else num_told
+
+
+def _begins_intra(source: _Source) -> bool:
+    kinds = {frame.key_frame for frame in islice(_decoded(source, Start(None, False), set(), []), _SAMPLE)}
+    return kinds == {True}
 
 
 def _keeps_order(source: _Source, packets: list[Packet]) -> bool:
@@ -624,11 +675,13 @@ def _from_keyframe(source: _Source, start: Start, needed: Set[int]) -> "Iterator
     if start.key is None:
         yield from packets
         return
-    first = next((packet for packet in packets if packet.is_keyframe), None)
+    times = source.index.key_times if source.index is not None else {}
+    # By a damaged table of places a seek gives packets the times of others, by an untrue one it finds others than keys.
+    keys = (each for each in packets if each.is_keyframe and (not times or each.pos is None or each.pos in times))
+    first = next(keys, None)
     if first is None or first.pts is None or first.pts > min(needed):
         return
-    # By a damaged table of places a seek gives packets the times of others.
-    if source.index is None or source.index.key_times.get(first.pos, first.pts) == first.pts:
+    if times.get(first.pos, first.pts) == first.pts:
         yield first
         yield from packets
 
