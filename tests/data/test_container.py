@@ -1,5 +1,6 @@
 """Files opened often, by many, and damaged: what comes out is the right frame or an error that names the file."""
 
+import io
 import multiprocessing
 import os
 import random
@@ -28,6 +29,7 @@ from painted import (
     read_indices,
     x264,
 )
+from PIL import Image
 
 from tubelet.data import container
 from tubelet.data.video import Video, VideoError, write_video
@@ -174,6 +176,26 @@ def test_a_size_that_is_not_true_is_an_error(monkeypatch, tmp_path, whole):
         assert (clip.height, clip.width) == (WIDTH, HEIGHT)
         with pytest.raises(VideoError, match="frame 3 is 48x96 where the video is 96x48"):
             clip.frames([3])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_pictures_of_a_camera_that_writes_exif(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with av.open(str(tmp_path / "a.avi"), "w") as target:
+        stream = target.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuvj420p"
+        for index in range(4):
+            jpg = io.BytesIO()
+            Image.fromarray(painted(index)).save(jpg, "JPEG", exif=exif)
+            packet = av.Packet(jpg.getvalue())
+            packet.pts = packet.dts = index
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 25), stream, True
+            target.mux(packet)
+    with Video(tmp_path / "a.avi") as clip:
+        assert (clip.height, clip.width) == ((HEIGHT, WIDTH) if orientation == 1 else (WIDTH, HEIGHT))
+        pictures = clip.frames([3, 1])
+        assert read_indices(pictures if orientation == 1 else pictures.rot90(1, (2, 3))) == [3, 1]
 
 
 def test_pixels_that_are_not_square_stay_as_they_are(tmp_path):

@@ -55,6 +55,9 @@ _TOLD_KEYS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "png", "cfhd"})
 _HEVC_PICTURES = range(32)
 _HEVC_KEYS = range(16, 24)
 
+# Codecs whose pictures may be turned by what they hold themselves.
+_HAS_EXIF = frozenset({"mjpeg", "png", "tiff", "webp"})
+
 # How a frame begins in MPEG-4.
 _MPEG4_FRAME = b"\0\0\1\xb6"
 
@@ -492,7 +495,7 @@ def _keeps_order(source: _Source, packets: list[Packet]) -> bool:
 def _size(stream: Any, header: Header) -> tuple[int, int] | None:
     """(height, width) upright, if the headers tell."""
     size = (stream.codec_context.height, stream.codec_context.width)
-    if header.is_turned is None or not all(size):
+    if header.is_turned is None or stream.codec_context.name in _HAS_EXIF or not all(size):
         return None
     return size[::-1] if header.is_turned else size
 
@@ -686,14 +689,22 @@ def _from_keyframe(source: _Source, start: Start, needed: Set[int]) -> "Iterator
         yield from packets
 
 
-def _upright(frame: "av.VideoFrame", to_rgb: Any) -> np.ndarray:
-    """(H, W, 3) RGB, turned and mirrored as the file's display matrix says, to the nearest quarter turn."""
-    from av.sidedata.sidedata import SideDataContainer
+@cache
+def _side_data() -> Any:
+    """PyAV's reader of what a frame carries beside its picture, which of a kind without a name (EXIF) made an error."""
+    from av.sidedata import sidedata
 
+    sidedata.Type._missing_ = classmethod(lambda kinds, value: kinds.PANSCAN)  # type: ignore[assignment]
+    return sidedata.SideDataContainer
+
+
+def _upright(frame: "av.VideoFrame", to_pixels: Any, form: str = "rgb24") -> np.ndarray:
+    """(H, W, C), turned and mirrored as the display matrix of the file says, to the nearest quarter turn."""
     # More threads would be woken for each picture, which costs more than they give.
-    picture = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    picture = to_pixels.reformat(frame, format=form, threads=1).to_ndarray()
+    picture = picture.reshape(*picture.shape[:2], -1)
     # By `frame.side_data` the frame would refer to itself, and stay until a collection of garbage.
-    data: Any = SideDataContainer(frame)  # type: ignore[call-arg]  # its stub lacks the argument
+    data = _side_data()(frame)
     if not data or (matrix := data.get("DISPLAYMATRIX")) is None:
         return picture
     # Rows of (a b u, c d v, x y w): x' = a x + c y and y' = b x + d y.
@@ -765,7 +776,7 @@ def decode_pictures(paths: Iterable[Path], *, is_gray: bool = False) -> Generato
         VideoError: a file is not there, not a picture, or damaged; the message names it.
     """
     av = _av()
-    to_rgb = av.video.reformatter.VideoReformatter()
+    to_pixels = av.video.reformatter.VideoReformatter()
     decoders: dict[str, Any] = {}
     for path in paths:
         try:
@@ -791,8 +802,7 @@ def decode_pictures(paths: Iterable[Path], *, is_gray: bool = False) -> Generato
             raise VideoError(f"{path}: the picture is damaged or cut short ({error.strerror})") from None
         if not frames or frames[0].is_corrupt:
             raise VideoError(f"{path}: the picture is damaged or cut short")
-        picture = to_rgb.reformat(frames[0], format="gray" if is_gray else "rgb24", threads=1).to_ndarray()
-        yield np.rot90(picture.reshape(*picture.shape[:2], -1), frames[0].rotation // 90)
+        yield _upright(frames[0], to_pixels, "gray" if is_gray else "rgb24")
 
 
 def decode_webp(data: bytes) -> np.ndarray:
