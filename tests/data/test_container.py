@@ -588,6 +588,18 @@ def test_recordings_that_were_joined_are_whole(tmp_path):
             assert read_indices(clip.frames(range(48))) == [*range(24), *range(24)]
 
 
+def test_of_two_files_in_one_the_first_is_read(tmp_path):
+    path = tmp_path / "a.mkv"
+    parts = [
+        encode(path, 30, options=x264(gop), draw=lambda i, first=first: painted(first + i)).read_bytes()
+        for gop, first in ((12, 0), (7, 30))
+    ]
+    path.write_bytes(b"".join(parts))
+    with pytest.warns(UserWarning, match="damaged or cut short"), Video(path) as clip:
+        for index in (8, 16, 2, 24):
+            assert read_indices(clip.frames([index])) == [index]
+
+
 # Fuzzing. Within the compressed data of a frame a changed bit can make other data that is just as lawful, and then no
 # decoder can tell. What share of the frames that are read may be wrong for that is stated for each kind of file: hardly
 # any where the writer added checksums (Matroska by FFmpeg) or the code is full of words that mean nothing, many where

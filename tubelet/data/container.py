@@ -368,7 +368,7 @@ def _scan(source: _Source) -> Index:
         steps = [1 / (each * time_base) for each in (stream.base_rate, rate) if each]
         durations, lost = offered(packets, steps, is_cut=is_cut)
         whole = durations.keys() - lost
-        keys = sorted(Key.of(packet) for packet in packets if packet.is_key and packet.pts in whole)
+        keys = sorted(Key.of(packet) for packet in packets if packet.is_key and packet.is_sound and packet.pts in whole)
         lead = _undecodable_lead(source, whole, keys)
         if lead and begins_with_key:
             lost |= lead
