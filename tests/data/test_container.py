@@ -255,6 +255,28 @@ def test_frames_of_a_raw_stream_are_counted(tmp_path):
         assert read_indices(clip.frames([39, 0, 13])) == [39, 0, 13]
 
 
+# Several video streams
+
+
+@pytest.mark.parametrize("is_default", [False, True])
+def test_the_film_is_read_and_not_its_thumbnail(tmp_path, is_default):
+    film, path = encode(tmp_path / "film.mkv", 20, options=x264(12)), tmp_path / "a.mkv"
+    with av.open(str(film)) as origin, av.open(str(path), "w") as target:
+        thumbnail = target.add_stream("mjpeg", rate=25)
+        thumbnail.height, thumbnail.width, thumbnail.pix_fmt = 32, 32, "yuvj420p"
+        stream = target.add_stream_from_template(origin.streams.video[0])
+        if is_default:
+            thumbnail.disposition, stream.disposition = 0, av.stream.Disposition.default
+        target.mux(thumbnail.encode(av.VideoFrame.from_ndarray(painted(0, 32, 32), format="rgb24")))
+        for packet in origin.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    with Video(path) as clip:
+        assert clip.num_frames == 20 and (clip.height, clip.width) == (HEIGHT, WIDTH)
+        assert read_indices(clip.frames([17, 3])) == [17, 3]
+
+
 # Keyframes of which the container does not tell
 
 

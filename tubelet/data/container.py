@@ -324,13 +324,16 @@ def _check_file(path: Path) -> os.stat_result:
 
 
 def _video_stream(path: Path | str, container: Any) -> Any:
+    """The one that FFmpeg takes: the default one rather than others, a film rather than its thumbnail."""
     cover = _av().stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
         raise VideoError(f"{path}: no video stream (audio or subtitles only)")
-    if streams[0].codec_context is None:
+    readable = [stream for stream in streams if stream.codec_context is not None]
+    if not readable:
         raise VideoError(f"{path}: this FFmpeg has no decoder for the codec; re-encode the file")
-    return streams[0]
+    best = container.streams.best("video") if len(readable) > 1 else readable[0]
+    return best if best in readable else readable[0]
 
 
 def _scan(source: _Source) -> Index:
