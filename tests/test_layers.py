@@ -27,9 +27,9 @@ LAYERS = (
     "blocks masks download convert.slow data.volume data.pictures data.webp data.augment data.distort "
     "data.layouts.rows data.layouts.classes data.layouts.splits",
     "convert.?* data.video data.camera data.layouts.opposites data.layouts.places",
-    "data.flow data.layouts.activitynet data.layouts.ava data.layouts.charades data.layouts.folders "
-    "data.layouts.framewise data.layouts.kinetics data.layouts.lists data.layouts.medmnist data.layouts.something "
-    "data.layouts.ucf",
+    "data.flow data.layouts.activitynet data.layouts.ava data.layouts.charades data.layouts.diving48 "
+    "data.layouts.folders data.layouts.framewise data.layouts.kinetics data.layouts.lists data.layouts.medmnist "
+    "data.layouts.something data.layouts.ucf",
     "data.layouts.collect",
     "data.layouts.?*",
     "data.layouts data.scans",

@@ -112,6 +112,31 @@ def test_hacs_segments(touch, write):
     assert [len(data.splits[split]) for split in ("train", "val")] == [1, 1]
 
 
+def resnets(**annotations):
+    subsets = {"v_Run_g01_c01": "training", "v_Dive_g02_c01": "training", "v_Run_g03_c01": "validation"}
+    database = {
+        name: {"subset": subset, "annotations": {"label": name.split("_")[1], **annotations}}
+        for name, subset in subsets.items()
+    }
+    database["v_X_g04_c01"] = {"subset": "testing", "annotations": {}}
+    return json.dumps({"labels": ["Run", "Dive"], "database": database})
+
+
+@pytest.mark.parametrize(("segment", "part"), [({}, (0, None)), ([1, 31], (0, None)), ([11, 31], (10, 30))])
+def test_the_form_of_3d_resnets(frames, write, segment, part):
+    frames("jpg/Run/v_Run_g01_c01", "jpg/Dive/v_Dive_g02_c01", "jpg/Run/v_Run_g03_c01", name="image_{:05}.jpg")
+    data = open_data(write("ucf101_01.json", resnets(**({"segment": segment} if segment else {}))).parent)
+    assert (data.layout, data.classes) == ("3D-ResNets json (ucf101_01.json)", ("Run", "Dive"))
+    train, val = ([(each.path.name, each.target) for each in data.splits[split]] for split in ("train", "val"))
+    assert train == [("v_Run_g01_c01", 0), ("v_Dive_g02_c01", 1)] and val == [("v_Run_g03_c01", 0)]
+    assert (data.splits["train"][0].start, data.splits["train"][0].end) == part
+
+
+def test_a_wrong_file_of_3d_resnets(write):
+    with pytest.raises(ValueError, match=r"video v_Run_g01_c01: .*; get the file again"):
+        open_data(write("ucf101_01.json", resnets(segment="1-31")))
+
+
 ERRORS = {
     "a subset that is not known": ({"x": video("half", (1, 2, "a"))}, r"video x: split 'half' is none of"),
     "annotations of another form": (

@@ -91,3 +91,24 @@ ERRORS = {
 def test_what_cannot_be_read_is_one_line(write, refused, what):
     rows, message = ERRORS[what]
     assert re.search(message, refused(write("list.csv", KINETICS, *rows)))
+
+
+HACS = "classname,youtube_id,subset,start,end,label"
+
+
+def test_the_csv_of_hacs_clips(touch, write, caplog):
+    caplog.set_level("INFO", "tubelet")
+    touch("videos/v_aaaaaaaaaaa.mp4", "videos/bbbbbbbbbbb.mp4")
+    rows = ["Archery,aaaaaaaaaaa,training,1.5,3.5,1", "Archery,aaaaaaaaaaa,training,9,11,-1"]
+    rows += ["Ballet,aaaaaaaaaaa,training,20,22,1", "Archery,bbbbbbbbbbb,validation,0,2,1"]
+    data = open_data(write("HACS_clips_v1.1.1.csv", HACS, *rows).parent)
+    train = [(each.path.name, data.classes[each.target], each.start, each.end) for each in data.splits["train"]]
+    assert train == [("v_aaaaaaaaaaa.mp4", "Archery", 1.5, 3.5), ("v_aaaaaaaaaaa.mp4", "Ballet", 20, 22)]
+    assert data.splits["train"][0].unit == "s"
+    assert [each.path.name for each in data.splits["val"]] == ["bbbbbbbbbbb.mp4"]
+    assert "1 clips without their class; left out" in caplog.text
+
+
+def test_a_row_of_hacs_that_cannot_be_read(write):
+    with pytest.raises(ValueError, match=r"HACS_clips\.csv, row 2 \(.*\): .*'now'"):
+        open_data(write("HACS_clips.csv", HACS, "Archery,aaaaaaaaaaa,training,now,3.5,1"))

@@ -29,6 +29,14 @@ ERRORS = {
         lambda touch, write: write("x.json", '{"a": 1}'),
         r"x\.json: no annotation of a known",
     ),
+    "one class beside a json of something else": (
+        lambda touch, write: write("x.json", '{"a": 1}') and touch("videos/1.mp4", "videos/2.mp4"),
+        r"one class only \(videos\), and x\.json of no known form; give",
+    ),
+    "an unknown csv alone": (
+        lambda touch, write: write("x.csv", "a,b", "1,2").parent,
+        r"no class folders, and x\.csv of no known form; give",
+    ),
     "a class that training lacks": (
         lambda touch, write: touch("train/a/1.mp4", "train/b/2.mp4", "val/c/3.mp4", "val/d/3.mp4"),
         r"no training video for c, d, which validation has",

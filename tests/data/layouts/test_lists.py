@@ -413,6 +413,10 @@ ERRORS = {
     "frame folders among videos": (("a 3 0", "1.mp4 1"), r"row 2 \(1\.mp4 1\): other rows are `frame_dir total_frames"),
     "a comma without quotes": (("path,label", "1.mp4,a,", "2.mp4,to b, then c"), r"row 3 .*more cells .* in quotes"),
     "a start, or a label": (("1.mp4 0 30 5", "2.mp4 3 33 5"), r"three numbers in every row, `path start end label` or"),
+    "Moments in Time": (
+        ("run/1.mp4,run,7,4", "jump/2.mp4,jump,3,0"),
+        r"row 1 \(run/1\.mp4,run,7,4\): words and numbers behind the path; write a header",
+    ),
     "an offset, or two labels": (("a 2 5 127", "b 2 5 127"), r"three numbers in every row, .* or MMAction2's"),
 }  # fmt: skip
 

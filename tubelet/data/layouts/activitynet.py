@@ -1,6 +1,8 @@
 """Spans of untrimmed videos in json: ActivityNet, THUMOS, HACS, and MMAction2's form of them.
 
 Caba Heilbron et al. 2015, `{"database": {id: {subset, duration, annotations: [{segment: [start, end], label}]}}}`.
+3D-ResNets (Hara et al. 2018) writes one class a video so: `{"labels": [...], "database": {id: {subset, annotations:
+{label}}}}`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,11 @@ _THUMOS = re.compile(r"video_(validation|test)_\d+")
 def _is_official(file: Path, head: str) -> bool:
     first = re.match(r'\s*\{\s*"(database|taxonomy|version)"\s*:', head)
     # many files begin with a version, and the taxonomy is long
+    return file.suffix.lower() == ".json" and first is not None and b'"database"' in file.read_bytes()
+
+
+def _is_of_3d_resnets(file: Path, head: str) -> bool:
+    first = re.match(r'\s*\{\s*"labels"\s*:\s*\[', head)
     return file.suffix.lower() == ".json" and first is not None and b'"database"' in file.read_bytes()
 
 
@@ -74,6 +81,31 @@ def read(parts: Sequence[Part], task: Task | None) -> Found:
     return Found(f"ActivityNet json ({names_of(parts)})", folder, rows, task=kind, is_official=True)
 
 
+def read_3d_resnets(parts: Sequence[Part], task: Task | None) -> Found:
+    """The json of 3D-ResNets: a class a video. A `segment` from frame 1 on is the whole video, as its scripts write it.
+
+    Raises:
+        ValueError: the json has another form.
+    """
+    rows: list[Row] = []
+    for part in parts:
+        held = read_json(part.file)
+        classes = tuple(map(str, held["labels"]))
+        for name, video in held["database"].items():
+            try:
+                told = video["annotations"]
+                if "label" not in told:
+                    continue
+                split = split_of(video["subset"]) or part.split
+                first, last = map(int, told.get("segment") or (1, 0))
+            except (ValueError, AttributeError, TypeError, KeyError) as error:
+                raise ValueError(f"{part.file}, video {name}: {error}; get the file again") from None
+            start, end = (first - 1, last - 1) if first > 1 else (0, None)
+            rows.append(Row((name,), str(told["label"]), split, start, end, file=part.file))
+    folder = parts[0].file.parent
+    return Found(f"3D-ResNets json ({names_of(parts)})", folder, rows, classes=classes, is_official=True)
+
+
 def _span(annotation: Mapping[str, Any]) -> tuple[float, float, str]:
     if not isinstance(annotation, Mapping) or {"segment", "label"} - annotation.keys():
         raise ValueError(f"annotation {annotation!r} is not {{segment: [start, end], label}}")
@@ -98,4 +130,4 @@ def _fps(video: Mapping[str, Any]) -> float | None:
     return None
 
 
-LAYOUTS = (Layout(_is_official, read), Layout(_is_mmaction, read))
+LAYOUTS = (Layout(_is_official, read), Layout(_is_of_3d_resnets, read_3d_resnets), Layout(_is_mmaction, read))

@@ -207,7 +207,7 @@ def _numbered(part: Part, lines: Sequence[str]) -> tuple[list[Row], Task] | None
     """Lists of numbers alone that are more than `path number`: several labels, or `frame_dir total_frames label`."""
     if not any(_SEVERAL.search(line) for line in lines):
         return None
-    found = []
+    found: list[tuple[str, list[str]]] = []
     is_spaced = True
     for line in lines:
         match = _NUMBERED.fullmatch(line)
@@ -217,6 +217,11 @@ def _numbered(part: Part, lines: Sequence[str]) -> tuple[list[Row], Task] | None
         numbers = re.split(
             r"[\s;|]+" if re.match(r"\s", match["numbers"]) else r"[,;|]", match["numbers"].strip(" \t,;|")
         )
+        if has_video_suffix(match["path"].split(",")[0]) and not has_video_suffix(match["path"]):
+            raise ValueError(
+                f"{part.file}, row {len(found) + 1} ({line.strip()}): words and numbers behind the path; "
+                "write a header that names the columns, such as path,label,votes"
+            )
         found.append((match["path"].strip(), numbers))
     if all(len(numbers) == 1 and "," not in numbers[0] for _, numbers in found):
         return None

@@ -9,7 +9,8 @@ from pathlib import Path
 from ...terminal import counted
 from ..pictures import is_frames
 from ..sample import Task
-from . import activitynet, ava, charades, folders, framewise, kinetics, lists, medmnist, something, ucf
+from . import activitynet, ava, charades, diving48, folders, framewise, kinetics, lists, medmnist, something, ucf
+from .classes import NAMES
 from .places import Places, is_annotation
 from .rows import ACCEPTED, Found, Layout
 from .text import LISTS, Part, families, has_video_suffix, head, kin, names_of
@@ -18,7 +19,7 @@ log = logging.getLogger("tubelet")
 
 LAYOUTS: tuple[Layout, ...] = (
     *something.LAYOUTS, *charades.LAYOUTS, *ava.LAYOUTS, *activitynet.LAYOUTS, *kinetics.LAYOUTS,
-    *medmnist.LAYOUTS, *lists.LAYOUTS,
+    *diving48.LAYOUTS, *medmnist.LAYOUTS, *lists.LAYOUTS,
 )  # fmt: skip
 FOLDS = (ucf.read_ucf, ucf.read_hmdb, framewise.read)
 ANNOTATIONS = LISTS | {".json", ".npz"}
@@ -103,8 +104,14 @@ def _of_folder(path: Path, task: Task | None) -> Found:
                     log.warning("%s; the class folders are read in its place", str(error).partition(";")[0])
                     return folders.read(path)
     found = folders.read(path)
-    if len({row.label for row in found.rows}) < 2 and (sure := _sure(seen)):
-        raise _several(path, sure)
+    if len(labels := {row.label for row in found.rows}) < 2:
+        if sure := _sure(seen):
+            raise _several(path, sure)
+        names = [part.file.name for parts, _ in seen for part in parts]
+        unread = [name for name in names if not name.lower().endswith(".txt")]
+        if unread and not any(map(NAMES.fullmatch, names)):  # which may tell of more classes
+            there = f"one class only ({', '.join(labels)})" if labels else "no class folders"
+            raise ValueError(f"{path}: {there}, and {', '.join(unread[:5])} of no known form; {ACCEPTED}")
     return found
 
 
