@@ -61,6 +61,10 @@ def test_what_is_no_clip_is_named(values, message):
         ClipSpec(**values)
 
 
+def test_one_number_is_a_square_crop():
+    assert ClipSpec(crop=28) == ClipSpec(crop=(28, 28))
+
+
 def test_channels_are_those_of_the_statistics():
     assert [spec.in_channels for spec in (ClipSpec(), FULL)] == [3, 2]
     assert FULL.with_channels(2) is FULL

@@ -69,7 +69,7 @@ class ClipSpec:
         frame_stride: source frames between two frames of the clip, counted at `fps`.
         fps: rate (frames a second) to which a video is brought before `frame_stride` counts; None keeps its own.
         resize: short side in pixels before the crop, or the exact (height, width); None keeps the size.
-        crop: (height, width) of the clip; None keeps the size.
+        crop: (height, width) of the clip; one number is a square; None keeps the size.
         mean: of each channel, for values in 0..1; its length is the number of input channels.
         std: of each channel, for values in 0..1; as long as `mean`.
         classes: class names in the order of the logits; empty when unknown.
@@ -101,6 +101,8 @@ class ClipSpec:
     is_multilabel: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.crop, int):
+            object.__setattr__(self, "crop", (self.crop, self.crop))
         for field in ("crop", "mean", "std", "classes", "spacing_mm", "mirror_axes"):
             if getattr(self, field) is not None:
                 object.__setattr__(self, field, tuple(getattr(self, field)))

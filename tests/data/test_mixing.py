@@ -127,6 +127,11 @@ def test_targets_that_do_not_fit_are_named(targets, num_classes, says):
         MIXUP(batch(), targets, seeded(), num_classes=num_classes)
 
 
+def test_an_empty_batch_is_named():
+    with pytest.raises(ValueError, match=r"targets \(0,\) of 0 clips hold nothing; give at least one clip"):
+        MIXUP(batch()[:0], torch.arange(0), seeded(), num_classes=2)
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

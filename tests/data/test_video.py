@@ -483,6 +483,9 @@ def test_a_path_longer_than_can_be():
 def test_a_path_with_a_null_byte():
     with pytest.raises(VideoError, match=r"^'a\\x00b': no path has a null byte"):
         Video("a\0b")
+    with pytest.raises(VideoError, match=r"write the bytes of a video to a file$") as caught:
+        Video(bytes(10**6))
+    assert len(str(caught.value)) < 200
 
 
 OTHER_FORMS = {

@@ -55,7 +55,7 @@ class Mixing:
             each clip that is left, a box cut off at the border included.
 
         Raises:
-            ValueError: targets do not belong to the clips, or are out of range, or are indices without
+            ValueError: there are no clips; targets do not belong to them, or are out of range, or are indices without
                 `num_classes`.
         """
         soft = _soft(targets, len(clips), num_classes)
@@ -73,6 +73,8 @@ class Mixing:
 def _soft(targets: Tensor, batch: int, num_classes: int | None) -> Tensor:
     if len(targets) != batch or targets.ndim not in (1, 2):
         raise ValueError(f"targets {tuple(targets.shape)} of {batch} clips must be ({batch},) or ({batch}, K)")
+    if not targets.numel():
+        raise ValueError(f"targets {tuple(targets.shape)} of {batch} clips hold nothing; give at least one clip")
     least, most = torch.stack(targets.aminmax()).tolist()
     if targets.ndim == 2:
         if least < 0 or most > 1:

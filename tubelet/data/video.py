@@ -276,7 +276,8 @@ def _source(source: str | bytes | os.PathLike | np.ndarray | Tensor | Source, fp
         return source
     source = os.fsdecode(source)
     if "\0" in source:
-        raise VideoError(f"{source!r}: no path has a null byte; give another")
+        told = reprlib.repr(source)
+        raise VideoError(f"{told}: no path has a null byte; give another, or write the bytes of a video to a file")
     if _ADDRESS.match(source):
         raise VideoError(
             f"{source}: an address; download the file and give its path, or, if it is live, give the address to "
