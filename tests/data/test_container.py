@@ -573,6 +573,22 @@ def test_a_file_cut_anywhere(tmp_path, name):
                 clip.frames([59])
 
 
+def test_dv_cut_within_its_last_frame(tmp_path):
+    path = encode(tmp_path / "a.dv", 6, "dvvideo", height=576, width=720)
+    path.write_bytes(path.read_bytes()[:-7000])
+    with pytest.warns(UserWarning, match="only 5 frames are there"), Video(path) as clip:
+        assert read_indices(clip.frames(range(5))) == list(range(5))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.45, 0.6, 0.75, 0.95])
+def test_mxf_that_lost_its_index(tmp_path, share):
+    path = encode(tmp_path / "a.mxf", 40, "mpeg2video", options={"g": "12", "bf": "2"}, draw=textured)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.warns(UserWarning, match="damaged or cut short"), Video(path) as clip:
+        assert read_indices(clip.frames(range(clip.num_frames))) == list(range(clip.num_frames))
+
+
 def test_what_is_wrong_in_every_frame_is_the_habit_of_its_writer(tmp_path):
     """Words that belong to nothing behind the data of each picture."""
     source = encode(tmp_path / "a.mp4", 40, options=x264(12, **{"x264-params": "cabac=0"}))

@@ -34,6 +34,16 @@ def header(path):
         return read_header(path, container.format.name, container.streams.video[0].id)
 
 
+def test_mxf_is_whole_with_its_last_partition(tmp_path):
+    path = encode(tmp_path / "a.mxf", 4, "mpeg2video")
+    data = path.read_bytes()
+    assert header(path) == Header()
+    places = int.from_bytes(data[-4:])  # of the partitions, which not every writer adds
+    for size, is_cut in ((len(data) - places, False), (len(data) - places - 2000, True)):
+        path.write_bytes(data[:size])
+        assert header(path).is_cut == is_cut
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_whole_file_has_no_hole(make, name):
     assert header(make(name)) == Header()

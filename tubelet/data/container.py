@@ -370,6 +370,9 @@ def _scan(source: _Source) -> Index:
         # The average rate of a file with gaps is not that of its frames.
         steps = [1 / (each * time_base) for each in (stream.base_rate, rate) if each]
         durations, lost = offered(packets, steps, is_cut=is_cut)
+        if form == "mxf" and is_cut and codec.reorder_depth and durations:
+            # Its index stands at the end. Without it FFmpeg tells when a frame is shown by those that follow.
+            del durations[max(durations)]
         whole = durations.keys() - lost
         keys = sorted(Key.of(packet) for packet in packets if packet.is_key and packet.is_sound and packet.pts in whole)
         lead = _undecodable_lead(source, whole, keys)
@@ -435,6 +438,10 @@ def _packets(source: _Source, header: Header) -> list[Packet]:
             for packet, is_sound, size in zip(packets, marks, sizes, strict=False)
         ]
         packets[-1] = packets[-1]._replace(is_sound=packets[-1].is_sound and not header.is_cut)
+    if form == "dv" and packets:
+        # FFmpeg fills the last packet up with what is left of the one before.
+        is_whole = (packets[-1].pos or 0) + packets[-1].size <= source.state.st_size
+        packets[-1] = packets[-1]._replace(is_sound=is_whole)
     if form == "avi" and len(packets) < _announced(source, header):
         # Where the file's own table has a chunk that did not come, all times are wrong from there on.
         places = [entry.pos + _AVI_CHUNK_HEAD for entry in source.stream.index_entries]

@@ -45,7 +45,7 @@ class Header:
 
 
 def read_header(path: Path, form: str, track: int) -> Header:
-    """Walk through the structure of a file: mp4, Matroska, AVI, MPEG-TS and GIF; of others nothing is known.
+    """Walk through the structure of a file: mp4, Matroska, AVI, MPEG-TS, GIF, MXF; of others nothing is known.
 
     Args:
         path: the file.
@@ -64,6 +64,8 @@ def read_header(path: Path, form: str, track: int) -> Header:
                 return _walk_ts(data)
             case "gif":
                 return _walk_gif(data)
+            case "mxf":
+                return _look_at_mxf(data)
     return Header()
 
 
@@ -360,3 +362,17 @@ def _colors(data: _Bytes, place: int) -> int:
     """Bytes of a table of colours, by the flags that announce it."""
     flags = int.from_bytes(data.at(place, 1))
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+# MXF: SMPTE ST 377-1
+
+_PACK = b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01"
+_FOOTER, _PLACES_OF_PARTITIONS = _PACK + b"\x04", _PACK + b"\x11"
+
+
+def _look_at_mxf(data: _Bytes) -> Header:
+    """The last partition, with the index of its frames, and the list of all of them are written last."""
+    length = int.from_bytes(data.at(max(data.size - 4, 0), 4))
+    if data.at(max(data.size - length, 0), len(_PACK) + 1) == _PLACES_OF_PARTITIONS:
+        return Header()
+    return Header(is_cut=_FOOTER not in data.at(max(data.size - _PIECE, 0), _PIECE))
