@@ -50,6 +50,10 @@ _LOG = Lock()
 
 # Codecs whose keyframes are seen in the packets, whatever the container says, and two that have no other frames.
 _TOLD_KEYS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "png", "cfhd"})
+_TOLD_IN_MATROSKA = frozenset({"ffv1", "mpeg4", "mpeg2video"})
+
+# Containers in which nothing said makes a keyframe.
+_SILENT = frozenset({"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
 
 # Types of HEVC's units with a picture, and those of pictures at which decoding may start.
 _HEVC_PICTURES = range(32)
@@ -475,13 +479,14 @@ def _num_told(source: _Source, packets: list[Packet]) -> int:
 
     That of AVI may say it of the first ones alone. Others that are silent make all packets keyframes.
     """
-    codec = source.stream.codec_context.codec
-    if codec.intra_only or codec.canonical_name in _TOLD_KEYS:
+    codec, form = source.stream.codec_context.codec, source.container.format.name
+    seen = _TOLD_KEYS | _TOLD_IN_MATROSKA if form == "matroska,webm" else _TOLD_KEYS
+    if form not in _SILENT or codec.intra_only or codec.canonical_name in seen:
         return len(packets)
     num_told = len(packets)
     while num_told > 1 and packets[num_told - 1].is_key:
         num_told -= 1
-    if num_told > 1 and source.container.format.name != "avi":
+    if num_told > 1 and form != "avi":
         return len(packets)
     is_intra = num_told == 1 < len(packets) and packets[0].is_key and _begins_intra(source)
     return len(packets) if is_intra else num_told
