@@ -286,6 +286,19 @@ def test_the_mean_of_the_frames_so_far_or_of_the_last():
     )
 
 
+@pytest.mark.parametrize("chunks", [[1], [5], [24]])
+def test_a_bad_step_is_in_the_means_of_its_own_windows_alone(chunks):
+    x = torch.rand(1, 8, 24, 4, 4)
+    x[:, :, 5] = torch.nan
+    x[:, :, 12] = 1e25
+    head = tubelet.heads.Classify(8, 3).eval()
+    right = head.logits(x.mean((3, 4)).unfold(2, 2, 1).mean(3))
+    found = run(tubelet.Stream(head, window=2), x, cut(24, chunks))
+    torch.testing.assert_close(found[:, :, 1:], right, equal_nan=True)
+    found = run(tubelet.Stream(blocks.GlobalMean(), window=2, approximate=True), x, cut(24, chunks))
+    torch.testing.assert_close(head.logits(found.mean((3, 4)))[:, :, 1:], right, equal_nan=True)
+
+
 @pytest.mark.slow
 def test_an_approximate_network_ends_near_the_offline_one():
     """At the end all frames have been seen, but the gates of the first frames had seen few."""

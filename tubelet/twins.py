@@ -529,16 +529,14 @@ class Averaging(nn.Module):
         span = self.window or own
         steps = x.mean((3, 4)).double()  # (B, C, n); double, since a sum over hours drifts in float32
         steps = torch.cat([self.state.get("past", steps[:, :, :0]), steps], dim=2)
-        sums = nn.functional.pad(steps.cumsum(2), (1, 0))
-        last = torch.arange(steps.shape[2] - x.shape[2], steps.shape[2], device=x.device) + 1
-        first = (last - span).clamp(min=0)
         seen = self.state.get("seen", 0)
         so_far = torch.arange(1, x.shape[2] + 1, device=x.device) + seen
-        means = (sums[:, :, last] - sums[:, :, first]) / so_far.clamp(min=1, max=span)
+        means = _last_sums(steps, span, x.shape[2]) / so_far.clamp(min=1, max=span)
         state = {"past": steps[:, :, max(0, steps.shape[2] - span + 1) :].clone(), "seen": seen + x.shape[2]}
         if self.window is None:
             complete = so_far - span + 1
-            totals = torch.cat([self.state.get("total", sums[:, :, :1]), means * (complete > 0)], dim=2).cumsum(2)
+            total = self.state.get("total", means.new_zeros((*means.shape[:2], 1)))
+            totals = torch.cat([total, means * (complete > 0)], dim=2).cumsum(2)
             means = torch.where(complete > 0, totals[:, :, 1:] / complete.clamp(min=1), means)
             state["total"] = totals[:, :, -1:].clone()
         self.state = state
@@ -596,13 +594,23 @@ class SoFar(nn.Module):
             self.state = {"total": total, "seen": seen + x.shape[2]}
             return means
         each = torch.cat([self.state.get("past", means[:, :, :0].double()), means.double()], dim=2)
-        sums = nn.functional.pad(each.cumsum(2), (0, 0, 0, 0, 1, 0))
-        last = torch.arange(each.shape[2] - x.shape[2], each.shape[2], device=x.device) + 1
         counts = (torch.arange(1, x.shape[2] + 1, device=x.device) + seen).clamp(max=self.steps)
-        first = (last - self.steps).clamp(min=0)
         past = each[:, :, max(0, each.shape[2] - self.steps + 1) :].clone()
         self.state = {"past": past, "seen": seen + x.shape[2]}
-        return ((sums[:, :, last] - sums[:, :, first]) / counts.view(-1, 1, 1)).to(x.dtype)
+        return (_last_sums(each, self.steps, x.shape[2]) / counts.view(-1, 1, 1)).to(x.dtype)
+
+
+def _last_sums(steps: Tensor, span: int, count: int) -> Tensor:
+    """At each of the last `count` of the steps (B, C, n, ...), the sum of `span` of them up to it, or of all so far.
+
+    Each is added up by itself: in differences of running sums one step that is no number spoils all that follow.
+    """
+    if not count:
+        return steps[:, :, :0]
+    span = min(span, steps.shape[2])
+    missing = span - 1 + count - steps.shape[2]
+    padded = nn.functional.pad(steps, (*(0, 0) * (steps.ndim - 3), missing, 0))
+    return padded.unfold(2, span, 1).sum(-1)
 
 
 class Recalling(nn.Module):
