@@ -275,6 +275,18 @@ def test_free_axes_have_their_names(tmp_path):
         assert sizes == ["batch", 1, "frames", "height", "width"]
 
 
+def test_an_axis_of_one_size_is_declared_so(tmp_path):
+    class Placed(torch.nn.Conv3d):
+        def forward(self, x):
+            y = super().forward(x)
+            return y * torch.linspace(0, 1, y.shape[2]).view(-1, 1, 1)
+
+    report = tubelet.export(Placed(1, 1, 3, padding=1), tmp_path / "x.onnx", torch.randn(1, 1, 8, 17, 18))
+    assert axes(report) == ["batch", "1", "8", "height", "width"]
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", 1, 8, "height", "width"]
+
+
 def test_a_file_that_refuses_sizes_tells_their_limits(tmp_path):
     """torch.export has no range for a size that was divided twice: the limits are looked for."""
     report = tubelet.export(Small(), tmp_path / "x.pt2", torch.randn(1, 1, 3, 6, 7))

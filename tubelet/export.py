@@ -671,17 +671,19 @@ def _need_onnx() -> None:
 
 
 def _onnx(graph: _Graph) -> Any:
-    """The ONNX model, its free axes under their own names."""
+    """The ONNX model, its free axes under their own names, and the others with their one size."""
     model = runtimes.to_onnx(graph.program, list(graph.inputs), graph.outputs)
     names: dict[str, str] = {}
     for axes, tensor in zip(graph.inputs.values(), _placeholders(graph.program), strict=True):
         for axis, size in zip(axes, tensor.shape, strict=True):
             if not isinstance(size, int):
-                names.setdefault(str(size), axis.name)
+                names.setdefault(str(size), axis.name if axis.low != axis.high else str(axis))
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:
                 size.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.dim_param)
+                if size.dim_param.isdigit():  # a free one would let in what the graph was not made for
+                    size.dim_value = int(size.dim_param)
     return model
 
 
