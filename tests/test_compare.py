@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import os
+import sys
 from dataclasses import replace
 from itertools import product
 
@@ -63,6 +65,19 @@ def test_what_evaluate_writes_is_read(tmp_path):
     assert len(found.samples) == 2 and found.classes == CLASSES[:2]
     assert torch.allclose(found.scores.sum(1), torch.ones(2).double(), atol=1e-5)
     assert is_right(found.scores, found.targets).mean() == table.summary["top1"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are of any bytes on Linux")
+def test_videos_whose_names_are_not_utf8_are_measured(tmp_path):
+    for part, name in product(("train", "val"), CLASSES[:2]):
+        (tmp_path / "clips" / part / name).mkdir(parents=True)
+        write_video(tmp_path / f"clips/{part}/{name}/0.mp4", torch.zeros(8, 3, 32, 32, dtype=torch.uint8), fps=25)
+    odd = (tmp_path / "clips/val/left/0.mp4").rename(tmp_path / "clips/val/left/\udcff.mp4")
+    model = tubelet.create("tiny", num_classes=2)
+    model.spec = replace(model.spec, num_frames=8, frame_stride=1, crop=(32, 32), classes=CLASSES[:2])
+    tubelet.evaluate(model, tmp_path / "clips", workers=0, out=tmp_path / "run", views=1, crops=1)
+    assert os.fsencode(odd) in (tmp_path / "run" / "scores.csv").read_bytes()
+    assert str(odd) in read_scores(tmp_path / "run").samples
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,12 @@ def test_what_is_written(video, tmp_path):
         assert changed[:80].any() and not changed[120:].any()
 
 
+def test_a_name_that_is_not_utf8_is_written_as_it_is_on_disk(tmp_path):
+    seen = Prediction(("\udcff.mp4",), torch.tensor([[0.0, 1]]), torch.tensor([[0.5, 0.5]]), ("a", "b"))
+    assert b"\n\xff.mp4,0.000" in seen.to_csv(tmp_path / "w.csv").read_bytes()
+    assert json.loads(seen.to_json(tmp_path / "w.json").read_text())["windows"][0]["source"] == seen.sources[0]
+
+
 def test_what_is_no_number_is_not_written_as_json(tmp_path):
     scores = torch.tensor([[0.5, 0.5], [math.nan, 0.5]])
     seen = Prediction(("v", "v"), torch.tensor([[0.0, 1], [1, 2]]), scores, ("a", "b"))

@@ -24,6 +24,7 @@ from tubelet.data.mixing import Mixing
 from tubelet.data.video import Video, write_video
 from tubelet.data.volume import Grid, write_volume
 from tubelet.report import MOST_BAD, MOST_PAIRS, _draw_scan, command
+from tubelet.run import write_bad
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,13 @@ def test_a_run_that_is_not_measured_has_a_page_too(measured, tmp_path):
     page = tubelet.report(tmp_path)
     assert page == tmp_path / "report.html" and titles(page) == ["Commands", "Training", "Data"]
     assert "top-1, best epoch" in shown(page) and "clips/x.mp4" in shown(page)
+
+
+def test_bad_files_whose_names_are_not_utf8_are_on_the_page(measured, tmp_path):
+    shutil.copy(measured / "run" / "run.json", tmp_path / "run.json")
+    write_bad({"\udcff.mp4": "no frames"}, tmp_path)
+    assert b"\xff.mp4,no frames" in (tmp_path / "bad.csv").read_bytes()
+    assert "\\udcff.mp4" in shown(tubelet.report(tmp_path))
 
 
 def test_the_best_epoch_is_that_of_a_number(measured, tmp_path):

@@ -83,6 +83,13 @@ def test_tables(tmp_path):
         write(FOUND, tmp_path / "v.txt")
 
 
+def test_a_name_that_is_not_utf8_is_written_as_it_is_on_disk(tmp_path):
+    found = [Segment(0, 1, "a", 0.5, "\udcff.mp4")]
+    assert b"\n\xff.mp4,0.000" in write(found, tmp_path / "v.csv").read_bytes()
+    told = json.loads(write(found, tmp_path / "v.json").read_text(encoding="utf-8"))
+    assert told["segments"][0]["source"] == "\udcff.mp4"
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [

@@ -205,7 +205,7 @@ def _draw(
 
 def _write(cases: list[_Case], classes: tuple[str, ...], path: Path) -> None:
     """A row for each case and class."""
-    with aside(path) as made, made.open("w", newline="", encoding="utf-8") as file:
+    with aside(path) as made, made.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["case", "class", *masks.MEASURES, "voxels"])
         for case in cases:

@@ -112,7 +112,7 @@ def read_scores(path: str | os.PathLike) -> Scores:
     target_of: dict[str, str] = {}
     rows_of: dict[str, int] = {}
     answers = []
-    with file_path.open(newline="", encoding="utf-8") as file:
+    with file_path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.reader(file)
         header = next(reader, [])
         classes = tuple(header[len(COLUMNS) :])
@@ -264,7 +264,7 @@ def _files_of_cases(*paths: str | os.PathLike) -> list[Path]:
 
 def _read_cases(path: Path) -> _Cases:
     found: _Cases = {}
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         try:
             for row in csv.DictReader(file):
                 found.setdefault(row["case"], {})[row["class"]] = float(row["dice"]), int(row["voxels"])

@@ -67,7 +67,12 @@ def measured(network: nn.Module, spec: ClipSpec, found: VideoData, seeing: Seein
     fitted_on, audited = None, {}
     explained = feed.explained(found, [*found.splits], spec, seeing.short)
     home, scores_of = folder_for(folder), aside(folder / "scores.csv")
-    with home, explained, scores_of as made, made.open("w", newline="", encoding="utf-8") as file:
+    with (
+        home,
+        explained,
+        scores_of as made,
+        made.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         scores, bad = _measure(network, spec, found, seeing.split, seeing, said, file)
         if seeing.temperature and seeing.split != FITTED_ON:
             fitted_on, _ = _measure(network, spec, found, FITTED_ON, seeing, said)
@@ -81,7 +86,10 @@ def fused(results: Sequence[Result], folder: Path) -> Result:
     scores = fuse([result.scores for result in results])
     fitted_on = [result.fitted_on for result in results if result.fitted_on is not None]
     bad = {name: reason for result in results for name, reason in result.bad.items()}
-    with aside(folder / "scores.csv") as made, made.open("w", newline="", encoding="utf-8") as file:
+    with (
+        aside(folder / "scores.csv") as made,
+        made.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         write = _writer(file, scores.classes)
         for name, target, answer in zip(scores.samples, scores.targets, scores.scores, strict=True):
             write(name, target, answer[None], 1)

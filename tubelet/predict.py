@@ -140,7 +140,7 @@ class Prediction:
     def to_csv(self, path: str | os.PathLike) -> Path:
         """Write a row for each window: source, start_s, end_s and a score for each class."""
         path = Path(path)
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["source", "start_s", "end_s", *self.classes])
             for source, times, scores in zip(self.sources, self.times.tolist(), self.scores.tolist(), strict=True):

@@ -165,7 +165,7 @@ def _write_history(history: list[dict[str, float]], path: Path) -> None:
 def write_bad(bad: dict[str, str], folder: Path) -> None:
     """Write `bad.csv`: samples that could not be read, and why. Without any there is no file."""
     if bad:
-        with (folder / "bad.csv").open("w", newline="", encoding="utf-8") as file:
+        with (folder / "bad.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             csv.writer(file).writerows([("sample", "reason"), *bad.items()])
 
 

@@ -164,7 +164,7 @@ def write(segments: Sequence[Segment], path: str | os.PathLike) -> Path:
     sources = {each.source for each in segments}
     if ending == ".srt" and len(sources) > 1:
         raise ValueError(f"{path}: subtitles are of one video, and these segments are of {len(sources)}")
-    path.write_text(FORMATS[ending](segments), encoding="utf-8")
+    path.write_text(FORMATS[ending](segments), encoding="utf-8", errors="surrogateescape")
     return path
 
 
@@ -179,7 +179,7 @@ def _csv(segments: Sequence[Segment]) -> str:
 
 def _json(segments: Sequence[Segment]) -> str:
     rows = [{("class" if key == "label" else key): value for key, value in asdict(each).items()} for each in segments]
-    return json.dumps({"segments": rows}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps({"segments": rows}, indent=1) + "\n"
 
 
 def _srt(segments: Sequence[Segment]) -> str:
