@@ -863,6 +863,19 @@ def test_an_optimized_network_within_another_is_that_network(tiny):
     assert_same(answers[:, :, -1], tiny(x))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@torch.no_grad()
+def test_an_optimized_network_that_is_compiled_or_traced_stays_whole(caplog):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 2, 3, padding=1)).eval()
+    sizes = [torch.randn(2, 3, 4, 6, 6), torch.randn(3, 3, 5, 7, 8)]
+    fast = optimize(model, sizes[0], seconds=0.0)
+    for other in (torch.compile(fast, backend="eager"), torch.jit.trace(fast, sizes[0]), fast):
+        for x in sizes:
+            assert_same(other(x), model(x))
+    assert all(map(fast.prepare, sizes)) and "runs as it is" not in caplog.text
+
+
 class Masked(nn.Module):
     def __init__(self):
         super().__init__()

@@ -152,8 +152,8 @@ class Optimized(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the network takes, (B, C, T, H, W) -> what it answers, without gradients."""
-        if torch.compiler.is_compiling() and any(map(_is_fake, pytree.tree_leaves((inputs, named)))):
-            return self.model(*inputs, **named)  # exported as a part of another network
+        if _is_followed((inputs, named)):
+            return self.model(*inputs, **named)  # of which a graph is made, maybe as a part of another network
         if named:
             bound = inspect.signature(self.model.forward).bind(*inputs, **named)
             inputs, named = bound.args, bound.kwargs
@@ -430,6 +430,13 @@ def _count_fused(optimizer: Optimizer, *_: Any) -> None:
     for group in optimizer.param_groups:
         for x in group["params"] if group.get("fused") else ():
             _FUSED[x] = _FUSED.get(x, 0) + 1
+
+
+def _is_followed(given: Any) -> bool:
+    """Whether torch.compile, torch.jit.trace or torch.export follows this call, and not one of another thread."""
+    if torch.compiler.is_dynamo_compiling() or torch.jit.is_tracing():
+        return True
+    return torch.compiler.is_compiling() and any(map(_is_fake, pytree.tree_leaves(given)))
 
 
 def _is_fake(x: Any) -> bool:
