@@ -335,6 +335,27 @@ def test_frames_that_a_network_picks_must_be_there(ending, tmp_path):
     assert [check.clip for check in report.checks] == ["example", "noise", "larger", "smaller"]
 
 
+class Steps(torch.nn.Conv3d):
+    """What changes from frame to frame: nothing, of one frame."""
+
+    def forward(self, x):
+        return super().forward(x).diff(dim=2)
+
+
+class Signs(torch.nn.Conv3d):
+    def forward(self, x):
+        return super().forward(x).mean((2, 3, 4)) > 0
+
+
+def test_answers_may_be_empty_at_some_size_or_of_bools(tmp_path):
+    report = tubelet.export(Steps(1, 2, 3, padding=1), tmp_path / "x.onnx", torch.randn(2, 1, 6, 9, 9))
+    assert axes(report)[2] == "frames from 3" and len(report.checks) == 4
+    with pytest.raises(ValueError, match=r"answers on example \(1, 1, 1, 9, 9\) are empty: give a larger clip"):
+        tubelet.export(Steps(1, 2, 3, padding=1), tmp_path / "y.onnx", torch.randn(1, 1, 1, 9, 9))
+    report = tubelet.export(Signs(1, 2, 3, padding=1), tmp_path / "x.onnx", torch.randn(2, 1, 6, 9, 9))
+    assert {check.largest for check in report.checks} == {0}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [".pt2", ".onnx"])
 def test_a_detector_is_exported(ending, tmp_path):

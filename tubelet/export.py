@@ -490,7 +490,19 @@ def _is_right(network: nn.Module, loose: Callable[..., Tensor] | None, inputs: t
     if loose is None or not _goes(network, inputs) or not _goes(loose, inputs):
         return False
     expected, answer = network(*inputs), loose(*inputs)
-    return answer.shape == expected.shape and bool((answer - expected).abs().max() <= TOLERANCE * expected.abs().max())
+    return answer.shape == expected.shape and _apart(answer, expected)[1] <= TOLERANCE
+
+
+def _apart(answer: Tensor, expected: Tensor) -> tuple[float, float]:
+    """The largest difference of two answers, and its share of the largest number expected."""
+    answer, expected = _numbers(answer), _numbers(expected)
+    largest = float((answer - expected).abs().max())
+    return largest, largest / max(float(expected.abs().max()), 1e-30)
+
+
+def _numbers(answer: Tensor) -> Tensor:
+    """Bools as 0 and 1: torch has neither differences nor a largest of bools."""
+    return answer.detach() if answer.dtype != torch.bool else answer.float()
 
 
 def _noise(shape: Sequence[int]) -> Tensor:
@@ -498,12 +510,12 @@ def _noise(shape: Sequence[int]) -> Tensor:
 
 
 def _goes(run: Callable[..., Any], inputs: tuple[Tensor, ...]) -> bool:
-    """Whether clips of this size are taken."""
+    """Whether clips of this size are taken, and have an answer that is not empty."""
     try:
-        run(*inputs)
+        answer = run(*inputs)
     except Exception:  # a forward may raise anything
         return False
-    return True
+    return not isinstance(answer, Tensor) or answer.numel() > 0
 
 
 def _proven(
@@ -534,19 +546,21 @@ def _limit(network: nn.Module, inputs: tuple[Tensor, ...]) -> float:
         exact = copy.deepcopy(network).double()(*(each.double() for each in inputs))
     except Exception:  # of a network that goes to float32 itself, say
         return TOLERANCE
-    own = float((network(*inputs) - exact).detach().abs().max() / exact.detach().abs().max())
+    own = _apart(network(*inputs), exact)[1]
     return 2 * own if TOLERANCE < 2 * own < 10 * TOLERANCE else TOLERANCE  # beyond that it is not rounding
 
 
 def _checked(name: str, size: tuple[int, ...], answer: Tensor, expected: Tensor) -> Check:
+    if not expected.numel():
+        raise ValueError(f"the network's answers on {name} {size} are empty: give a larger clip as the example")
     if answer.shape != expected.shape or not expected.isfinite().all():
         raise ValueError(
             f"answers on {name} {size} are {tuple(answer.shape)}, the network's {tuple(expected.shape)}"
             + ("" if expected.isfinite().all() else " with nan or infinity: its weights are damaged")
         )
-    largest = float((answer - expected).abs().max())
+    answer, expected = _numbers(answer), _numbers(expected)
     same = (answer.argmax(1) == expected.argmax(1)).float().mean() if expected.ndim > 1 else torch.tensor(1.0)
-    return Check(name, size, largest, largest / max(float(expected.abs().max()), 1e-30), float(same))
+    return Check(name, size, *_apart(answer, expected), float(same))
 
 
 # Streams
