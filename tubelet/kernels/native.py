@@ -25,6 +25,7 @@ from .. import machine
 __all__ = ["checked", "fields", "library", "parallel", "pixel"]
 
 _FLAGS = ("-O3", "-shared", "-fPIC", "-pthread")
+_HASH = 32  # bytes behind a library that is kept: the SHA-256 of it
 _LIMIT_S = 300.0  # for the compiler, which takes five seconds of a processor; more where that is busy
 
 
@@ -61,6 +62,12 @@ def _compile(compiler: str, source: Path, flags: Sequence[str], library: Path) -
         raise _BuildError(f"{compiler} made a library that does not load: {error}") from None
 
 
+def _is_whole(library: Path) -> bool:
+    """Whether a library is as it was kept, its own hash behind it: to load a part of one may end the process."""
+    held = library.read_bytes() if library.exists() else b""
+    return held[-_HASH:] == hashlib.sha256(held[:-_HASH]).digest()
+
+
 def library(source: Path, *flags: str) -> tuple[ctypes.CDLL | None, str]:
     """A C++ file as a library, compiled the first time on a machine and kept in the cache folder.
 
@@ -81,10 +88,14 @@ def library(source: Path, *flags: str) -> tuple[ctypes.CDLL | None, str]:
         parts = (source.read_bytes(), compiler, version, _FLAGS, flags, platform.libc_ver(), torch.__version__)
         name = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
         path = machine.cache_dir() / "kernels" / f"{source.stem}-{name}.so"
-        if not path.exists():
+        if not _is_whole(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with machine.kept(path) as made:
                 _compile(compiler, source, flags, made)
+                with made.open("ab") as file:  # it is loaded by now, and may not be written anew
+                    file.write(hashlib.sha256(made.read_bytes()).digest())
+            if not _is_whole(path):
+                raise _BuildError(f"{path}: is damaged, and cannot be written anew: remove it")
         return ctypes.CDLL(str(path)), ""
     except (_BuildError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: a user without a home
         return None, str(error)
