@@ -927,6 +927,15 @@ def test_the_weights_of_a_stream_keep_their_type():
     assert stream.float() is stream
 
 
+@torch.no_grad()
+def test_compiled_it_answers_as_it_does():
+    model, video = tubelet.create("tiny", num_classes=4).eval(), torch.rand(1, 3, 16, 16, 16)
+    stream = tubelet.Stream(model)
+    answers = [torch.compile(stream, backend="eager")(chunk) for chunk in video.split(5, 2)]
+    flush = torch.compile(lambda: 2 * stream.flush(), backend="eager")
+    assert_equal(torch.cat([*answers, flush() / 2], 2)[:, :, -1], model(video))
+
+
 def test_a_stream_does_not_train():
     model = with_statistics(tubelet.create("tiny", num_classes=4)).eval()
     before = copy.deepcopy(model.state_dict())

@@ -9,8 +9,9 @@ twin keeps depends on its kernel, never on the length of the video.
 from __future__ import annotations
 
 import logging
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.utils._pytree as pytree
@@ -25,9 +26,26 @@ from .twins import Reach, Recalling, SoFar, State, Twinning, finish, met, restar
 
 log = logging.getLogger("tubelet")
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _Step = tuple[Continued, nn.Module]  # a chunk as a function of what the twins keep, and the same made fast
 
 _MOST_GRAPHS = 4  # sizes of chunks for which an optimized network has a graph
+
+
+def _uncompiled(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The method, which torch.compile leaves alone: what a stream keeps is Python's.
+
+    It is `torch.compiler.disable` where something is compiled; to import that takes a second.
+    """
+
+    @wraps(method)
+    def run(*args: _P.args, **named: _P.kwargs) -> _R:
+        if torch.compiler.is_dynamo_compiling():
+            return torch.compiler.disable(method)(*args, **named)
+        return method(*args, **named)
+
+    return run
 
 
 class Stream(nn.Module):
@@ -101,6 +119,7 @@ class Stream(nn.Module):
             if isinstance(twin, Recalling) and (spec := getattr(model, "spec", None)) is not None:
                 twin.frames = spec.num_frames
 
+    @_uncompiled
     def forward(self, frames: Tensor) -> Tensor:
         """The next frames (B, C, n, H, W) -> the output steps that they complete, along dim 2 (maybe none)."""
         if frames.ndim != 5:
@@ -121,6 +140,7 @@ class Stream(nn.Module):
             )
         return self._advance(frames)
 
+    @_uncompiled
     def flush(self) -> Tensor:
         """End of the video -> the output steps that were waiting for more; the stream is then as new."""
         if self._shape is None:
