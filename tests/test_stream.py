@@ -883,6 +883,15 @@ def test_one_stream_after_another_at_other_sizes():
             assert_equal(run(stream, x, [3, 11])[:, :, -1], model(x))
 
 
+def test_a_refused_chunk_begins_no_video():
+    stream = tubelet.Stream(tubelet.create("tiny", num_classes=4))
+    x = torch.rand(1, 3, 4, 16, 16)
+    first = stream(x), stream.flush()
+    with pytest.raises((ValueError, RuntimeError)):
+        stream(torch.rand(1, 4, 4, 20, 20))
+    assert all(map(torch.equal, (stream(x), stream.flush()), first))
+
+
 def test_a_state_is_of_its_window():
     model = tubelet.create("tiny", num_classes=4)
     one, other = tubelet.Stream(model, window=3), tubelet.Stream(model)

@@ -132,13 +132,14 @@ class Stream(nn.Module):
         shape = (*frames.shape[:2], *frames.shape[3:])
         if self._shape is None:
             self.measure(shape)
-            self._shape = shape
         elif shape != self._shape:
             raise ValueError(
                 f"frames are (B, C, H, W) = {shape} and the stream began with {self._shape}: "
                 "flush() or reset() it before another video"
             )
-        return self._advance(frames)
+        answers = self._advance(frames)
+        self._shape = shape  # only now: a chunk that is refused begins no video
+        return answers
 
     @_uncompiled
     def flush(self) -> Tensor:
