@@ -88,10 +88,15 @@ def convolutions(draw):
     dilation = draw(st.tuples(*[st.integers(1, 2)] * 3))
     padding = draw(st.tuples(*[st.integers(0, 2)] * 3))
     groups = draw(st.sampled_from([1, 1, 2, 3]))
-    form = draw(st.sampled_from(["any", "space", "time", "depthwise"]))
-    if form in ("space", "time"):
-        kernel, padding = {"space": ((1, 3, 3), (0, 1, 1)), "time": ((3, 1, 1), (1, 0, 0))}[form]
-        stride, dilation, groups = (1, 1, 1), (1, 1, 1), 1
+    form = draw(st.sampled_from(["any", "space", "time", "stem", "dilated", "depthwise"]))
+    special = {
+        "space": ((1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1)),
+        "time": ((3, 1, 1), (1, 1, 1), (1, 0, 0), (1, 1, 1)),
+        "stem": ((3, 7, 7), (1, 2, 2), (1, 3, 3), (1, 1, 1)),
+        "dilated": ((3, 3, 3), (1, 1, 1), (2, 2, 2), (2, 2, 2)),
+    }
+    if form in special:
+        (kernel, stride, padding, dilation), groups = special[form], 1
     widths = [groups * draw(st.integers(1, 20)) for _ in range(2)]
     if form == "depthwise":
         groups, widths = widths[0], [widths[0]] * 2
