@@ -23,6 +23,7 @@ LAYERS = (
     "processes sharding convert.layout data.headers data.indexes data.sample data.sampling data.transforms data.mixing "
     "data.fingerprint data.order data.layouts.text data.grid",
     "kernels kernels.?* data.packets frames runtimes data.dicom data.groups data.itk data.nifti data.raw",
+    "data.keyframes",
     "data.container metrics data.space",
     "blocks masks download convert.slow data.volume data.pictures data.webp data.augment data.distort "
     "data.layouts.rows data.layouts.classes data.layouts.splits",

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..machine import glibc, needs
-from . import indexes
+from . import indexes, keyframes
 from .headers import Header, read_header
 from .packets import Index, Key, Packet, Start, by_decoding, from_numbers, is_untimed, judged, offered, to_numbers
 
@@ -47,17 +47,6 @@ _STRICT_ELSE = "explode+crccheck"
 # Codecs whose decoder writes of damage in FFmpeg's log alone.
 _TELLS_LOG = frozenset({"gif"})
 _LOG = Lock()
-
-# Codecs whose keyframes are seen in the packets, whatever the container says, and two that have no other frames.
-_TOLD_KEYS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "png", "cfhd"})
-_TOLD_IN_MATROSKA = frozenset({"ffv1", "mpeg4", "mpeg2video"})
-
-# Containers in which nothing said makes a keyframe.
-_SILENT = frozenset({"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})
-
-# Types of HEVC's units with a picture, and those of pictures at which decoding may start.
-_HEVC_PICTURES = range(32)
-_HEVC_KEYS = range(16, 24)
 
 # Codecs whose pictures may be turned by what they hold themselves.
 _HAS_EXIF = frozenset({"mjpeg", "png", "tiff", "webp"})
@@ -418,7 +407,7 @@ def _packets(source: _Source, header: Header) -> list[Packet]:
     form = source.container.format.name
     codec = source.stream.codec_context
     is_mpeg4 = codec.name == "mpeg4"
-    num_bytes = _bytes_of_unit_size(codec) if codec.name == "hevc" else 0
+    num_bytes = keyframes.bytes_of_unit_size(codec.extradata) if codec.name == "hevc" else 0
     packets = [
         Packet(
             pts=packet.pts,
@@ -426,7 +415,7 @@ def _packets(source: _Source, header: Header) -> list[Packet]:
             duration=packet.duration or 0,
             pos=packet.pos,
             size=packet.size,
-            is_key=packet.is_keyframe and (not num_bytes or _is_hevc_key(memoryview(packet), num_bytes)),
+            is_key=packet.is_keyframe and (not num_bytes or keyframes.is_hevc_key(memoryview(packet), num_bytes)),
             is_shown=not packet.is_discard,
             is_double=is_mpeg4 and bytes(packet).count(_MPEG4_FRAME) > 1,
             is_sound=not packet.is_corrupt,
@@ -452,44 +441,10 @@ def _packets(source: _Source, header: Header) -> list[Packet]:
         pairs = enumerate(zip(packets, places, strict=False))
         gap = next((number for number, (packet, place) in pairs if packet.pos != place), len(packets))
         packets = [packet._replace(is_sound=number < gap) for number, packet in enumerate(packets)]
-    num_told = _num_told(source, packets)
-    packets[num_told:] = [packet._replace(is_key=False) for packet in packets[num_told:]]
+    if not codec.codec.intra_only:
+        told = keyframes.num_told(packets, form, codec.codec.canonical_name, partial(_begins_intra, source))
+        packets[told:] = [packet._replace(is_key=False) for packet in packets[told:]]
     return judged(packets, header.holes)
-
-
-def _bytes_of_unit_size(codec: Any) -> int:
-    """Bytes of the size before each unit of HEVC, by ISO/IEC 14496-15; 0 where FFmpeg looks into the units itself."""
-    header = codec.extradata or b""
-    return (header[21] & 3) + 1 if header[:1] == b"\1" and len(header) > 21 else 0
-
-
-def _is_hevc_key(data: memoryview, num_bytes: int) -> bool:
-    """Whether decoding may start at a packet of HEVC: by the type of its first unit with a picture."""
-    place = num_bytes
-    while place < len(data):
-        kind = data[place] >> 1 & 63
-        if kind in _HEVC_PICTURES:
-            return kind in _HEVC_KEYS
-        place += int.from_bytes(data[place - num_bytes : place]) + num_bytes
-    return False
-
-
-def _num_told(source: _Source, packets: list[Packet]) -> int:
-    """Packets up to those that are keyframes only because the container does not say which are.
-
-    That of AVI may say it of the first ones alone. Others that are silent make all packets keyframes.
-    """
-    codec, form = source.stream.codec_context.codec, source.container.format.name
-    seen = _TOLD_KEYS | _TOLD_IN_MATROSKA if form == "matroska,webm" else _TOLD_KEYS
-    if form not in _SILENT or codec.intra_only or codec.canonical_name in seen:
-        return len(packets)
-    num_told = len(packets)
-    while num_told > 1 and packets[num_told - 1].is_key:
-        num_told -= 1
-    if num_told > 1 and form != "avi":
-        return len(packets)
-    is_intra = num_told == 1 < len(packets) and packets[0].is_key and _begins_intra(source)
-    return len(packets) if is_intra else num_told
 
 
 def _begins_intra(source: _Source) -> bool:
