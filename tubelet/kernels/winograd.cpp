@@ -728,10 +728,10 @@ void work(void* data) {
 template <typename T>
 auto work_of(const Task& task) {
     const int64_t form = task.call.of.form;
-    return form == time_alone       ? work<T, 6, 1, 1>
-           : form == volume         ? work<T, 4, 6, 4>
-           : task.shape.tile == 4   ? work<T, 1, 6, 4>
-                                    : work<T, 1, 6, 3>;
+    return form == time_alone     ? work<T, 6, 1, 1>
+           : form == volume       ? work<T, 4, 6, 4>
+           : task.shape.tile == 4 ? work<T, 1, 6, 4>
+                                  : work<T, 1, 6, 3>;
 }
 
 int run(const Call& call) {
