@@ -147,17 +147,21 @@ def test_pointwise_convolutions_are_products(size, dtype, name):
     x, other = torch.randn(2, 24, *size), torch.randn(2, 5, *size) if "sum" in name else None
     act = {"relu": Activation("relu", torch.relu), "swish": Activation("swish", F.silu)}.get(name.split()[-1])
     work = Convolution(layer, 2, weight, bias, act, other is not None)
-    made = ways.known(work, dtype)["product"]()
+    products = {way: make for way, make in ways.known(work, dtype).items() if way in ("product", "BLAS")}
+    is_single = size == (1, 1, 1)
+    assert ("product" not in products) == is_single and ("BLAS" in products) == (is_single or dtype == torch.float32)
     right = F.conv3d(x, weight, bias) + (0 if other is None else other)
     right = right if act is None else act.plain(right)
-    for frame in (x, x.contiguous(memory_format=LAST)):
-        given_ = None if other is None else other.to(dtype)
-        answer = made(frame.to(dtype), given_, True)
-        assert answer.dtype == dtype and answer.is_contiguous(memory_format=LAST)
-        tolerance = 1e-5 if dtype == torch.float32 else 5e-2
-        torch.testing.assert_close(answer.float(), right, atol=tolerance, rtol=tolerance)
-    shrinking = replace(layer, stride=(1, 2, 2))
-    assert ("product" in ways.known(replace(work, layer=shrinking), dtype)) == (size == (1, 1, 1))
+    for make in products.values():
+        made = make()
+        for frame in (x, x.contiguous(memory_format=LAST)):
+            given_ = None if other is None else other.to(dtype)
+            answer = made(frame.to(dtype), given_, True)
+            assert answer.dtype == dtype and answer.is_contiguous(memory_format=LAST)
+            tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+            torch.testing.assert_close(answer.float(), right, atol=tolerance, rtol=tolerance)
+    shrinking = ways.known(replace(work, layer=replace(layer, stride=(1, 2, 2))), dtype)
+    assert bool({"product", "BLAS"} & set(shrinking)) == is_single
 
 
 @settings(max_examples=80, deadline=None)
@@ -315,6 +319,28 @@ def test_zeros_around_go_into_convolutions_and_maxima():
     # what may be below 0 keeps its zeros, which are larger
     model = nn.Sequential(nn.Conv3d(3, 4, 3), blocks.SamePad(3, 1), nn.MaxPool3d(3, 1))
     assert len(works(model, torch.randn(1, 3, 4, 8, 8))) == 3
+
+
+class Unchanging(nn.Module):
+    """What changes nothing between two convolutions, or something, where `by` is 1."""
+
+    def __init__(self, by=0):
+        super().__init__()
+        self.first, self.last, self.by = nn.Conv3d(3, 4, 1), nn.Conv3d(4, 4, 1), by
+
+    def forward(self, x):
+        x = self.first(x)
+        x = torch.cat([x[:, :, :0], x, x.new_zeros(0)], 2)[:, :, self.by :].clone().float().to(x.device)
+        x = F.pad(F.dropout(x, training=False), (0, 0, self.by, -self.by)).expand(-1, 4, -1, -1, -1).reshape(x.shape)
+        return self.last(x.contiguous())
+
+
+def test_what_changes_nothing_is_no_step():
+    x = torch.randn(2, 3, 4, 5, 5)
+    for by in (0, 1):
+        model = Unchanging(by).eval()
+        assert (len(capture(model, (x,)).steps) == 2) == (by == 0)
+        torch.testing.assert_close(optimize(model, x, seconds=0.0)(x), model(x))
 
 
 def test_values_are_forgotten_after_their_last_use():

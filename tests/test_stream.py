@@ -246,6 +246,7 @@ def test_a_step_of_a_halving_mean_is_the_streams():
     video = torch.rand(1, 3, 12, 5, 6)
     step, answers = Step(stream, (1, 3, 2, 5, 6)), []
     number, states = torch.zeros((), dtype=torch.int64), step.states
+    assert step.names == ("0.tail",)  # nothing is passed along for a layer that keeps nothing
     for chunk in video.split(2, 2):
         answer, number, *states = step(chunk, number, *states)
         answers.append(answer)
@@ -477,6 +478,7 @@ def test_an_optimized_network_streams_with_the_same_answers(dense, chunk, window
         stream(part)
     assert stream._live is not None  # it is the graph that runs, and gives its state back
     assert stream._live[1].prepare(x[:, :, :chunk], *stream._kept) is not None
+    assert all(kept.numel() for kept in stream._kept)
     assert f"chunks of {chunk} frame" in str(stream)
     other = tubelet.Stream(model, dense=dense, window=window)
     other.state = stream.state

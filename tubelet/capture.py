@@ -53,6 +53,7 @@ def capture(model: nn.Module, inputs: tuple[Any, ...]) -> Graph:
     signature = program.graph_signature
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
         raise ValueError("it writes to its inputs or buffers")
+    _shorten(program.graph)
     named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     named |= signature.inputs_to_lifted_tensor_constants
     state = {**program.state_dict, **program.constants}
@@ -141,10 +142,54 @@ def _norm(node: Node) -> bool:
 
 
 IDENTITIES = {A.contiguous.default, A.clone.default, A.detach.default, A.alias.default, A.lift_fresh_copy.default}
+# What gives back what it is given, when sizes and type stay.
+UNCHANGING = {
+    *(A.slice.Tensor, A.expand.default, A.view.default, A.reshape.default, A.flatten.using_ints),
+    *(A.to.device, A.to.dtype, A.to.dtype_layout, A._to_copy.default),
+}
 DROPOUTS = {A.dropout.default, A.feature_dropout.default, A.alpha_dropout.default, A.feature_alpha_dropout.default}
 RESHAPES = {A.view.default, A._unsafe_view.default}
 # The rest of these would see the layout, which is another one here.
 REFUSED = {A.as_strided.default, A.empty_strided.default, A.set_.source_Tensor}
+
+
+def _shorten(graph: torch.fx.Graph) -> None:
+    """Take out what gives back what it is given, of which the steps of a stream have hundreds."""
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target == A.cat.default:
+            node.args = (_with_elements(node), *node.args[1:])
+        x = node.args[0] if node.args else None
+        if isinstance(x, list) and len(x) == 1 and node.target == A.cat.default:
+            (x,) = x
+        if isinstance(x, Node) and (node.target in IDENTITIES or _changes_nothing(node, x)):
+            node.replace_all_uses_with(x)
+            graph.erase_node(node)
+
+
+def _with_elements(cat: Node) -> Any:
+    """What a concatenation is of, without tensors that are empty."""
+    parts: Any = cat.args[0]
+    kept = [x for x in parts if 0 not in _sizes(x) or x.meta["val"].dtype != cat.meta["val"].dtype]
+    return kept or parts
+
+
+def _changes_nothing(node: Node, x: Node) -> bool:
+    """Whether a node gives a tensor with the sizes, type and values of x."""
+    if node.target in DROPOUTS:
+        return not node.args[2]
+    if node.target in (A.pad.default, A.constant_pad_nd.default):
+        return all(isinstance(n, int) and n == 0 for n in cast(list[Any], node.args[1]))
+    if node.target not in UNCHANGING and node.target != A.cat.default:
+        return False
+    mine, given = node.meta["val"], x.meta["val"]
+    return _sizes(node) == _sizes(x) and (mine.dtype, mine.device) == (given.dtype, given.device)
+
+
+def _sizes(node: Node) -> list[int | str]:
+    """Of a tensor such as (B, C, T, H, W); free ones by name, since torch.export would fix what is compared."""
+    return [n if isinstance(n, int) else str(n) for n in node.meta["val"].shape]
 
 
 def _activation(node: Node) -> Activation | None:
@@ -357,9 +402,7 @@ class _Rewriting:
 
     def _call(self, node: Node) -> Step:
         work, args, kwargs = node.target, node.args, node.kwargs
-        if work in IDENTITIES or (work in DROPOUTS and not args[2]):
-            work, args, kwargs = _same, args[:1], {}
-        elif work in RESHAPES:
+        if work in RESHAPES:
             work = torch.reshape
         elif work == A.group_norm.default:
             work, args = speed.group_norm, args[:5]
@@ -373,10 +416,6 @@ def _filled(node: Node, *rest: Any) -> list[Any]:
     """The arguments of a node: two, and others, which are these where they are left out."""
     given: list[Any] = [*node.args]
     return given + list(rest[len(given) - 2 :])
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
 
 
 def _ends_alike(pool: Node, before: Triple, after: Triple) -> bool:

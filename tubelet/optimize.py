@@ -414,7 +414,8 @@ def _weights_of(model: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:
 
 def _mark(x: Tensor) -> tuple[int, int]:
     """What changes when a weight is written to or replaced."""
-    return x.data_ptr(), 0 if x.is_inference() else x._version + _FUSED.get(x, 0)
+    fused = _FUSED.get(x, 0) if _FUSED else 0
+    return x.data_ptr(), 0 if x.is_inference() else x._version + fused
 
 
 # Steps that fused optimizers made of a weight: torch does not count these as writing to it.

@@ -73,6 +73,7 @@ class Step(nn.Module):
             for name, kept in self._kept.items()
             for key, value in kept.items()
             for i, tensor in enumerate(_tensors(value))
+            if tensor.numel()
         }
         self.names = tuple(named)
         self.states = tuple(torch.zeros(tensor.shape, dtype=tensor.dtype) for tensor in named.values())
@@ -85,7 +86,7 @@ class Step(nn.Module):
                 tensor
                 for name, kept in self._kept.items()
                 for key, value in kept.items()
-                for tensor in (_tensors(twins[name].state[key]) if _tensors(value) else ())
+                for tensor in _kept_of(value, twins[name].state[key])
             ]
         return (answers, number + 1, *after)
 
@@ -96,7 +97,10 @@ class Step(nn.Module):
         empty = {name: twin.state for name, twin in twins.items()}
         hooks = []
         for name, twin in twins.items():
-            twin.state = {key: _filled(value, number, states) for key, value in self._kept[name].items()}
+            twin.state = {
+                key: value.at(number) if isinstance(value, Line) else _filled(value, states)
+                for key, value in self._kept[name].items()
+            }
             if not isinstance(twin, Waiting | Delaying | Dilated):  # a dense stream pads nothing
                 hooks.append(twin.register_forward_pre_hook(partial(self._blank, self._first[name], number)))
         try:
@@ -140,6 +144,7 @@ class Continued(nn.Module):
         restart(self.model)
         self._kept = after
         self._counters = [(name, key) for name, key in _counters(after) if before[name][key] != after[name][key]]
+        self._rates = [after[name][key] - before[name][key] for name, key in self._counters]
         self.constants = {(name, key): after[name][key] for name, key in _counters(after)}
         for counter in self._counters:
             del self.constants[counter]
@@ -148,42 +153,46 @@ class Continued(nn.Module):
         """A chunk (B, C, n, H, W), what `taken` gave -> answers (B, K, m) and this anew."""
         twins = twins_of(self.model)
         empty = {name: twin.state for name, twin in twins.items()}
-        self.put(kept, twins)
+        self.put(kept, twins, frames.device)
         try:
             answers = self.model(frames)
             after = {name: twin.state for name, twin in twins.items()}
-            return (answers, *self.taken(after, frames.device))
+            # all at once, not each where it is counted: a graph would have some steps for every layer
+            counts = [kept[0] + torch.tensor(self._rates, device=frames.device)] if self._counters else []
+            return (answers, *counts, *self._own(after))
         finally:
             for name, twin in twins.items():
                 twin.state = empty[name]
 
     def put(
-        self, kept: Sequence[Tensor], twins: dict[str, Any], split: Callable[[Tensor], Sequence[Any]] = torch.unbind
+        self,
+        kept: Sequence[Tensor],
+        twins: dict[str, Any],
+        device: torch.device,
+        split: Callable[[Tensor], Sequence[Any]] = lambda counts: [counts[i] for i in range(len(counts))],
     ) -> None:
-        """What `taken` gave, into twins, to which `split` gives the counts one by one."""
+        """What `taken` gave, into twins on a device, to which `split` gives the counts one by one."""
         given = iter(kept)
         numbers = dict(zip(self._counters, split(next(given)), strict=True)) if self._counters else {}
+        tensors = map(_first, given)
         for name, state in self._kept.items():
             twins[name].state = {
-                key: [_first(next(given)) for _ in value]
-                if isinstance(value, list)
-                else _first(next(given))
-                if isinstance(value, Tensor)
-                else numbers.get((name, key), value)
+                key: numbers.get((name, key), value) if isinstance(value, int) else _filled(value, tensors, device)
                 for key, value in state.items()
             }
 
-    def taken(self, states: dict[str, State], device: Any) -> tuple[Tensor, ...]:
-        """Counts (N) int64 on a device, where there are some, and all tensors that twins keep."""
-        counts = [torch.as_tensor(states[name][key], device=device) for name, key in self._counters]
-        tensors = [
+    def taken(self, states: dict[str, State], device: torch.device) -> tuple[Tensor, ...]:
+        """Counts (N) int64 on a device, where there are some, and all tensors that twins keep, but for empty ones."""
+        counts = [states[name][key] for name, key in self._counters]
+        return (*([torch.tensor(counts, device=device)] if counts else []), *self._own(states))
+
+    def _own(self, states: dict[str, State]) -> list[Tensor]:
+        return [
             _last(x)
             for name, state in self._kept.items()
             for key, value in state.items()
-            if not isinstance(value, int)
-            for x in _tensors(states[name][key])
+            for x in _kept_of(value, states[name][key])
         ]
-        return (*([torch.stack(counts)] if counts else []), *tensors)
 
     def fits(self, states: dict[str, State]) -> bool:
         """Whether twins that keep this can go on here."""
@@ -218,10 +227,19 @@ def _padded(x: Tensor, first: Any, fill: float) -> Tensor:
     return torch.where(is_there.view(-1, 1, 1), x, fill)
 
 
-def _filled(value: Any, number: Tensor, states: Iterator[Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return next(states)
-    return [next(states) for _ in value] if isinstance(value, list) else value.at(number)
+def _filled(value: Any, given: Iterator[Tensor], device: torch.device | None = None) -> Any:
+    """What a twin keeps, with what is given in the place of its tensors; those without elements are made anew."""
+    if isinstance(value, list):
+        return [_filled(each, given, device) for each in value]
+    if not isinstance(value, Tensor):
+        return value
+    return next(given) if value.numel() else torch.zeros(value.shape, dtype=value.dtype, device=device)
+
+
+def _kept_of(known: Any, value: Any) -> list[Tensor]:
+    """The tensors of a value that have elements where a known one has some."""
+    is_count = not isinstance(known, Tensor | list)  # which in a graph is a tensor, too
+    return [] if is_count else [x for like, x in zip(_tensors(known), _tensors(value), strict=True) if like.numel()]
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -297,7 +297,8 @@ class Stream(nn.Module):
     def _settle(self) -> None:
         """Give what a graph holds back to the twins."""
         if self._live is not None:
-            self._live[0].put(self._kept, twins_of(self.model), Tensor.tolist)
+            step, fast = self._live
+            step.put(self._kept, twins_of(self.model), fast.device, Tensor.tolist)
             self._live = None
 
     @torch.no_grad()

@@ -384,7 +384,8 @@ class Waiting(nn.Module):
         """What the layer does, (B, C, n, H, W) -> (B, C, m, H, W), m steps that are complete."""
         if self.state:
             branches = tuple(
-                torch.cat([ahead, branch], dim=2) for ahead, branch in zip(self.state["ahead"], branches, strict=True)
+                torch.cat([ahead, branch], dim=2) if ahead.shape[2] else branch
+                for ahead, branch in zip(self.state["ahead"], branches, strict=True)
             )
         ready = min(branch.shape[2] for branch in branches)
         self.state = {"ahead": [branch[:, :, ready:].clone() for branch in branches]}

@@ -68,8 +68,11 @@ def known(work: Convolution | Pool, dtype: torch.dtype) -> dict[str, Callable[[]
     found: dict[str, Callable[[], Way]] = {"oneDNN": fused if _has_fused() else partial(_public, work, dtype)}
     is_relu = activation is None or activation.name == "relu"
     is_pointwise = layer.groups == 1 and layer.kernel_size == (1, 1, 1) and layer.padding == (0, 0, 0)
-    if is_pointwise and layer.size == layer.output_size and (layer.size == (1, 1, 1) or _has_fused()):
-        found["product"] = partial(_product, work, dtype)
+    if is_pointwise and layer.size == layer.output_size:
+        if _has_fused() and layer.size != (1, 1, 1):
+            found["product"] = partial(_product, work, dtype)
+        if dtype == torch.float32 or layer.size == (1, 1, 1):
+            found["BLAS"] = partial(_blas, work, dtype)
     sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
     supported = kernels.supports(*sizes, layer.in_channels, layer.out_channels)
     if supported and is_relu and kernels.available():
@@ -129,33 +132,28 @@ def _public(work: Convolution, dtype: torch.dtype) -> Way:
 
 
 def _product(work: Convolution, dtype: torch.dtype) -> Way:
-    """Of each place by itself, as a product of matrices.
-
-    A single place, such as the means of squeeze-excite, is multiplied by torch's own, since oneDNN takes longer to
-    begin than to end.
-    """
+    """Of each place by itself, as a product of matrices."""
     weight, bias = _folded(work, dtype)
-    weight, activation = weight.flatten(1), work.activation
-    places = math.prod(work.layer.size)
-    if places == 1:
-
-        def multiplied(rows: Tensor, other: Tensor | None) -> Tensor:
-            return _ended(work, F.linear(rows, weight, bias), other)
-
-    else:
-        ops = torch.ops.mkldnn
-        packed = ops._reorder_linear_weight(weight, work.batch * places)
-        after = _after(activation)
-
-        def multiplied(rows: Tensor, other: Tensor | None) -> Tensor:
-            if other is None:
-                return ops._linear_pointwise.default(rows, packed, bias, *after)
-            y = ops._linear_pointwise.binary(rows, other, packed, bias, "add")
-            return y if activation is None else y.relu_()  # no other follows a sum
+    activation, ops = work.activation, torch.ops.mkldnn
+    packed = ops._reorder_linear_weight(weight.flatten(1), work.batch * math.prod(work.layer.size))
+    after = _after(activation)
 
     def run(x: Tensor, other: Tensor | None, is_free: bool) -> Tensor:
-        y = multiplied(_rows(x), None if other is None else _rows(other))
-        return y.view(x.shape[0], *x.shape[2:], -1).movedim(-1, 1)
+        if other is None:
+            return _places(ops._linear_pointwise.default(_rows(x), packed, bias, *after), x)
+        y = ops._linear_pointwise.binary(_rows(x), _rows(other), packed, bias, "add")
+        return _places(y if activation is None else y.relu_(), x)  # no other follows a sum
+
+    return run
+
+
+def _blas(work: Convolution, dtype: torch.dtype) -> Way:
+    """As `_product`, by what torch's own products call: oneDNN takes longer to begin than a few places to end."""
+    weight, bias = _folded(work, dtype)
+    weight = weight.flatten(1)
+
+    def run(x: Tensor, other: Tensor | None, is_free: bool) -> Tensor:
+        return _ended(work, _places(F.linear(_rows(x), weight, bias), x), other)
 
     return run
 
@@ -163,6 +161,11 @@ def _product(work: Convolution, dtype: torch.dtype) -> Way:
 def _rows(x: Tensor) -> Tensor:
     """(B, C, T, H, W) -> a row of C for each place, (B T H W, C)."""
     return speed.channels_last(x).movedim(1, -1).flatten(0, -2)
+
+
+def _places(rows: Tensor, like: Tensor) -> Tensor:
+    """A row for each place of a tensor -> (B, O, T, H, W)."""
+    return rows.view(like.shape[0], *like.shape[2:], -1).movedim(-1, 1)
 
 
 def _ended(work: Convolution, y: Tensor, other: Tensor | None) -> Tensor:
