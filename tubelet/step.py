@@ -169,11 +169,14 @@ class Continued(nn.Module):
         kept: Sequence[Tensor],
         twins: dict[str, Any],
         device: torch.device,
-        split: Callable[[Tensor], Sequence[Any]] = lambda counts: [counts[i] for i in range(len(counts))],
+        split: Callable[[Tensor], Sequence[Any]] | None = None,
     ) -> None:
-        """What `taken` gave, into twins on a device, to which `split` gives the counts one by one."""
+        """What `taken` gave, into twins on a device, the counts as tensors, or as `split` gives them."""
         given = iter(kept)
-        numbers = dict(zip(self._counters, split(next(given)), strict=True)) if self._counters else {}
+        counts: Any = next(given) if self._counters else []
+        # one by one, since a graph would unbind all of them for the few that a layer reads
+        each = split(counts) if split else [counts[i] for i in range(len(counts))]
+        numbers = dict(zip(self._counters, each, strict=True))
         tensors = map(_first, given)
         for name, state in self._kept.items():
             twins[name].state = {

@@ -28,7 +28,7 @@ log = logging.getLogger("tubelet")
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_Step = tuple[Continued, nn.Module]  # a chunk as a function of what the twins keep, and the same made fast
+_Step = tuple[Continued, Any]  # a chunk as a function of what the twins keep, and the same made fast
 
 _MOST_GRAPHS = 4  # sizes of chunks for which an optimized network has a graph
 
