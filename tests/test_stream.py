@@ -487,6 +487,24 @@ def test_an_optimized_network_streams_with_the_same_answers(dense, chunk, window
     )
 
 
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_an_optimized_stream_shares_no_memory_and_hides_no_number_that_is_none(chunk):
+    torch.manual_seed(0)
+    model = with_statistics(tubelet.create("tiny", num_classes=4))
+    x = torch.rand(1, 3, 80, 16, 16)
+    x[:, :, 50] = torch.nan
+    plain = tubelet.Stream(model, dense=True, window=1)
+    stream = tubelet.Stream(optimize(model, x[:, :, :2], seconds=0), dense=True, window=1)
+    frames = torch.empty(1, 3, chunk, 16, 16)
+    for part in x.split(chunk, 2):
+        frames.copy_(part)
+        answer, expected = stream(frames), plain(part)
+        torch.testing.assert_close(answer, expected, equal_nan=True, atol=1e-5, rtol=1e-4)
+        for each in (answer, frames):  # the caller's, to write to
+            each.fill_(9.0)
+    assert expected.isfinite().all() and stream._live is not None
+
+
 def test_a_backend_of_others_that_has_no_graph_leaves_the_stream_as_it_is(monkeypatch, caplog):
     torch.manual_seed(0)
     model, x = nn.Conv3d(3, 4, 3).eval(), torch.rand(1, 3, 8, 4, 4)

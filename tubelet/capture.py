@@ -160,10 +160,8 @@ def _shorten(graph: torch.fx.Graph) -> None:
             continue
         if node.target == A.cat.default:
             node.args = (_with_elements(node), *node.args[1:])
-        x = node.args[0] if node.args else None
-        if isinstance(x, list) and len(x) == 1 and node.target == A.cat.default:
-            (x,) = x
-        if isinstance(x, Node) and (node.target in IDENTITIES or _changes_nothing(node, x)):
+        x = _given_back(node)
+        if x is not None:
             node.replace_all_uses_with(x)
             graph.erase_node(node)
 
@@ -175,16 +173,25 @@ def _with_elements(cat: Node) -> Any:
     return kept or parts
 
 
-def _changes_nothing(node: Node, x: Node) -> bool:
-    """Whether a node gives a tensor with the sizes, type and values of x."""
+def _given_back(node: Node) -> Node | None:
+    """What a node gives back as it was given, with the same sizes, type and values."""
+    x: Any = node.args[0] if node.args else None
+    if node.target == A.cat.default and len(x) == 1:
+        (x,) = x
+    if not isinstance(x, Node):
+        return None
+    if node.target == A.permute.default and x.target == A.permute.default:
+        inner, outer = (cast(list[int], each.args[1]) for each in (x, node))
+        is_undone = all(inner[axis] % len(inner) == i for i, axis in enumerate(outer))
+        return cast(Node, x.args[0]) if is_undone else None
     if node.target in DROPOUTS:
-        return not node.args[2]
+        return None if node.args[2] else x
     if node.target in (A.pad.default, A.constant_pad_nd.default):
-        return all(isinstance(n, int) and n == 0 for n in cast(list[Any], node.args[1]))
-    if node.target not in UNCHANGING and node.target != A.cat.default:
-        return False
+        return x if all(isinstance(n, int) and n == 0 for n in cast(list[Any], node.args[1])) else None
+    if node.target not in UNCHANGING and node.target not in IDENTITIES and node.target != A.cat.default:
+        return None
     mine, given = node.meta["val"], x.meta["val"]
-    return _sizes(node) == _sizes(x) and (mine.dtype, mine.device) == (given.dtype, given.device)
+    return x if _sizes(node) == _sizes(x) and (mine.dtype, mine.device) == (given.dtype, given.device) else None
 
 
 def _sizes(node: Node) -> list[int | str]:

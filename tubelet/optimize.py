@@ -37,6 +37,7 @@ from .fastest import Backend, Plan
 from .graph import IN_PLACE, Convolution, Graph, Pool, Step
 from .heads import Detect
 from .kernels import arena
+from .step import Continued
 from .terminal import Table, counted
 
 log = logging.getLogger("tubelet")
@@ -149,6 +150,7 @@ class Optimized(nn.Module):
         self._weights = _weights_of(self.model)
         self._stamp: list[tuple[int, int]] | None = [_mark(x) for x in self._marked]
         self._refused: set[Any] = set()
+        self._seen: list[weakref.ref[Tensor]] = []
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the network takes, (B, C, T, H, W) -> what it answers, without gradients."""
@@ -159,7 +161,7 @@ class Optimized(nn.Module):
             inputs, named = bound.args, bound.kwargs
         plan = None if named else self.prepare(*inputs)  # a plan takes nothing by name
         tensors = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)]
-        if self.device == CPU and not _are_finite(tensors):
+        if self.device == CPU and not self._are_numbers(tensors):
             plan = None  # oneDNN's ReLU makes 0 of what is no number, and hides it
         if plan is not None and len(inputs) == 2 and isinstance(head := getattr(self.model, "head", None), Detect):
             clips, boxes = inputs
@@ -169,6 +171,15 @@ class Optimized(nn.Module):
                 with suppress(_NoNumberError):
                     return plan(tensors)
             return self.model(*inputs, **named)
+
+    def _are_numbers(self, tensors: list[Tensor]) -> bool:
+        """Whether all are finite. What a stream keeps is looked at once, since most of it it takes again and again."""
+        if not isinstance(self.model, Continued):
+            return _are_finite(tensors)
+        seen = {id(known()) for known in self._seen}
+        is_finite = _are_finite(tensors[:1]) and _are_finite(x for x in tensors[1:] if id(x) not in seen)
+        self._seen = [weakref.ref(x) for x in tensors[1:]] if is_finite else []
+        return is_finite
 
     def prepare(self, *inputs: Any) -> Plan | None:
         """Be ready for inputs of these shapes, (B, C, T, H, W); forward does so by itself.
@@ -299,7 +310,15 @@ class Optimized(nn.Module):
         return Optimized(self.model, self.backend, self.device, self._precision)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plans": [], "_marked": [], "_weights": [], "_stamp": None, "_refused": set()}
+        return {
+            **self.__dict__,
+            "_plans": [],
+            "_marked": [],
+            "_weights": [],
+            "_stamp": None,
+            "_refused": set(),
+            "_seen": [],
+        }
 
     def __str__(self) -> str:
         if not self._plans:
@@ -313,7 +332,7 @@ def _planned(dtype: torch.dtype, seconds: float, model: nn.Module, inputs: tuple
         raise ValueError("this torch has no oneDNN")
     if not kernels.available():
         _say_once(kernels.why())
-    plan = _Plan(capture(model, inputs), dtype, seconds)
+    plan = _Plan(capture(model, inputs), dtype, seconds, isinstance(model, Continued))
     if dtype != torch.float32:
         plan(pytree.tree_leaves(inputs))  # what torch cannot do in it is an error now, and not in a later call
     with suppress(
@@ -329,9 +348,10 @@ def _say_once(reason: str) -> None:
 
 
 class _Plan:
-    """A captured network with a way for each of its convolutions and maxima."""
+    """A captured network with a way for each of its convolutions and maxima; of a stream, a chunk of it."""
 
-    def __init__(self, captured: Graph, dtype: torch.dtype, seconds: float) -> None:
+    def __init__(self, captured: Graph, dtype: torch.dtype, seconds: float, is_stream: bool) -> None:
+        self.is_stream = is_stream
         self.graph = replace(captured, steps=())  # the steps hold the plain weights, which the calls have in their form
         self.fits = self.graph.fits
         self.dtype = dtype
@@ -374,6 +394,8 @@ class _Plan:
                 value = value.to(each.meta["val"].dtype).contiguous()
                 value = value.clone() if _memory(value) in held else value  # the caller may write to either
             answers.append(value)
+            if self.is_stream:  # what it keeps goes from call to call, and stays where it is, but not in the frames
+                held = {_memory(tensors[0]), _memory(answers[0])}
         return answers
 
     def table(self) -> Table:
