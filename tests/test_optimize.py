@@ -305,6 +305,45 @@ def test_a_residual_step_is_two_calls_without_a_norm():
     assert first.norm is not None and second.norm is not None
 
 
+class Multiplied(nn.Module):
+    """A residual branch times something."""
+
+    def __init__(self, gain):
+        super().__init__()
+        self.branch, self.norm = nn.Conv3d(4, 4, 1), nn.BatchNorm3d(4)
+        self.gain = nn.Parameter(gain) if isinstance(gain, torch.Tensor) else gain
+
+    def forward(self, x):
+        y = self.norm(self.branch(x))
+        return x + (y * y if self.gain is None else self.gain * y)
+
+
+@pytest.mark.parametrize(
+    ("gain", "is_folded"),
+    [
+        (0.3, True),
+        (torch.tensor(0.3), True),
+        (torch.randn(4, 1, 1, 1), True),
+        (torch.randn(1, 4, 1, 1, 1), True),
+        (torch.randn(1, 1, 3, 1, 1), False),
+        (torch.randn(4), False),
+        (None, False),
+    ],
+)
+def test_what_a_convolution_is_multiplied_by_goes_into_its_weight(gain, is_folded):
+    model, x = lively(Multiplied(gain)), torch.randn(1, 4, 3, 5, 4)
+    work = works(model, x)[0]
+    assert work.has_other == is_folded
+    assert_same(optimize(model, x, seconds=0.0)(x), model(x))
+
+
+def test_what_is_made_of_sizes_alone_is_worked_out_once():
+    model, x = blocks.HalvingMean(), torch.randn(1, 4, 3, 5, 6)
+    names = [step.node.name for step in capture(model, (x,)).steps]
+    assert names.count("avg_pool2d") == 1 and "new_ones" not in names
+    assert_same(optimize(model, x, seconds=0.0)(x), model(x))
+
+
 def test_zeros_around_go_into_convolutions_and_maxima():
     model = nn.Sequential(
         nn.ConstantPad3d(1, 0.0),

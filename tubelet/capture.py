@@ -147,6 +147,8 @@ UNCHANGING = {
     *(A.slice.Tensor, A.expand.default, A.view.default, A.reshape.default, A.flatten.using_ints),
     *(A.to.device, A.to.dtype, A.to.dtype_layout, A._to_copy.default),
 }
+# What is made of sizes alone, and of which number.
+MADE = {A.new_ones.default: 1, A.ones_like.default: 1, A.new_zeros.default: 0, A.zeros_like.default: 0}
 DROPOUTS = {A.dropout.default, A.feature_dropout.default, A.alpha_dropout.default, A.feature_alpha_dropout.default}
 RESHAPES = {A.view.default, A._unsafe_view.default}
 # The rest of these would see the layout, which is another one here.
@@ -259,6 +261,10 @@ class _Rewriting:
             raise ValueError(f"it has an operator that steps cannot repeat ({target})")
         if target == A._assert_tensor_metadata.default:
             return None
+        if target in MADE and all(isinstance(n, int) for n in _sizes(node)):
+            value = node.meta["val"]
+            self.constants[node] = torch.tensor(MADE[target], dtype=value.dtype).expand(value.shape)
+            return None
         if self._is_constant(node):
             arguments = map_arg((node.args, node.kwargs), self.constants.__getitem__)
             with torch.no_grad():
@@ -349,6 +355,12 @@ class _Rewriting:
             if norm.target != A.batch_norm.default:
                 (last,) = norm.users
                 self.inside.add(last)
+        product = _only_user(last)
+        gain = None if product is None else self._gain(product, last, w.shape[0])
+        if product is not None and gain is not None:
+            folded = _scaled(folded or Norm(None, None, torch.zeros_like(gain), torch.ones_like(gain), 0.0), gain)
+            self.inside.add(product)
+            last = product
         conv = Convolution(layer, size[0], w, b, norm=folded)
         total = _only_user(last)
         other = None if total is None else self._other(total, last)
@@ -361,6 +373,18 @@ class _Rewriting:
             self.inside.add(activated)
             conv, last = replace(conv, activation=activation), activated
         return Step(last, conv, (x, other))
+
+    def _gain(self, product: Node, last: Node, channels: int) -> Tensor | None:
+        """(O,) what a value (B, O, T, H, W) is multiplied by, where that is a constant for each channel."""
+        if product.target != A.mul.Tensor or len(product.args) != 2:
+            return None
+        left, right = product.args
+        factor: Any = right if left is last else left
+        value = self.constants.get(factor) if isinstance(factor, Node) else torch.tensor(float(factor))
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return None
+        is_per_channel = value.numel() == 1 or (value.ndim in (4, 5) and value.shape[-4:] == (channels, 1, 1, 1))
+        return value.flatten().expand(channels) if is_per_channel and value.numel() in (1, channels) else None
 
     def _other(self, total: Node, last: Node) -> Node | None:
         """What is added to a value in a sum, where that is there already and of the same shape."""
@@ -417,6 +441,12 @@ class _Rewriting:
             work, args = speed.instance_norm, (args[0], args[3], args[4], args[1], args[2], *args[5:8])
         assert callable(work)
         return Step(node, work, args, kwargs)
+
+
+def _scaled(norm: Norm, gain: Tensor) -> Norm:
+    """A norm, and what it gives times (O,)."""
+    weight = gain if norm.weight is None else gain * norm.weight
+    return replace(norm, weight=weight, bias=None if norm.bias is None else gain * norm.bias)
 
 
 def _filled(node: Node, *rest: Any) -> list[Any]:
