@@ -10,6 +10,7 @@ import time
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from painted import (
 from PIL import Image
 
 from tubelet.data import container
+from tubelet.data.packets import SETTINGS
 from tubelet.data.video import Video, VideoError, write_video
 
 VP9 = {"g": "12", "deadline": "realtime", "cpu-used": "8"}
@@ -253,6 +255,72 @@ def test_frames_of_a_raw_stream_are_counted(tmp_path):
     with Video(path) as clip:
         assert clip.num_frames == 40
         assert read_indices(clip.frames([39, 0, 13])) == [39, 0, 13]
+
+
+# What one packet tells the decoder for all behind it
+
+
+def paletted(path, num_frames, codec, every):
+    """Frames of 8 bits, and a palette that changes every so many of them."""
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream(codec, rate=25, options={"g": "8"})
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "pal8"
+        for index in range(num_frames):
+            palette = np.full((256, 4), 255, np.uint8)
+            palette[:, 1:] = np.arange(256)[:, None] // 2 + index // every
+            frame = av.VideoFrame.from_ndarray((painted(index)[..., 0].copy(), palette), format="pal8")
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode())
+    return path
+
+
+def joined(path, parts):
+    """Recordings of one size behind one another, each with the parameters of its own encoder."""
+    with ExitStack() as files:
+        origins = [files.enter_context(av.open(str(part))) for part in parts]
+        target = files.enter_context(av.open(str(path), "w"))
+        stream = target.add_stream_from_template(origins[0].streams.video[0])
+        for number, origin in enumerate(origins):
+            parameters = origin.streams.video[0].codec_context.extradata
+            for place, packet in enumerate(packet for packet in origin.demux(video=0) if packet.size):
+                if place == 0:
+                    brought = av.packet.PacketSideData(SETTINGS.index("new_extradata"), len(parameters))
+                    brought.update(parameters)
+                    packet.set_sidedata(brought)
+                shift = int(2 * number / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                target.mux(packet)
+    return path
+
+
+def assert_like_plain_decoding(path):
+    """In any order, from one file and from another."""
+    reference = list(plain_decode(path))
+    backwards = [*range(len(reference))][::-3]
+    with Video(path) as clip:
+        for index in [*backwards, len(reference) - 1, 0]:
+            assert np.array_equal(clip.frames([index])[:, 0].permute(1, 2, 0), reference[index]), index
+    for index in backwards:
+        with Video(path) as clip:
+            assert np.array_equal(clip.frames([index])[:, 0].permute(1, 2, 0), reference[index]), index
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "every", "num_keys"),
+    [("a.avi", "rawvideo", 99, 40), ("a.avi", "msrle", 7, 5), ("a.avi", "rawvideo", 1, 32), ("a.mov", "smc", 99, 5)],
+)
+def test_colours_of_a_palette(cache, tmp_path, name, codec, every, num_keys):
+    path = paletted(tmp_path / name, 40, codec, every)
+    assert_like_plain_decoding(path)
+    with Video(path) as clip:
+        assert len(clip._source._index.keys) == num_keys
+
+
+@pytest.mark.parametrize(("suffix", "order"), [(".flv", [0, 1, 0]), (".mp4", [0, 1])])
+def test_recordings_of_two_encoders(cache, tmp_path, suffix, order):
+    options = [x264(8, preset="ultrafast"), x264(8, preset="slow")]
+    parts = [encode(tmp_path / f"{number}{suffix}", 20, options=options[number]) for number in range(2)]
+    assert_like_plain_decoding(joined(tmp_path / f"joined{suffix}", [parts[number] for number in order]))
 
 
 # Several video streams

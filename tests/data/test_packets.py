@@ -6,7 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tubelet.data.headers import Hole
-from tubelet.data.packets import Index, Key, Packet, by_decoding, from_numbers, is_untimed, judged, offered, to_numbers
+from tubelet.data.packets import (
+    SETTINGS,
+    Index,
+    Key,
+    Packet,
+    Setting,
+    by_decoding,
+    from_numbers,
+    is_untimed,
+    judged,
+    offered,
+    to_numbers,
+)
 
 STEP = 40
 SIZE = 100
@@ -139,6 +151,7 @@ stamps = st.integers(-(2**62), 2**62)
         keys=st.lists(st.builds(Key, pts=stamps, dts=stamps, pos=st.none() | st.integers(0, 2**62))),
         lost=st.frozensets(stamps),
         labels=st.dictionaries(stamps, stamps),
+        settings=st.lists(st.builds(Setting, pts=stamps, kind=st.sampled_from(SETTINGS), data=st.binary())),
         time_base=st.fractions(Fraction(1, 10**9), 10**6, max_denominator=10**9),
         duration_s=st.floats(0, 1e9),
         size=st.none() | st.tuples(st.integers(1, 10**5), st.integers(1, 10**5)),
@@ -158,6 +171,7 @@ def test_spans_are_cut_where_a_keyframe_saves_decoding(wanted, spans):
         keys=[Key(STEP * number, STEP * number, None) for number in range(0, 60, 12)],
         lost=frozenset(),
         labels={},
+        settings=[Setting(100, "palette", b"a"), Setting(900, "new_extradata", b"b"), Setting(900, "palette", b"c")],
         time_base=Fraction(1, 1000),
         duration_s=2.4,
         size=None,
@@ -171,3 +185,5 @@ def test_spans_are_cut_where_a_keyframe_saves_decoding(wanted, spans):
     assert index.next_start(13) == 24
     assert index.next_start(48) is None
     assert [start.key and start.key.pts for start in index.starts(30)] == [24 * STEP, 12 * STEP, None]
+    assert index.settings_at(0) == index.settings_at(899) == {"palette": b"a", "new_extradata": b"b"}
+    assert index.settings_at(900) == {"palette": b"c", "new_extradata": b"b"}

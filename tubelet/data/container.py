@@ -27,7 +27,20 @@ from torch import Tensor
 from ..machine import glibc, needs
 from . import indexes, keyframes
 from .headers import Header, read_header
-from .packets import Index, Key, Packet, Start, by_decoding, from_numbers, is_untimed, judged, offered, to_numbers
+from .packets import (
+    SETTINGS,
+    Index,
+    Key,
+    Packet,
+    Setting,
+    Start,
+    by_decoding,
+    from_numbers,
+    is_untimed,
+    judged,
+    offered,
+    to_numbers,
+)
 
 if TYPE_CHECKING:
     import av
@@ -65,7 +78,13 @@ _SAMPLE = 60
 _WORTH_KEEPING_S = 1e-3
 
 # Of the numbers in a kept index.
-_VERSION = 3
+_VERSION = 4
+
+# Settings of the decoder that an index keeps: a palette takes 1 KiB.
+_MOST_SETTINGS = 32
+
+# Zeros that FFmpeg wants behind the parameters of a decoder.
+_PADDING = bytes(64)
 
 # Files closed from one return of freed memory to the next: it takes as long as a small file.
 _CLOSED_BETWEEN = 32
@@ -334,7 +353,7 @@ def _scan(source: _Source) -> Index:
     form = source.container.format.name
     codec = source.stream.codec_context
     header = read_header(source.path, form, source.stream.id)
-    packets = _packets(source, header)
+    packets, settings = _packets(source, header)
     is_cut = source.broke_off or header.is_cut or len(packets) < _announced(source, header)
     is_damaged = is_cut or not all(packet.is_sound for packet in packets)
     # What the file says. Of the packets FFmpeg says what they look like.
@@ -368,6 +387,8 @@ def _scan(source: _Source) -> Index:
             del durations[max(durations)]
         whole = durations.keys() - lost
         keys = sorted(Key.of(packet) for packet in packets if packet.is_key and packet.is_sound and packet.pts in whole)
+        if len(settings) > _MOST_SETTINGS:  # those of later frames come in passing, on the way from an earlier keyframe
+            keys = [key for key in keys if key.pts < settings[_MOST_SETTINGS].pts]
         lead = _undecodable_lead(source, whole, keys)
         if lead and begins_with_key:
             lost |= lead
@@ -385,6 +406,7 @@ def _scan(source: _Source) -> Index:
         keys=keys,
         lost=frozenset(lost),
         labels=labels,
+        settings=settings[:_MOST_SETTINGS],
         time_base=time_base,
         duration_s=span_s + (float(durations[stamps[-1]] * time_base) or mean_s),
         size=_size(source.stream, header),
@@ -402,12 +424,15 @@ def _announced(source: _Source, header: Header) -> int:
     return stream.frames - header.num_dropped
 
 
-def _packets(source: _Source, header: Header) -> list[Packet]:
-    """All packets, judged."""
+def _packets(source: _Source, header: Header) -> tuple[list[Packet], list[Setting]]:
+    """All packets, judged, and the settings that they bring."""
     form = source.container.format.name
     codec = source.stream.codec_context
     is_mpeg4 = codec.name == "mpeg4"
     num_bytes = keyframes.bytes_of_unit_size(codec.extradata) if codec.name == "hevc" else 0
+    settings: list[Setting] = []
+    # To look for them in every file would make opening a thirtieth slower.
+    has_settings = codec.pix_fmt == "pal8" or form == "flv" or header.is_joined
     packets = [
         Packet(
             pts=packet.pts,
@@ -420,7 +445,7 @@ def _packets(source: _Source, header: Header) -> list[Packet]:
             is_double=is_mpeg4 and bytes(packet).count(_MPEG4_FRAME) > 1,
             is_sound=not packet.is_corrupt,
         )
-        for packet in source.packets()
+        for packet in (_noted(source, settings) if has_settings else source.packets())
     ]
     if form == "mpegts" and packets:
         # FFmpeg marks the packet before the damaged one. The last packet ends where the file does.
@@ -444,7 +469,23 @@ def _packets(source: _Source, header: Header) -> list[Packet]:
     if not codec.codec.intra_only:
         told = keyframes.num_told(packets, form, codec.codec.canonical_name, partial(_begins_intra, source))
         packets[told:] = [packet._replace(is_key=False) for packet in packets[told:]]
-    return judged(packets, header.holes)
+    return judged(packets, header.holes), settings
+
+
+def _noted(source: _Source, settings: list[Setting]) -> "Iterator[av.Packet]":
+    """All packets. The settings that they bring are added, up to one more than an index keeps."""
+    opening = source.stream.codec_context.extradata
+    current = {"new_extradata": opening}
+    for packet in source.packets():
+        for brought in packet.iter_sidedata():
+            kind, data, pts = brought.data_type, bytes(brought), packet.pts
+            if kind not in SETTINGS or pts is None or current.get(kind) == data or len(settings) > _MOST_SETTINGS:
+                continue
+            if kind == "new_extradata" and opening and not any(setting.kind == kind for setting in settings):
+                settings.append(Setting(pts, kind, opening))  # which no packet brings
+            current[kind] = data
+            settings.append(Setting(pts, kind, data))
+        yield packet
 
 
 def _begins_intra(source: _Source) -> bool:
@@ -655,8 +696,20 @@ def _from_keyframe(source: _Source, start: Start, needed: Set[int]) -> "Iterator
     if first is None or first.pts is None or first.pts > min(needed):
         return
     if times.get(first.pos, first.pts) == first.pts:
+        if source.index is not None and source.index.settings:
+            _give(first, source.index.settings_at(first.pts))
         yield first
         yield from packets
+
+
+def _give(packet: "av.Packet", settings: dict[str, bytes]) -> None:
+    """Have a packet bring the settings that others brought."""
+    form = _av().packet
+    for kind, data in settings.items():
+        padded = data if kind == "palette" else data + _PADDING
+        brought = form.PacketSideData(form.packet_sidedata_type_from_literal(kind), len(padded))
+        brought.update(padded)
+        packet.set_sidedata(brought, move=True)
 
 
 @cache

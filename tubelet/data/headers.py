@@ -36,12 +36,14 @@ class Header:
         is_cut: the file ends before the end that it announces.
         holes: damaged bytes, ascending.
         num_dropped: frames that the writer left out and counts all the same, of AVI: chunks with nothing in them.
+        is_joined: not all frames are coded by one description, of mp4.
     """
 
     is_turned: bool | None = False
     is_cut: bool = False
     holes: tuple[Hole, ...] = ()
     num_dropped: int = 0
+    is_joined: bool = False
 
 
 def read_header(path: Path, form: str, track: int) -> Header:
@@ -117,6 +119,7 @@ _TO_SAMPLES = (b"mdia", b"minf", b"stbl", b"stsd")
 def _walk_mp4(data: _Bytes, track: int) -> Header:
     top = list(_boxes(data, 0, data.size))
     is_turned: bool | None = False
+    is_joined = False
     for movie in _of_kind(top, b"moov"):
         inner = list(_boxes(data, movie.start, movie.end))
         movie_matrix = [_matrix(data, box, 36) for box in _of_kind(inner, b"mvhd")]
@@ -125,10 +128,13 @@ def _walk_mp4(data: _Bytes, track: int) -> Header:
                 number = int.from_bytes(data.at(box.start + (20 if _is_wide(data, box) else 12), 4))
                 if number == track:
                     is_turned = _is_quarter_turn(_matrix(data, box, 40), *movie_matrix)
-                    if b"clap" in _inside(data, trak, _TO_SAMPLES):  # a crop
+                    descriptions = _inside(data, trak, _TO_SAMPLES)
+                    is_joined = int.from_bytes(descriptions[4:8]) > 1
+                    if b"clap" in descriptions:  # a crop
                         is_turned = None
     # Less than a box is left over where a file ends within the first bytes of one.
-    return Header(is_turned, is_cut=bool(top) and (top[-1].end > data.size or 0 < data.size - top[-1].end < 8))
+    is_cut = bool(top) and (top[-1].end > data.size or 0 < data.size - top[-1].end < 8)
+    return Header(is_turned, is_cut=is_cut, is_joined=is_joined)
 
 
 def _boxes(data: _Bytes, start: int, end: int) -> Iterator[_Element]:

@@ -15,9 +15,11 @@ import numpy as np
 from .headers import Hole
 
 __all__ = [
+    "SETTINGS",
     "Index",
     "Key",
     "Packet",
+    "Setting",
     "Start",
     "by_decoding",
     "from_numbers",
@@ -30,8 +32,11 @@ __all__ = [
 # Frames between the last wanted one and the next keyframe that make a seek cheaper than decoding on.
 _SEEK_GAP = 12
 
+# Kinds of settings, by FFmpeg's names.
+SETTINGS = ("palette", "new_extradata")
+
 # Lists of numbers that an index is made of.
-_NUM_LISTS = 9
+_NUM_LISTS = 10
 
 
 class Packet(NamedTuple):
@@ -62,6 +67,14 @@ class Key(NamedTuple):
         return cls(packet.pts, packet.pts if packet.dts is None else packet.dts, packet.pos)
 
 
+class Setting(NamedTuple):
+    """What a decoder is set to from a packet on: colours of a palette, or parameters. That packet alone brings it."""
+
+    pts: int
+    kind: str  # of SETTINGS
+    data: bytes
+
+
 class Start(NamedTuple):
     """Where a run starts (None: at the first packet), and whether it leaves out frames nobody refers to."""
 
@@ -77,6 +90,7 @@ class Index:
     keys: list[Key]  # ascending; none where an edit list hides them, or timestamps tell nothing
     lost: frozenset[int]  # of `pts`, those that are gone or refer to what is gone
     labels: dict[int, int]  # presentation times by the places of packets, where the file tells none
+    settings: list[Setting]  # in the order of the file, the first of each kind from its beginning on
     time_base: Fraction
     duration_s: float
     size: tuple[int, int] | None  # height and width as shown; None where decoding alone tells
@@ -88,6 +102,14 @@ class Index:
     def key_times(self) -> dict[int | None, int]:
         """Timestamps of keyframes by their places in the file."""
         return {key.pos: key.pts for key in self.keys if key.pos is not None}
+
+    def settings_at(self, pts: int) -> dict[str, bytes]:
+        """What a decoder that starts at this time is to be set to, by kind."""
+        found: dict[str, bytes] = {}
+        for setting in self.settings:
+            if setting.kind not in found or setting.pts <= pts:
+                found[setting.kind] = setting.data
+        return found
 
     def starts(self, index: int) -> Iterator[Start]:
         """Where to try to decode this frame from, the cheapest first."""
@@ -138,6 +160,7 @@ def to_numbers(index: Index) -> np.ndarray:
         sorted(index.lost),
         index.labels.keys(),
         index.labels.values(),
+        [*chain.from_iterable((pts, SETTINGS.index(kind), len(data), *data) for pts, kind, data in index.settings)],
     )
     return np.array([*map(len, lists), *chain.from_iterable(lists)], np.int64)
 
@@ -145,13 +168,14 @@ def to_numbers(index: Index) -> np.ndarray:
 def from_numbers(numbers: np.ndarray) -> Index:
     """The index that was kept."""
     lengths, rest = np.split(numbers, [_NUM_LISTS])
-    units, flags, shown, *keys, lost, places, stamps = np.split(rest, lengths[:-1].cumsum())
+    units, flags, shown, *keys, lost, places, stamps, settings = np.split(rest, lengths[:-1].cumsum())
     *size, is_counted, is_damaged, skips = flags.tolist()
     return Index(
         pts=shown.tolist(),
         keys=[Key(pts, dts, None if pos < 0 else pos) for pts, dts, pos in np.stack(keys, 1).tolist()],
         lost=frozenset(lost.tolist()),
         labels=dict(zip(places.tolist(), stamps.tolist(), strict=True)),
+        settings=list(_settings(settings)),
         time_base=Fraction(*units[:2].tolist()),
         duration_s=units[2:].view(np.float64).item(),
         size=(size[0], size[1]) if size else None,
@@ -159,6 +183,13 @@ def from_numbers(numbers: np.ndarray) -> Index:
         is_damaged=bool(is_damaged),
         skips=bool(skips),
     )
+
+
+def _settings(numbers: np.ndarray) -> Iterator[Setting]:
+    while len(numbers):
+        pts, kind, size = numbers[:3].tolist()
+        data, numbers = np.split(numbers[3:], [size])
+        yield Setting(pts, SETTINGS[kind], bytes(data.tolist()))
 
 
 def is_untimed(packets: list[Packet], form: str) -> bool:
