@@ -515,6 +515,8 @@ def test_arguments_of_another_form(long, told):
 def test_an_address_is_no_file(address):
     with pytest.raises(VideoError, match=f"^{address}: an address; download the file .*`tubelet predict`"):
         Video(address)
+    with pytest.raises(VideoError, match=f"^{address.replace('://', '://me@')}: an address"):
+        Video(address.replace("://", "://me:secret@"))
 
 
 def write_audio(path: Path) -> None:

@@ -17,7 +17,8 @@ from typing import NamedTuple, Self, TypeGuard
 import torch
 from torch import Tensor
 
-from .container import Live, VideoError, cameras, live
+from ..spec import whole_numbers
+from .container import Live, VideoError, cameras, live, without_password
 from .transforms import Size
 from .transforms import resize as resized
 
@@ -80,12 +81,13 @@ class Camera:
     ) -> None:
         self._feed: _Feed | None = None
         is_played = not is_live(source) and Path(str(source)).is_file()
-        if not (is_live(source) or is_played):
+        if isinstance(source, bool) or not (is_live(source) or is_played):
             raise ValueError(f"{source}: no camera or stream; give 0, /dev/video0, or an address such as rtsp://...")
         for what, value in {"fps": fps, "buffer": buffer, "timeout_s": timeout_s}.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{what} {value}; it must be above 0")
-        self.name = re.sub(r"(://[^/@:]*):[^/]*@", r"\1@", str(source))
+        whole_numbers(buffer=buffer)
+        self.name = without_password(str(source))
         if self.name.isdecimal():
             self.name = f"camera {source}"
         address = (str(source), None, {}) if is_played else _address(str(source))

@@ -6,6 +6,7 @@ converts only the wanted frames, and checks that each of them arrived under its 
 """
 
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
@@ -45,7 +46,18 @@ from .packets import (
 if TYPE_CHECKING:
     import av
 
-__all__ = ["File", "Live", "VideoError", "cameras", "codec_of", "decode_pictures", "decode_webp", "encode", "live"]
+__all__ = [
+    "File",
+    "Live",
+    "VideoError",
+    "cameras",
+    "codec_of",
+    "decode_pictures",
+    "decode_webp",
+    "encode",
+    "live",
+    "without_password",
+]
 
 # Codecs whose non-reference frames can be left undecoded without changing a bit of the other frames.
 # Elsewhere it saves nothing (VP9, all-intra), loses frames (AV1), or others come under their names (MPEG-4, where
@@ -851,6 +863,11 @@ def decode_webp(data: bytes) -> np.ndarray:
 Live = Generator[tuple[float, Callable[[], np.ndarray]]]
 
 
+def without_password(address: str) -> str:
+    """An address as errors may show it."""
+    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1@", address)
+
+
 def live(name: str, address: str, form: str | None, options: dict[str, str], timeout_s: float) -> Live:
     """Frames of a camera or a stream as they come, until it ends.
 
@@ -871,6 +888,7 @@ def live(name: str, address: str, form: str | None, options: dict[str, str], tim
     av = _av()
     to_rgb = av.video.reformatter.VideoReformatter()
     has_begun = False
+    began = time.monotonic()
     try:
         with av.open(address, format=form, options=options, timeout=timeout_s) as container:
             if container.duration and address.startswith("http"):
@@ -890,9 +908,11 @@ def live(name: str, address: str, form: str | None, options: dict[str, str], tim
                     has_begun = True
                     stamp_s = frame.time if is_stamped else None
                     yield time.monotonic() if stamp_s is None else stamp_s, partial(_upright, frame, to_rgb)
-    except av.error.ExitError:
-        raise VideoError(f"{name}: no data for {timeout_s:g} s") from None
     except av.error.FFmpegError as error:
+        # Told to wait no longer, rtsp answers that the data are not valid.
+        has_waited = not has_begun and time.monotonic() - began >= timeout_s
+        if has_waited or isinstance(error, av.error.ExitError):
+            raise VideoError(f"{name}: no data for {timeout_s:g} s") from None
         what = "the stream broke off" if has_begun else "cannot be opened"
         raise VideoError(f"{name}: {what} ({error.strerror})") from None
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..machine import aside
-from .container import File, VideoError, encode
+from .container import File, VideoError, encode, without_password
 from .pictures import Array, Folder, is_animated, open_array
 from .transforms import check_crop, resize_shape
 from .webp import Webp
@@ -280,8 +280,8 @@ def _source(source: str | bytes | os.PathLike | np.ndarray | Tensor | Source, fp
         raise VideoError(f"{told}: no path has a null byte; give another, or write the bytes of a video to a file")
     if _ADDRESS.match(source):
         raise VideoError(
-            f"{source}: an address; download the file and give its path, or, if it is live, give the address to "
-            "`tubelet predict` or `tubelet.data.camera.Camera`"
+            f"{without_password(source)}: an address; download the file and give its path, or, if it is live, give the "
+            "address to `tubelet predict` or `tubelet.data.camera.Camera`"
         )
     path = Path(source)
     if path.suffix.lower() == ".npy":
