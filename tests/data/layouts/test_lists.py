@@ -183,6 +183,63 @@ def test_parts_as_spans_of_one_video(tmp_path, touch, write):
     assert data.splits["val"] == [Sample(tmp_path / "2.mp4", (Span(4, 5, 1),), unit="s")]
 
 
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("start_frame", "stop_frame"), ("Start Frame", "End Frame"), ("startFrame", "endFrame"),
+        ("start-frame", "end-frame"), ("startframe", "endframe"), ("frame_start", "frame_end"),
+        ("begin_frame", "end_frame"), ("first_frame", "last_frame"), ("onset_frame", "offset_frame"),
+        ("start_time", "stop_time"), ("t_start", "t_end"), ("start (s)", "end (s)"), ("startSec", "stopTimestamp"),
+    ],
+)  # fmt: skip
+def test_names_of_starts_and_ends(touch, write, start, end):
+    touch("1.mp4", "2.mp4")
+    rows = ["1.mp4,5,15,a", "2.mp4,0,9,b"]
+    (sample, _) = open_data(write("val.csv", f"video_id,{start},{end},label", *rows)).splits["val"]
+    is_frame = "frame" in start.lower()
+    assert (sample.start, sample.end, sample.unit) == (5, 15, "frames" if is_frame else "s")
+
+
+def test_of_frames_and_timestamps_frames_are_read(touch, write, caplog):
+    """As EPIC-KITCHENS has them."""
+    touch("1.mp4", "2.mp4")
+    header = "video_id,start_timestamp,stop_timestamp,start_frame,stop_frame,label"
+    rows = [f"{i}.mp4,00:00:01.089,00:00:02.290,65,137,{'ab'[i % 2]}" for i in (1, 2)]
+    data = open_data(write("val.csv", header, *rows))
+    assert [(each.start, each.end, each.unit) for each in data.splits["val"]] == [(65, 137, "frames")] * 2
+    assert "columns of frames and of seconds" in caplog.text and "frames are read" in caplog.text
+    rows = ["1.mp4,00:00:01.089,01:01:02.290,a", "2.mp4,0.5,,b"]
+    data = open_data(write("val.csv", "video_id,start_timestamp,stop_timestamp,label", *rows))
+    assert [(each.start, each.end) for each in data.splits["val"]] == [(1.089, 3662.29), (0.5, None)]
+
+
+def test_other_columns_beside_a_start_and_an_end_are_ignored(touch, write, caplog):
+    touch("1.mp4", "2.mp4")
+    header = "path,start_s,end_s,label,frame_start,frame_end,stop_time,clip_start,onset,duration"
+    data = open_data(write("val.csv", header, "1.mp4,1,2,a,30,60,9,,,12", "2.mp4,1,2,b,30,60,9,,,12"))
+    assert [(each.start, each.end, each.unit) for each in data.splits["val"]] == [(1, 2, "s")] * 2
+    header = "path,end_s,label,first_name,caption"
+    data = open_data(write("val.csv", header, "1.mp4,2,a,x,y", "2.mp4,2,b,x,y"))
+    assert [(each.start, each.end) for each in data.splits["val"]] == [(0, 2)] * 2
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("columns", "odd"),
+    [
+        ("begin,stop", "begin"), ("onset,offset", "onset"), ("start_ms,end_ms", "start_ms"), ("from,to", "from"),
+        ("clip_start,clip_end", "clip_start"), ("start_idx,end_idx", "start_idx"), ("start_s,endms", "endms"),
+        ("start_frame,clip_end", "clip_end"), ("startMs,endMs", "startMs"), ("f_init,f_end", "f_end"),
+        ("start_frame,clip_offset", "clip_offset"), ("start_frame,duration", "start_frame"),
+        ("start_s,duration_s", "start_s"), ("num_frames,start_frame", "start_frame"), ("stop_frame,x", "stop_frame"),
+    ],
+)  # fmt: skip
+def test_a_start_or_an_end_that_is_not_known_is_refused(touch, write, refused, columns, odd):
+    touch("1.mp4", "2.mp4")
+    told = refused(write("list.csv", f"path,label,{columns}", "1.mp4,a,1,2", "2.mp4,b,1,2"))
+    assert re.search(rf"list\.csv: column {odd} (may be a start or an end of samples|without the other end); ", told)
+
+
 def test_boxes_of_ones_own(tmp_path, touch, write):
     touch("1.mp4", "2.mp4")
     data = open_data(

@@ -9,7 +9,7 @@ import csv
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import isnan
 from pathlib import Path, PurePosixPath
@@ -20,17 +20,20 @@ from ..sample import Task, Unit
 from .rows import Found, Layout, Row, actors, box, split_of
 from .text import (
     COLUMNS,
+    EXTENTS,
     HEAD,
     LISTS,
-    OTHER_PATHS,
     SPLITS,
     SUFFIXES,
     Part,
     cells_of,
     column,
     has_video_suffix,
+    is_sure,
     kin,
     lines_in,
+    may_be_end,
+    may_be_length,
     names_of,
     read_lines,
 )
@@ -44,6 +47,7 @@ _NUMBERED = re.compile(rf"(?P<path>.*?)(?P<numbers>(?:\s+{_NUMBERS})+|(?:,\d+)+|
 _SEVERAL = re.compile(r"(?<=[\s,;|])\d+[\s,;|]+\d+\s*\Z")  # quick to search for
 _VIDEO = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(SUFFIXES)))})\b", re.IGNORECASE)
 BOX = ("x1", "y1", "x2", "y2")
+_CLOCK = re.compile(r"(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)", re.ASCII)
 _MANY = re.compile(r"\s*[,;|]\s*")
 
 
@@ -305,13 +309,16 @@ def _are_several(labels: Sequence[str]) -> bool:
 def _places(file: Path, header: Sequence[str]) -> dict[str, int]:
     """Column of each thing that a header names."""
     places: dict[str, int] = {}
+    sure = {column(cell) for cell in header if is_sure(cell)}
+    if any(pair <= sure for pair in EXTENTS.values()):
+        sure.update(*EXTENTS.values())
     for place, cell in enumerate(header):
         name = column(cell)
         if cell.strip().lower() in ("start", "end"):
             raise ValueError(
                 f"{file}: column {cell.strip()} of frames or seconds? name it {cell.strip()}_frame or {cell.strip()}_s"
             )
-        if name == "path" and cell.strip().lower() in OTHER_PATHS and _has_sure_path(header):
+        if name in sure and not is_sure(cell):
             continue
         if name in places:
             raise ValueError(f"{file}: columns {header[places[name]]} and {cell} are both the {name}; rename one")
@@ -319,13 +326,35 @@ def _places(file: Path, header: Sequence[str]) -> dict[str, int]:
             places[name] = place
     if "label" in places and "labels" in places:
         raise ValueError(f"{file}: columns {header[places['label']]} and {header[places['labels']]}; rename one")
-    if {"start_frame", "end_frame"} & places.keys() and {"start_s", "end_s"} & places.keys():
+    frames, seconds = (places.keys() & pair for pair in EXTENTS.values())
+    if len(frames) == len(seconds) == 2:
+        log.warning("%s: columns of frames and of seconds (%s); frames are read", file, ", ".join(header))
+        return {name: place for name, place in places.items() if name not in seconds}
+    if frames and seconds:
         raise ValueError(f"{file}: columns of frames and of seconds ({', '.join(header)}); keep the one or the other")
+    if len(frames | seconds) < 2:
+        _check_extent(file, header, places)
     return places
 
 
-def _has_sure_path(header: Sequence[str]) -> bool:
-    return any(column(cell) == "path" and cell.strip().lower() not in OTHER_PATHS for cell in header)
+def _check_extent(file: Path, header: Sequence[str], places: Mapping[str, int]) -> None:
+    """Raise ValueError where a table without both ends of its samples has a column that may be one."""
+    pair = next((pair for pair in EXTENTS.values() if pair & places.keys()), frozenset())
+    known = [header[places[name]] for name in pair & places.keys()]
+    for cell in header:
+        if may_be_end(cell) and not column(cell):
+            raise ValueError(
+                f"{file}: column {cell.strip()} may be a start or an end of samples; name it start_frame, end_frame, "
+                "start_s or end_s (begin, first, onset; stop, last, offset; frames, sec, time, timestamp are known "
+                "too), or something else if it is neither"
+            )
+        is_length = may_be_length(cell) and not column(cell)
+        if known and (is_length or (cell in known and not is_sure(cell))):
+            (other,) = pair - places.keys()
+            raise ValueError(
+                f"{file}: column {known[0].strip()} without the other end; write a column {other}"
+                + (f" in place of {cell.strip()}" if is_length else ", empty where none is meant")
+            )
 
 
 def _spans(file: Path, rows: Sequence[Row]) -> list[Row]:
@@ -404,7 +433,7 @@ def _actor(values: dict[str, str], part: Part, line: int) -> Row:
 def _extent(values: dict[str, str]) -> tuple[float, float | None, Unit]:
     start_s, end_s = values.get("start_s"), values.get("end_s")
     if start_s or end_s:
-        first, last = _number(start_s or "0"), _number(end_s) if end_s else None
+        first, last = _seconds(start_s or "0"), _seconds(end_s) if end_s else None
         if not first >= 0 or (last is not None and not last > first):
             raise ValueError(f"seconds [{start_s or 0}, {end_s}) are none")
         return first, last, "s"
@@ -420,6 +449,13 @@ def _number(told: str) -> float:
         return float(told)
     except ValueError:
         raise ValueError(f"{told!r} is no number; write one, seconds as 61.5") from None
+
+
+def _seconds(told: str) -> float:
+    """Seconds, also of a timestamp: 00:01:01.5 as 61.5."""
+    if clock := _CLOCK.fullmatch(told):
+        return 3600 * int(clock[1]) + 60 * int(clock[2]) + float(clock[3])
+    return _number(told)
 
 
 def _frame(told: str) -> int:

@@ -22,6 +22,10 @@ SPLITS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 OTHER_PATHS = ("file_path", "filepath", "clip_path", "video_name")  # columns of paths where no other is one
+# Words of a start and an end and of their units: one of each, in either order, name a column too.
+_ENDS = {"start": ("start", "begin", "first", "onset"), "end": ("end", "stop", "last", "offset")}
+_UNITS = {"frame": ("frame", "frames"), "s": ("s", "sec", "secs", "second", "seconds", "t", "time", "timestamp")}
+EXTENTS = {unit: frozenset({f"start_{unit}", f"end_{unit}"}) for unit in _UNITS}
 COLUMNS = {
     "path": ("path", "file", "filename", "video", "video_path", "clip", "video_id", "frame_dir", *OTHER_PATHS),
     "label": ("label", "class", "target", "word", "class_name", "label_name"),
@@ -42,6 +46,20 @@ _SPLIT = re.compile(
     rf"(?<![A-Za-z])({'|'.join(SPLITS)})(?=(?:list|split|set|file)?(?![A-Za-z]))", re.IGNORECASE
 )  # a word, or the beginning of one such as `trainlist`
 _COLUMN = {alias: name for name, aliases in COLUMNS.items() for alias in aliases}
+_OTHER_COLUMN = {
+    spelled: f"{end}_{unit}"
+    for end, words in _ENDS.items()
+    for unit, names in _UNITS.items()
+    for word in words
+    for name in names
+    for spelled in (f"{word}_{name}", f"{name}_{word}", *([f"{word}{name}"] if len(name) > 1 else ()))
+}
+_UNIT = rf"(?:{'|'.join(name for names in _UNITS.values() for name in names)}|ms|idx|index|f)"
+_MAY_BE_END = re.compile(
+    rf"(?:.*_)?(?:start.*|(?:begin|stop|end|onset|offset){_UNIT}?(?:_.*)?)"
+    rf"|(?:{_UNIT}_)?(?:from|to|first|last)(?:_{_UNIT})?"
+)
+_LENGTHS = frozenset({"duration", "length", "len", "frames"})
 
 
 class Part(NamedTuple):
@@ -100,8 +118,31 @@ def head(file: Path) -> str:
 
 
 def column(cell: str) -> str | None:
-    """The column of `COLUMNS` that a cell of a header names."""
-    return _COLUMN.get(cell.strip().lower())
+    """The column of `COLUMNS` that a cell of a header names; "Start Frame", start-frame and startFrame are one."""
+    spelled = _spelled(cell)
+    return _COLUMN.get(cell.strip().lower()) or _COLUMN.get(spelled) or _OTHER_COLUMN.get(spelled)
+
+
+def is_sure(cell: str) -> bool:
+    """Whether a cell of a header names its column as `COLUMNS` does; other cells count where none does."""
+    name = cell.strip().lower()
+    return name in _COLUMN and name not in OTHER_PATHS
+
+
+def may_be_end(cell: str) -> bool:
+    """Whether a cell of a header looks like a start or an end of samples."""
+    return bool(_MAY_BE_END.fullmatch(_spelled(cell)))
+
+
+def may_be_length(cell: str) -> bool:
+    """Whether a cell of a header looks like a length of samples or of videos."""
+    return not _LENGTHS.isdisjoint(_spelled(cell).split("_"))
+
+
+def _spelled(cell: str) -> str:
+    """A cell of a header in lower case, with underscores between its words."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cell)
+    return re.sub(r"[\s_()\[\]-]+", "_", words).strip("_").lower()
 
 
 def has_video_suffix(name: str) -> bool:
