@@ -303,6 +303,34 @@ def test_several_labels(touch, write, named, layout):
     assert named(data, "val") == [("2.mp4", ("5",))]
 
 
+LISTED = {
+    "Python": ("labels", """"['run', 'high jump']",train""", '"[]",train', """"['high jump']",val"""),
+    "json": ("labels", """"[""run"", ""high jump""]",train""", "[],train", '"[""high jump""]",val'),
+    "numpy": ("labels", "['run' 'high jump'],train", "[],train", "['high jump'],val"),
+    "sets": ("labels", """"{'run', 'high jump'}",train""", "set(),train", "{'high jump'},val"),
+    "a column called label": ("label", """"['run', 'high jump']",train""", '"[]",train', """"['high jump']",val"""),
+    "without quotes": ("labels", '"[run, high jump]",train', '"[ ]",train', "[high jump],val"),
+}
+
+
+@pytest.mark.parametrize("form", LISTED)
+def test_labels_as_lists_of_python_or_json(touch, write, named, form):
+    touch("1.mp4", "2.mp4")
+    column, *cells = LISTED[form]
+    rows = [f"{name},{cell}" for name, cell in zip(("1.mp4", "2.mp4", "2.mp4"), cells, strict=True)]
+    data = open_data(write("list.csv", f"path,{column},split", *rows))
+    assert named(data, "train") == [("1.mp4", ("high jump", "run")), ("2.mp4", ())]
+    assert named(data, "val") == [("2.mp4", ("high jump",))]
+
+
+@pytest.mark.parametrize("header", [[], ["path,labels"], ["path,label"]])
+@pytest.mark.parametrize("cells", [("[0, 3]", "[3]"), ("[3 0]", "[3]")])
+def test_numbers_as_lists(touch, write, named, header, cells):
+    touch("1.mp4", "2.mp4")
+    data = open_data(write("val.csv", *header, *(f'{i}.mp4,"{cell}"' for i, cell in enumerate(cells, start=1))))
+    assert named(data, "val") == [("1.mp4", ("0", "3")), ("2.mp4", ("3",))]
+
+
 def test_a_video_may_show_no_class_of_several(touch, write, named):
     touch("1.mp4", "2.mp4")
     data = open_data(write("list.csv", "path,labels,split", "1.mp4,jump;run,train", "2.mp4,,train", "2.mp4,run,val"))
@@ -469,6 +497,8 @@ ERRORS = {
     "a moment before the video": (("path,time_s,x1,y1,x2,y2,label", "1.mp4,-1,0,0,1,1,a"), r"row 2 .*moment -1 is"),
     "frame folders among videos": (("a 3 0", "1.mp4 1"), r"row 2 \(1\.mp4 1\): other rows are `frame_dir total_frames"),
     "a comma without quotes": (("path,label", "1.mp4,a,", "2.mp4,to b, then c"), r"row 3 .*more cells .* in quotes"),
+    "a list that is none": (("path,labels", """1.mp4,"['a', None]\""""), r"row 2 .*\): no list of names or of numbers"),
+    "a mark for each class": (("path,labels", '1.mp4,"[0, 1, 1]"'), r"row 2 .*: labels 0, 1, 1 mark each class"),
     "a start, or a label": (("1.mp4 0 30 5", "2.mp4 3 33 5"), r"three numbers in every row, `path start end label` or"),
     "Moments in Time": (
         ("run/1.mp4,run,7,4", "jump/2.mp4,jump,3,0"),

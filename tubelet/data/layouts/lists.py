@@ -5,7 +5,9 @@ PySlowFast, PyTorchVideo and MMAction2 write `path label`; MMAction2 and TSM `fr
 
 from __future__ import annotations
 
+import ast
 import csv
+import json
 import logging
 import re
 from collections import defaultdict
@@ -49,6 +51,9 @@ _VIDEO = re.compile(rf"(?:{'|'.join(map(re.escape, sorted(SUFFIXES)))})\b", re.I
 BOX = ("x1", "y1", "x2", "y2")
 _CLOCK = re.compile(r"(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)", re.ASCII)
 _MANY = re.compile(r"\s*[,;|]\s*")
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+# as Python, json and numpy write it: ['run', 'jump'], ["run", "jump"], ['run' 'jump'], [0 3]
+_LISTED = re.compile(rf"[\[({{](?:[\s,]|{_QUOTED.pattern})*[\])}}]|\[[\s,\d]*\]|set\(\)", re.DOTALL)
 
 
 class NoLabelsError(ValueError):
@@ -113,6 +118,7 @@ def read_lists(parts: Sequence[Part], task: Task | None) -> Found:
         )
     (one,) = kinds
     if one == "multilabel":
+        _check_marks(rows)
         rows = _united(rows)
     return Found(f"list ({names_of(parts)})", parts[0].file.parent, rows, one)
 
@@ -140,6 +146,16 @@ def _labelled(part: Part, task: Task | None, *, is_spare: bool) -> tuple[list[Ro
         number = counted(len(found) - len(rows), "row")
         log.warning("%s: %s of test without a label; left out", part.file, number)
     return rows, kind
+
+
+def _check_marks(rows: Sequence[Row]) -> None:
+    """Raise ValueError where labels are a 0 or 1 for each class, and not the classes."""
+    twice = next((row for row in rows if len(set(row.label)) < len(row.label)), None)
+    if twice and {"0", "1"}.issuperset(name for row in rows for name in row.label):
+        raise ValueError(
+            f"{twice.file}, row {twice.line} ({twice.video}): labels {', '.join(twice.label)} mark each class with 0 "
+            "or 1; write the names or numbers of those that are seen"
+        )
 
 
 def _united(rows: Iterable[Row]) -> list[Row]:
@@ -295,15 +311,32 @@ def _table(
     if kind == "detect":
         return actors(rows), kind
     if kind == "classify" and _are_several([row.label for row in rows if row.label]):
-        return [row._replace(label=tuple(row.label.split(",")) if row.label else ()) for row in rows], "multilabel"
+        return [row._replace(label=_names(row.label or "")) for row in rows], "multilabel"
     if task == "frames" and kind == "classify":
         return _spans(part.file, rows), task
     return rows, kind
 
 
 def _are_several(labels: Sequence[str]) -> bool:
-    """Whether these are numbers, of which some videos have several: `"1,5"` in the quotes of a csv."""
-    return any("," in label for label in labels) and all(re.fullmatch(_NUMBERS, label) for label in labels)
+    """Whether these are numbers, of which some videos have several, `"1,5"` in the quotes of a csv, or are lists."""
+    if any("," in label for label in labels) and all(re.fullmatch(_NUMBERS, label) for label in labels):
+        return True
+    return bool(labels) and all(map(_LISTED.fullmatch, labels))
+
+
+def _names(told: str) -> tuple[str, ...]:
+    """The labels of a cell that may hold several."""
+    if _LISTED.fullmatch(told):
+        try:
+            return tuple(map(str, json.loads(told)))
+        except ValueError:  # of Python or numpy
+            quoted = _QUOTED.findall(told)
+            return tuple(map(ast.literal_eval, quoted)) if quoted else tuple(re.findall(r"\d+", told))
+    if told.startswith("[") and told.endswith("]"):
+        if set(told) & set("'\""):
+            raise ValueError("no list of names or of numbers; write these between semicolons")
+        told = told[1:-1].strip()
+    return tuple(filter(None, _MANY.split(told)))
 
 
 def _places(file: Path, header: Sequence[str]) -> dict[str, int]:
@@ -416,7 +449,7 @@ def _span(values: dict[str, str], part: Part, line: int) -> Row:
 
 
 def _several(values: dict[str, str], part: Part, line: int) -> Row:
-    return _row(values, tuple(filter(None, _MANY.split(values.get("labels", "")))), part, line)
+    return _row(values, _names(values.get("labels", "")), part, line)
 
 
 def _actor(values: dict[str, str], part: Part, line: int) -> Row:
