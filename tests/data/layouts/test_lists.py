@@ -138,6 +138,32 @@ def test_frames_split_and_group_of_a_list(tmp_path, touch, write):
     assert data.splits["val"][0].name == f"{two}[0:12]"
 
 
+@pytest.mark.parametrize(
+    "header",
+    ["participant_id", "participant", "subject_id", "person_id", "Patient ID", "subjectId", "subject_id,patient"],
+)
+def test_other_names_of_the_column_of_groups(touch, write, header):
+    touch("1.mp4", "2.mp4")
+    rows = [f"{i}.mp4,{'ab'[i % 2]},{','.join(f'{name}{i}' for name in header.split(','))}" for i in (1, 2)]
+    data = open_data(write("val.csv", f"path,label,{header}", *rows))
+    assert [sample.group for sample in data.splits["val"]] == [f"{header.split(',')[-1]}{i}" for i in (1, 2)]
+
+
+def test_a_person_of_a_box_is_no_group(touch, write):
+    touch("1.mp4", "2.mp4")
+    header = "path,time_s,x1,y1,x2,y2,label,person_id"
+    data = open_data(write("val.csv", header, "1.mp4,1,0,0,1,1,sit,0", "2.mp4,1,0,0,1,1,talk,0"))
+    assert [sample.group for sample in data.splits["val"]] == ["", ""]
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"SEP=;"'])
+def test_the_line_of_excel_that_names_the_separator(touch, write, named, first):
+    touch("1.mp4", "2.mp4")
+    file = write("list.csv", first, "path;label;split", "1.mp4;x;val", "2.mp4;y;val", end="\r\n")
+    for path in (file, file.parent):
+        assert named(open_data(path), "val") == [("1.mp4", "x"), ("2.mp4", "y")]
+
+
 @pytest.mark.parametrize("name", ["training_data.csv", "test.csv", "all.csv"])
 def test_a_column_split_goes_before_the_name_of_the_list(touch, write, named, name, caplog):
     touch("1.mp4", "2.mp4", "3.mp4", "4.mp4")

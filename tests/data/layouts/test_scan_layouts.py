@@ -152,6 +152,12 @@ def test_tables_of_masks(touch, save, write):
         open_data(file, task="classify")
 
 
+def test_other_names_of_groups_in_tables(touch, write):
+    touch("0.mha", "1.mha")
+    data = open_data(write("cases.csv", "image,class,split,patient_id", "0.mha,a,val,p0", "1.mha,b,val,p1"))
+    assert [sample.group for sample in data.splits["val"]] == ["p0", "p1"]
+
+
 def test_scans_of_one_fold_are_there_to_validate(touch, save, write):
     touch("0.mha", "1.mha")
     save("m.npy", 0, 1)

@@ -38,6 +38,7 @@ from .text import (
     may_be_length,
     names_of,
     read_lines,
+    spelled,
 )
 
 log = logging.getLogger("tubelet")
@@ -296,6 +297,8 @@ def _table(
         if absent := sorted(needed - places.keys()):
             raise ValueError(f"{part.file}: boxes need x1, y1, x2, y2 and time_s or frame; add {', '.join(absent)}")
         kind, read = "detect", _actor
+        if "group" in places and spelled(header[places["group"]]) == "person_id":  # it numbers boxes
+            del places["group"]
     elif task == "frames":
         read = _span
     rows = []

@@ -37,7 +37,7 @@ from .lists import SEPARATORS
 from .opposites import mirrors
 from .rows import Found, Row, split_of
 from .splits import set_aside
-from .text import LISTS, SPLITS, head, lines_in, read_json, read_text
+from .text import LISTS, OTHER_GROUPS, SPLITS, head, lines_in, read_json, read_text
 
 log = logging.getLogger("tubelet")
 
@@ -50,7 +50,7 @@ COLUMNS = {
     "label": ("label", "labels", "mask", "masks", "segmentation", "class", "target"),
     "split": ("split", "subset", "set", "part"),
     "fold": ("fold",),
-    "group": ("group", "patient", "subject", "person", "source"),
+    "group": ("group", "patient", "subject", "person", "source", *OTHER_GROUPS),
 }
 LABELS_VERSION = "labels 1"  # of what is remembered of a mask
 OF_VIDEOS = ("path", "file", "filename")  # columns that lists of videos have as well, which may be arrays

@@ -21,7 +21,9 @@ SPLITS = {
     "val": "val", "valid": "val", "validation": "val", "validate": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-OTHER_PATHS = ("file_path", "filepath", "clip_path", "video_name")  # columns of paths where no other is one
+# columns of paths and of groups where no other is one
+OTHER_PATHS = ("file_path", "filepath", "clip_path", "video_name")
+OTHER_GROUPS = ("participant", "participant_id", "subject_id", "person_id", "patient_id")
 # Words of a start and an end and of their units: one of each, in either order, name a column too.
 _ENDS = {"start": ("start", "begin", "first", "onset"), "end": ("end", "stop", "last", "offset")}
 _UNITS = {"frame": ("frame", "frames"), "s": ("s", "sec", "secs", "second", "seconds", "t", "time", "timestamp")}
@@ -35,13 +37,14 @@ COLUMNS = {
     "start_s": ("start_s", "start_time", "time_start", "start_sec", "start_seconds"),
     "end_s": ("end_s", "end_time", "time_end", "end_sec", "end_seconds"),
     "split": ("split", "subset", "set", "part"),
-    "group": ("group", "source", "person", "patient", "subject"),
+    "group": ("group", "source", "person", "patient", "subject", *OTHER_GROUPS),
     "frame": ("frame",),
     "fps": ("fps",),
     "time_s": ("time_s", "timestamp"),
     "x1": ("x1",), "y1": ("y1",), "x2": ("x2",), "y2": ("y2",),
 }  # fmt: skip
 HEAD = 4096  # bytes that tell a layout
+_EXCEL = re.compile(r'\A"?sep=."?[\r\n]+', re.IGNORECASE)  # a first line that tells Excel the separator
 _SPLIT = re.compile(
     rf"(?<![A-Za-z])({'|'.join(SPLITS)})(?=(?:list|split|set|file)?(?![A-Za-z]))", re.IGNORECASE
 )  # a word, or the beginning of one such as `trainlist`
@@ -70,13 +73,13 @@ class Part(NamedTuple):
 
 
 def read_text(file: Path) -> str:
-    """All of a file.
+    """All of a file, without a first line `sep=;`.
 
     Raises:
         ValueError: it is no UTF-8.
     """
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return _EXCEL.sub("", file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
 
@@ -114,32 +117,32 @@ def read_json(file: Path) -> Any:
 def head(file: Path) -> str:
     """The beginning of a file, by which its layout is recognised."""
     with file.open("rb") as stream:
-        return stream.read(HEAD).decode("utf-8-sig", errors="replace")
+        return _EXCEL.sub("", stream.read(HEAD).decode("utf-8-sig", errors="replace"))
 
 
 def column(cell: str) -> str | None:
     """The column of `COLUMNS` that a cell of a header names; "Start Frame", start-frame and startFrame are one."""
-    spelled = _spelled(cell)
-    return _COLUMN.get(cell.strip().lower()) or _COLUMN.get(spelled) or _OTHER_COLUMN.get(spelled)
+    name = spelled(cell)
+    return _COLUMN.get(cell.strip().lower()) or _COLUMN.get(name) or _OTHER_COLUMN.get(name)
 
 
 def is_sure(cell: str) -> bool:
     """Whether a cell of a header names its column as `COLUMNS` does; other cells count where none does."""
     name = cell.strip().lower()
-    return name in _COLUMN and name not in OTHER_PATHS
+    return name in _COLUMN and name not in OTHER_PATHS + OTHER_GROUPS
 
 
 def may_be_end(cell: str) -> bool:
     """Whether a cell of a header looks like a start or an end of samples."""
-    return bool(_MAY_BE_END.fullmatch(_spelled(cell)))
+    return bool(_MAY_BE_END.fullmatch(spelled(cell)))
 
 
 def may_be_length(cell: str) -> bool:
     """Whether a cell of a header looks like a length of samples or of videos."""
-    return not _LENGTHS.isdisjoint(_spelled(cell).split("_"))
+    return not _LENGTHS.isdisjoint(spelled(cell).split("_"))
 
 
-def _spelled(cell: str) -> str:
+def spelled(cell: str) -> str:
     """A cell of a header in lower case, with underscores between its words."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cell)
     return re.sub(r"[\s_()\[\]-]+", "_", words).strip("_").lower()
