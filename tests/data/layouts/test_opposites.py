@@ -140,6 +140,10 @@ def test_no_opposites_in_time(pair):
     "pair",
     [
         ["palm up", "palm down"],
+        ["hands up", "hands down"],
+        ["Head Up", "Head Down"],
+        ["lying belly up", "lying belly down"],
+        ["goal_left", "goal_right"],
         ["lying face up", "lying face down"],
         ["punch_left", "punch_right"],
         ["upper left", "upper right"],
