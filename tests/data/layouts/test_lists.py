@@ -156,6 +156,31 @@ def test_a_person_of_a_box_is_no_group(touch, write):
     assert [sample.group for sample in data.splits["val"]] == ["", ""]
 
 
+def test_a_column_of_folds(touch, write, named, refused):
+    touch(*(f"{i}.mp4" for i in range(6)))
+    rows = [f"{i}.mp4,{'ab'[i % 2]},{i // 2 + 1}" for i in range(6)]
+    file = write("list.csv", "path,label,fold", *rows)
+    assert open_data(file).layout == "list (list.csv), fold 1"
+    assert named(open_data(file), "val") == [("0.mp4", "a"), ("1.mp4", "b")]
+    data = open_data(file, fold=3)
+    assert named(data, "val") == [("4.mp4", "a"), ("5.mp4", "b")] and len(data.splits["train"]) == 4
+    with pytest.raises(ValueError, match=r"list\.csv: fold 4; there is 1, 2, 3"):
+        open_data(file, fold=4)
+    assert "row 8: no fold, others have one" in refused(write("list.csv", "path,label,fold", *rows, "1.mp4,b,"))
+    assert "fold 'first' is no whole number" in refused(write("list.csv", "path,label,fold", "1.mp4,b,first"))
+
+
+def test_parts_go_before_folds(touch, write, named):
+    touch(*(f"{i}.mp4" for i in range(6)))
+    rows = [f"{i}.mp4,{'ab'[i % 2]},{i // 2},{split}" for i, split in enumerate(["train"] * 4 + ["val"] * 2)]
+    file = write("list.csv", "path,label,fold,split", *rows)
+    assert named(open_data(file), "val") == [("4.mp4", "a"), ("5.mp4", "b")]
+    with pytest.raises(ValueError, match="no list without a part val whose column fold has several"):
+        open_data(file, fold=1)
+    data = open_data(write("list.csv", "path,label,fold,split", *(row.replace("val", "test") for row in rows)))
+    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [2, 2, 2]
+
+
 @pytest.mark.parametrize("first", ["sep=;", '"SEP=;"'])
 def test_the_line_of_excel_that_names_the_separator(touch, write, named, first):
     touch("1.mp4", "2.mp4")

@@ -34,8 +34,8 @@ def open_data(
         task: what to read where there is a choice: Charades as multilabel or frames; ActivityNet, and lists with the
             start and end of each row, as frames or classify. None takes the first of these, of lists classify. Scans
             with masks are read as segment, scans of classes as classify.
-        fold: which official fold of UCF101, HMDB51, Breakfast, 50Salads or GTEA; None takes the first. Of scans, which
-            fold validates; None takes the last.
+        fold: which official fold of UCF101, HMDB51, Breakfast, 50Salads or GTEA, or which of a list's column `fold`
+            validates; None takes the first. Of scans, which fold validates; None takes the last.
         skip_missing: leave out videos of your own lists that are not there, as those of published data sets are;
             `VideoData.missing` counts them.
 

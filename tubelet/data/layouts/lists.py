@@ -19,7 +19,7 @@ from typing import Any
 
 from ...terminal import counted
 from ..sample import Task, Unit
-from .rows import Found, Layout, Row, actors, box, split_of
+from .rows import Found, Layout, Row, actors, box, fold_of, split_of
 from .text import (
     COLUMNS,
     EXTENTS,
@@ -418,7 +418,8 @@ def _row(values: dict[str, str], label: Any, part: Part, line: int) -> Row:
         return Row(path, label, part.split, file=part.file, line=line)
     start, end, unit = _extent(values)
     split = _split(values, part)
-    return Row(path, label, split, start, end, unit, None, values.get("group", ""), _fps(values), part.file, line)
+    group, fold = values.get("group", ""), fold_of(values.get("fold", ""))
+    return Row(path, label, split, start, end, unit, None, group, _fps(values), part.file, line, fold=fold)
 
 
 def _split(values: dict[str, str], part: Part) -> str | None:

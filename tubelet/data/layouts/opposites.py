@@ -65,7 +65,8 @@ _STAYING = frozenset({
 # Behind these a direction is that of a pose, a limb or a place.
 _HELD = frozenset({
     "palm", "palms", "face", "faces", "head", "heads", "chin", "belly", "hand", "hands", "arm", "arms", "leg", "legs",
-    "foot", "feet", "goal", "goals", "punch", "punching", "kick", "kicking", "standing", "lying", "sitting", "upper", "lower",
+    "foot", "feet", "goal", "goals", "punch", "punching", "kick", "kicking", "standing", "lying", "sitting", "upper",
+    "lower",
 })  # fmt: skip
 # A side before one of these words is a way to go; else it is that of a hand or a leg.
 _AFTER_A_WAY = frozenset({

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ...terminal import counted
@@ -32,7 +33,9 @@ def recognise(path: Path, task: Task | None, fold: int | None) -> Found:
     Raises:
         ValueError: it has no known layout, or not this task or fold; or an annotation cannot be read.
     """
-    found = _of_folds(path, fold) or (_of_folder(path, task) if path.is_dir() else _of_file(path, task))
+    found = _of_folds(path, fold)
+    if found is None:
+        found = _parted(path, _of_folder(path, task) if path.is_dir() else _of_file(path, task), fold)
     if task and task != found.task:
         raise ValueError(
             f"{path}: {found.layout} is read as {found.task}, not as {task}; give other data or task {found.task}"
@@ -51,9 +54,28 @@ def _of_folds(path: Path, fold: int | None) -> Found | None:
         for read in FOLDS:
             if found := read(folder, fold or 1):
                 return found
-    if fold is not None:
-        raise ValueError(f"{path}: fold {fold}, but no folds of UCF101, HMDB51, Breakfast, 50Salads or GTEA are there")
     return None
+
+
+def _parted(path: Path, found: Found, fold: int | None) -> Found:
+    """What has a column of folds and no part to validate on, with the part that a fold gives each row."""
+    rows = [row for row in found.rows if row.split != "test"]
+    numbers = sorted({row.fold for row in rows if row.fold is not None})
+    if len(numbers) < 2 or any(row.split == "val" for row in rows):
+        if fold is not None:
+            raise ValueError(
+                f"{path}: fold {fold}, but no folds of UCF101, HMDB51, Breakfast, 50Salads or GTEA are there, and no "
+                "list without a part val whose column fold has several"
+            )
+        return found
+    if bare := [row for row in rows if row.fold is None]:
+        raise ValueError(f"{bare[0].file}, row {bare[0].line}: no fold, others have one; give each row its fold")
+    fold = numbers[0] if fold is None else fold
+    if fold not in numbers:
+        raise ValueError(f"{path}: fold {fold}; there is {', '.join(map(str, numbers))}")
+    parts = {True: "val", False: "train"}
+    given = [row if row.split == "test" else row._replace(split=parts[row.fold == fold]) for row in found.rows]
+    return replace(found, rows=given, layout=f"{found.layout}, fold {fold}")
 
 
 def _of_file(file: Path, task: Task | None) -> Found:

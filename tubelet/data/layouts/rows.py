@@ -31,6 +31,7 @@ class Row(NamedTuple):
         file: the annotation.
         line: of the row there, 0 where it has no lines.
         title: as in `Sample`.
+        fold: in which it validates; None where nothing says so.
     """
 
     video: Path | str | tuple[str, ...]
@@ -45,6 +46,7 @@ class Row(NamedTuple):
     file: Path = Path()
     line: int = 0
     title: str = ""
+    fold: int | None = None
 
     @property
     def where(self) -> str:
@@ -102,6 +104,18 @@ def split_of(told: str) -> str | None:
     if told and told.lower() not in SPLITS:
         raise ValueError(f"split {told!r} is none of {', '.join(SPLITS)}")
     return SPLITS.get(told.lower())
+
+
+def fold_of(told: str) -> int | None:
+    """The fold that a cell says.
+
+    Raises:
+        ValueError: it is no number of one.
+    """
+    number = told.removesuffix(".0")  # where a row has none, pandas writes numbers so
+    if number and not number.isdecimal():
+        raise ValueError(f"fold {number!r} is no whole number from 0")
+    return int(number) if number else None
 
 
 def box(cells: Iterable[str]) -> Box:

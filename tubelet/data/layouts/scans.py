@@ -35,7 +35,7 @@ from .classes import find_classes
 from .collect import collect
 from .lists import SEPARATORS
 from .opposites import mirrors
-from .rows import Found, Row, split_of
+from .rows import Found, Row, fold_of, split_of
 from .splits import set_aside
 from .text import LISTS, OTHER_GROUPS, SPLITS, head, lines_in, read_json, read_text
 
@@ -345,15 +345,12 @@ def _of_row(file: Path, cells: Sequence[str], places: Mapping[str, int], line: i
     values = {name: cells[place].strip() for name, place in places.items() if place < len(cells)}
     if not values.get("image") or not values.get("label"):
         raise ValueError(f"{where} ({','.join(cells)}): no image or no label; complete it or leave it out")
-    fold = values.get("fold", "").removesuffix(".0")  # where a row has none, pandas writes numbers so
-    if fold and not fold.isdecimal():
-        raise ValueError(f"{where}: fold {fold!r} is no whole number from 0")
     try:
-        split = split_of(values.get("split", ""))
+        split, fold = split_of(values.get("split", "")), fold_of(values.get("fold", ""))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     image, label = _placed(file.parent, values["image"]), _label(file.parent, values["label"])
-    return Case((image,), label, split, int(fold) if fold else None, values.get("group", ""), where)
+    return Case((image,), label, split, fold, values.get("group", ""), where)
 
 
 def _of_pairs(root: Path) -> Cases | None:

@@ -37,6 +37,7 @@ COLUMNS = {
     "start_s": ("start_s", "start_time", "time_start", "start_sec", "start_seconds"),
     "end_s": ("end_s", "end_time", "time_end", "end_sec", "end_seconds"),
     "split": ("split", "subset", "set", "part"),
+    "fold": ("fold",),
     "group": ("group", "source", "person", "patient", "subject", *OTHER_GROUPS),
     "frame": ("frame",),
     "fps": ("fps",),
