@@ -5,7 +5,6 @@ PySlowFast, PyTorchVideo and MMAction2 write `path label`; MMAction2 and TSM `fr
 
 from __future__ import annotations
 
-import ast
 import csv
 import json
 import logging
@@ -331,10 +330,10 @@ def _names(told: str) -> tuple[str, ...]:
     """The labels of a cell that may hold several."""
     if _LISTED.fullmatch(told):
         try:
-            return tuple(map(str, json.loads(told)))
+            items = json.loads(told)
         except ValueError:  # of Python or numpy
-            quoted = _QUOTED.findall(told)
-            return tuple(map(ast.literal_eval, quoted)) if quoted else tuple(re.findall(r"\d+", told))
+            items = [re.sub(r"\\(.)", r"\1", each[1:-1]) for each in _QUOTED.findall(told)] or re.findall(r"\d+", told)
+        return tuple(filter(None, (str(item).strip() for item in items)))
     if told.startswith("[") and told.endswith("]"):
         if set(told) & set("'\""):
             raise ValueError("no list of names or of numbers; write these between semicolons")
@@ -346,7 +345,7 @@ def _places(file: Path, header: Sequence[str]) -> dict[str, int]:
     """Column of each thing that a header names."""
     places: dict[str, int] = {}
     sure = {column(cell) for cell in header if is_sure(cell)}
-    if any(pair <= sure for pair in EXTENTS.values()):
+    if any(pair <= sure for pair in EXTENTS.values()):  # then starts and ends of other names are other things
         sure.update(*EXTENTS.values())
     for place, cell in enumerate(header):
         name = column(cell)
@@ -363,11 +362,12 @@ def _places(file: Path, header: Sequence[str]) -> dict[str, int]:
     if "label" in places and "labels" in places:
         raise ValueError(f"{file}: columns {header[places['label']]} and {header[places['labels']]}; rename one")
     frames, seconds = (places.keys() & pair for pair in EXTENTS.values())
+    named = ", ".join(header[place].strip() for name, place in places.items() if name in frames | seconds)
     if len(frames) == len(seconds) == 2:
-        log.warning("%s: columns of frames and of seconds (%s); frames are read", file, ", ".join(header))
+        log.warning("%s: columns of frames and of seconds (%s); frames are read", file, named)
         return {name: place for name, place in places.items() if name not in seconds}
     if frames and seconds:
-        raise ValueError(f"{file}: columns of frames and of seconds ({', '.join(header)}); keep the one or the other")
+        raise ValueError(f"{file}: columns of frames and of seconds ({named}); keep the one or the other")
     if len(frames | seconds) < 2:
         _check_extent(file, header, places)
     return places

@@ -26,7 +26,11 @@ OTHER_PATHS = ("file_path", "filepath", "clip_path", "video_name")
 OTHER_GROUPS = ("participant", "participant_id", "subject_id", "person_id", "patient_id")
 # Words of a start and an end and of their units: one of each, in either order, name a column too.
 _ENDS = {"start": ("start", "begin", "first", "onset"), "end": ("end", "stop", "last", "offset")}
-_UNITS = {"frame": ("frame", "frames"), "s": ("s", "sec", "secs", "second", "seconds", "t", "time", "timestamp")}
+_SECONDS = ("s", "sec", "secs", "second", "seconds")
+_UNITS = {
+    "frame": ("frame", "frames"),
+    "s": (*_SECONDS, "t", "time", "timestamp", *(f"time_{unit}" for unit in _SECONDS)),
+}
 EXTENTS = {unit: frozenset({f"start_{unit}", f"end_{unit}"}) for unit in _UNITS}
 COLUMNS = {
     "path": ("path", "file", "filename", "video", "video_path", "clip", "video_id", "frame_dir", *OTHER_PATHS),
