@@ -13,6 +13,7 @@ import ctypes
 import inspect
 import logging
 import math
+import operator
 import threading
 import weakref
 from collections import Counter
@@ -525,9 +526,10 @@ def _called(step: Step, dtype: torch.dtype) -> Callable[[dict[Node, Any]], Any]:
     if getattr(step.work, "_opname", "") in _UNSURE:
         function = _checked(function)
 
+    positional, named = [_reader(each) for each in args], {name: _reader(each) for name, each in kwargs.items()}
+
     def call(values: dict[Node, Any]) -> Any:
-        found = map_arg((args, kwargs), values.__getitem__)
-        return function(*found[0], **found[1])
+        return function(*[read(values) for read in positional], **{name: read(values) for name, read in named.items()})
 
     def call_flat(values: dict[Node, Any]) -> Any:
         return function(*[values[each] if type(each) is Node else each for each in args], **kwargs)
@@ -535,6 +537,16 @@ def _called(step: Step, dtype: torch.dtype) -> Callable[[dict[Node, Any]], Any]:
     inner: list[Node] = []
     map_arg(([each for each in args if not isinstance(each, Node)], kwargs), inner.append)
     return call if inner else call_flat
+
+
+def _reader(argument: Any) -> Callable[[dict[Node, Any]], Any]:
+    """What finds an argument of a step, maybe a list of nodes and of others, among the values that there are."""
+    if isinstance(argument, Node):
+        return operator.itemgetter(argument)
+    if isinstance(argument, list | tuple):
+        readers = [_reader(each) for each in argument]
+        return lambda values: [read(values) for read in readers]
+    return lambda values: map_arg(argument, values.__getitem__)
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
