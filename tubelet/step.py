@@ -136,6 +136,8 @@ class Continued(nn.Module):
         ValueError: the two are not alike: there is more to come before each chunk does what the one before it did.
     """
 
+    rates: Tensor  # (1, N), what a chunk adds to the counts
+
     def __init__(self, model: nn.Module, before: dict[str, State], after: dict[str, State]) -> None:
         super().__init__()
         if form(before) != form(after):
@@ -144,7 +146,9 @@ class Continued(nn.Module):
         restart(self.model)
         self._kept = after
         self._counters = [(name, key) for name, key in _counters(after) if before[name][key] != after[name][key]]
-        self._rates = [after[name][key] - before[name][key] for name, key in self._counters]
+        like = next(model.parameters(), torch.empty(0))
+        rates = [after[name][key] - before[name][key] for name, key in self._counters]
+        self.register_buffer("rates", torch.tensor([rates], device=like.device), persistent=False)
         self.constants = {(name, key): after[name][key] for name, key in _counters(after)}
         for counter in self._counters:
             del self.constants[counter]
@@ -158,7 +162,7 @@ class Continued(nn.Module):
             answers = self.model(frames)
             after = {name: twin.state for name, twin in twins.items()}
             # all at once, not each where it is counted: a graph would have some steps for every layer
-            counts = [kept[0] + torch.tensor(self._rates, device=frames.device)] if self._counters else []
+            counts = [kept[0] + self.rates] if self._counters else []
             return (answers, *counts, *self._own(after))
         finally:
             for name, twin in twins.items():
@@ -173,7 +177,7 @@ class Continued(nn.Module):
     ) -> None:
         """What `taken` gave, into twins on a device, the counts as tensors, or as `split` gives them."""
         given = iter(kept)
-        counts: Any = next(given) if self._counters else []
+        counts: Any = next(given)[0] if self._counters else []
         # one by one, since a graph would unbind all of them for the few that a layer reads
         each = split(counts) if split else [counts[i] for i in range(len(counts))]
         numbers = dict(zip(self._counters, each, strict=True))
@@ -185,9 +189,9 @@ class Continued(nn.Module):
             }
 
     def taken(self, states: dict[str, State], device: torch.device) -> tuple[Tensor, ...]:
-        """Counts (N) int64 on a device, where there are some, and all tensors that twins keep, but for empty ones."""
+        """Counts (1, N) int64 on a device, where there are some, and the tensors that twins keep, but for empty ones."""
         counts = [states[name][key] for name, key in self._counters]
-        return (*([torch.tensor(counts, device=device)] if counts else []), *self._own(states))
+        return (*([torch.tensor([counts], device=device)] if counts else []), *self._own(states))
 
     def _own(self, states: dict[str, State]) -> list[Tensor]:
         return [
