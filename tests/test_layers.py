@@ -22,7 +22,7 @@ LAYERS = (
     "machine copies spec kernels.native boxes losses optim protocols terminal timeline plot page pickles launch "
     "processes sharding convert.layout data.headers data.indexes data.sample data.sampling data.transforms data.mixing "
     "data.fingerprint data.order data.layouts.text data.grid",
-    "kernels kernels.?* data.packets frames runtimes data.dicom data.groups data.itk data.nifti data.raw",
+    "kernels kernels.?* data.ffmpeg data.packets frames runtimes data.dicom data.groups data.itk data.nifti data.raw",
     "data.keyframes",
     "data.container metrics data.space",
     "blocks masks download convert.slow data.volume data.pictures data.webp data.augment data.distort "
@@ -55,7 +55,7 @@ LAYERS = (
 # `needs`, `aside` and `cache_dir` are for every other module of the lowest line.
 GROUND = {"machine", "spec"}
 DOORS = {
-    "av": "data.container",
+    "av": "data.ffmpeg",
     "cv2": "data.flow",
     "jinja2": "page",
     "jsonargparse": "cli",

@@ -189,7 +189,7 @@ class Continued(nn.Module):
             }
 
     def taken(self, states: dict[str, State], device: torch.device) -> tuple[Tensor, ...]:
-        """Counts (1, N) int64 on a device, where there are some, and the tensors that twins keep, without empty ones."""
+        """Counts (1, N) int64 on a device, if there are some, and the tensors that twins keep, but for empty ones."""
         counts = [states[name][key] for name, key in self._counters]
         return (*([torch.tensor([counts], device=device)] if counts else []), *self._own(states))
 

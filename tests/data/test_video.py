@@ -310,7 +310,7 @@ def spied(monkeypatch, module: object, name: str, record: Callable[[object], Non
 @pytest.mark.parametrize("clips", [OVERLAPPING, GAPPED, ENTWINED])
 def test_no_frame_is_converted_twice(monkeypatch, long, clips):
     converted: list[object] = []
-    spied(monkeypatch, container, "_upright", lambda picture: converted.append(1))
+    spied(monkeypatch, container, "upright", lambda picture: converted.append(1))
     with Video(long) as clip:
         list(clip.clips(clips))
     assert len(converted) == len({index for indices in clips for index in indices})
@@ -341,7 +341,7 @@ def test_only_the_frames_still_needed_are_kept(monkeypatch, long):
 @pytest.mark.parametrize("clips", [[[0, 1], [2, 3], range(60)], [[40, 41], [0, 1]]])
 def test_the_first_clip_waits_for_no_later_one(monkeypatch, long, clips):
     converted: list[object] = []
-    spied(monkeypatch, container, "_upright", lambda picture: converted.append(1))
+    spied(monkeypatch, container, "upright", lambda picture: converted.append(1))
     with Video(long) as clip:
         next(clip.clips(clips))
     assert len(converted) == 2

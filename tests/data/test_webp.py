@@ -5,7 +5,7 @@ import pytest
 import torch
 from painted import HEIGHT, WIDTH, painted, read_index, read_indices
 
-from tubelet.data.container import VideoError
+from tubelet.data.ffmpeg import VideoError
 from tubelet.data.pictures import is_animated
 from tubelet.data.video import Video
 

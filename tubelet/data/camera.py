@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..spec import whole_numbers
-from .container import Live, VideoError, cameras, live, without_password
+from .ffmpeg import Live, VideoError, cameras, live, without_password
 from .transforms import Size
 from .transforms import resize as resized
 

@@ -1,4 +1,4 @@
-"""Video files as FFmpeg sees them: packets, an index, exact decoding, encoding. The one file that imports PyAV.
+"""Video files as FFmpeg sees them: packets, an index, exact decoding.
 
 A file is described by its packets alone, without decoding: their timestamps give every frame its index, and
 the keyframes among them say where decoding may start. Reading then decodes forward from the last keyframe,
@@ -6,14 +6,13 @@ converts only the wanted frames, and checks that each of them arrived under its 
 """
 
 import os
-import re
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
+from collections.abc import Generator, Iterator, Sequence, Set
 from contextlib import closing, contextmanager
 from fractions import Fraction
 from functools import cache, partial
-from itertools import chain, count, islice, pairwise
+from itertools import count, islice, pairwise
 from math import inf
 from pathlib import Path
 from stat import S_ISREG
@@ -25,8 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..machine import glibc, needs
+from ..machine import glibc
 from . import indexes, keyframes
+from .ffmpeg import VideoError, pyav, upright, video_stream
 from .headers import Header, read_header
 from .packets import (
     SETTINGS,
@@ -44,20 +44,9 @@ from .packets import (
 )
 
 if TYPE_CHECKING:
-    import av
+    from .ffmpeg import av
 
-__all__ = [
-    "File",
-    "Live",
-    "VideoError",
-    "cameras",
-    "codec_of",
-    "decode_pictures",
-    "decode_webp",
-    "encode",
-    "live",
-    "without_password",
-]
+__all__ = ["File", "codec_of"]
 
 # Codecs whose non-reference frames can be left undecoded without changing a bit of the other frames.
 # Elsewhere it saves nothing (VP9, all-intra), loses frames (AV1), or others come under their names (MPEG-4, where
@@ -105,15 +94,9 @@ _closed = count(1)
 # Bytes of an AVI chunk before its data.
 _AVI_CHUNK_HEAD = 8
 
-# FFmpeg's flag of formats whose frames carry no time.
-_NO_TIMESTAMPS = 0x80
 
 # FFmpeg's flag of formats that look for a frame by when it is shown.
 _SEEK_TO_PTS = 0x4000000
-
-
-class VideoError(ValueError):
-    """A video file that cannot be read or written: its path, the reason, and the fix where there is one."""
 
 
 class File:
@@ -143,7 +126,7 @@ class File:
         self._process = os.getpid()
         self._is_strict = True
         self.path = Path(path)
-        version = f"{_VERSION} {_av().__version__} {_av().library_versions}"
+        version = f"{_VERSION} {pyav().__version__} {pyav().library_versions}"
         self._state = _check_file(self.path)
         kept = indexes.load(self.path, self._state, version)
         self._index = from_numbers(kept) if kept is not None else self._scanned(version)
@@ -199,7 +182,7 @@ class File:
         first = missing[0]
         for start in self._index.starts(first):
             for frame in _run(source, self._index, start, list(missing)):
-                yield self._of_one_size(_upright(frame, source.to_rgb), missing.popleft())
+                yield self._of_one_size(upright(frame, source.to_rgb), missing.popleft())
             if not missing or missing[0] != first:
                 return
             # From further back it would meet the same damage. Met by none, the seek may have missed its mark.
@@ -255,7 +238,7 @@ class _Source:
         self._open()
 
     def _open(self) -> None:
-        av = _av()
+        av = pyav()
         _keep_freed_memory()
         state = _check_file(self.path)
         if (state.st_size, state.st_mtime_ns) != (self.state.st_size, self.state.st_mtime_ns):
@@ -274,7 +257,7 @@ class _Source:
         try:
             if self.container.format.name == "tty":  # FFmpeg would draw any text file as a terminal
                 raise VideoError(f"{self.path}: a text file, not a video")
-            self.stream: Any = _video_stream(self.path, self.container)
+            self.stream: Any = video_stream(self.path, self.container)
         except VideoError:
             self.close()
             raise
@@ -313,14 +296,8 @@ class _Source:
                     if self.index is not None and self.index.labels:
                         packet.pts = self.index.labels.get(packet.pos)
                     yield packet
-        except _av().error.FFmpegError:
+        except pyav().error.FFmpegError:
             self.broke_off = True
-
-
-def _av() -> ModuleType:
-    with needs("video"):
-        import av
-    return av
 
 
 @cache
@@ -345,19 +322,6 @@ def _check_file(path: Path) -> os.stat_result:
     if state.st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes)")
     return state
-
-
-def _video_stream(path: Path | str, container: Any) -> Any:
-    """The one that FFmpeg takes: the default one rather than others, a film rather than its thumbnail."""
-    cover = _av().stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
-    if not streams:
-        raise VideoError(f"{path}: no video stream (audio or subtitles only)")
-    readable = [stream for stream in streams if stream.codec_context is not None]
-    if not readable:
-        raise VideoError(f"{path}: this FFmpeg has no decoder for the codec; re-encode the file")
-    best = container.streams.best("video") if len(readable) > 1 else readable[0]
-    return best if best in readable else readable[0]
 
 
 def _scan(source: _Source) -> Index:
@@ -564,7 +528,7 @@ def _decoded(source: _Source, start: Start, needed: Set[int], shown_till: Sequen
     All packets are sent that are to be `shown_till` the last one needed, as their ascending timestamps say; without
     any, the file is decoded to its end. Damage ends it, `lost` packets included. What was decoded before still comes.
     """
-    av = _av()
+    av = pyav()
     source.has_met_damage = False
     try:
         if start.key is None:
@@ -598,6 +562,7 @@ class _Decoding:
     def __init__(self, source: _Source, shown_till: Sequence[int]) -> None:
         self.ahead = deque(shown_till)  # from the first timestamp whose packet did not come yet
         self._source = source
+        self._av = pyav()  # once: for each packet even to look whether it is there would count
         self._is_counted = not shown_till
         self._order: dict[int | None, float] = {}  # of decoding, by timestamp
         self._damage = inf  # where in that order it begins: what is decoded behind it is built on it
@@ -655,17 +620,15 @@ class _Decoding:
         return bool(self.ahead) and pts > self.ahead[0]
 
     def _decode(self, packet: "av.Packet | None") -> "list[av.VideoFrame]":
-        import av  # is there: for each packet even to look whether it is would count
-
         codec = self._source.stream.codec_context
         try:
             if codec.name not in _TELLS_LOG:
                 return codec.decode(packet)
-            with _errors_logged(av) as errors:
+            with _errors_logged(self._av) as errors:
                 frames = codec.decode(packet)
             if not errors:
                 return frames
-        except av.error.FFmpegError:
+        except self._av.error.FFmpegError:
             pass
         if packet is not None:
             self._spoil(packet.pts)
@@ -716,75 +679,12 @@ def _from_keyframe(source: _Source, start: Start, needed: Set[int]) -> "Iterator
 
 def _give(packet: "av.Packet", settings: dict[str, bytes]) -> None:
     """Have a packet bring the settings that others brought."""
-    form = _av().packet
+    form = pyav().packet
     for kind, data in settings.items():
         padded = data if kind == "palette" else data + _PADDING
         brought = form.PacketSideData(form.packet_sidedata_type_from_literal(kind), len(padded))
         brought.update(padded)
         packet.set_sidedata(brought, move=True)
-
-
-@cache
-def _side_data() -> Any:
-    """PyAV's reader of what a frame carries beside its picture, which of a kind without a name (EXIF) made an error."""
-    from av.sidedata import sidedata
-
-    sidedata.Type._missing_ = classmethod(lambda kinds, value: kinds.PANSCAN)  # type: ignore[assignment]
-    return sidedata.SideDataContainer
-
-
-def _upright(frame: "av.VideoFrame", to_pixels: Any, form: str = "rgb24") -> np.ndarray:
-    """(H, W, C), turned and mirrored as the display matrix of the file says, to the nearest quarter turn."""
-    # More threads would be woken for each picture, which costs more than they give.
-    picture = to_pixels.reformat(frame, format=form, threads=1).to_ndarray()
-    picture = picture.reshape(*picture.shape[:2], -1)
-    # By `frame.side_data` the frame would refer to itself, and stay until a collection of garbage.
-    data = _side_data()(frame)
-    if not data or (matrix := data.get("DISPLAYMATRIX")) is None:
-        return picture
-    # Rows of (a b u, c d v, x y w): x' = a x + c y and y' = b x + d y.
-    a, b, _, c, d = memoryview(bytes(matrix)).cast("i")[:5]
-    right, down = a, d
-    if abs(b) > abs(a):
-        picture = picture.transpose(1, 0, 2)
-        right, down = c, b
-    if right < 0:
-        picture = picture[:, ::-1]
-    if down < 0:
-        picture = picture[::-1]
-    return np.ascontiguousarray(picture)
-
-
-# Ticks a second of times that are told: a frame of 24, 25, 30 or 30000/1001 a second lasts a whole number of them.
-_TICKS = 360_000
-
-
-def encode(
-    path: Path, pictures: Iterator[np.ndarray], rate: Fraction, options: dict[str, str], times: Sequence[float] | None
-) -> None:
-    """Write pictures (H, W, 3) of uint8 RGB as H.264 in yuv420p, at these seconds or evenly.
-
-    Raises:
-        OSError: the file cannot be written; the message is the reason alone.
-    """
-    av = _av()
-    first = next(pictures)
-    try:
-        # The index goes first, so that a browser plays the file before it is all there.
-        with av.open(str(path.absolute()), "w", options={"movflags": "faststart"}) as container:
-            stream = container.add_stream("libx264", rate=rate, options=options)
-            stream.height, stream.width = first.shape[:2]
-            stream.pix_fmt = "yuv420p"
-            if times is not None:
-                stream.codec_context.time_base = Fraction(1, _TICKS)
-            for number, picture in enumerate(chain([first], pictures)):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                if times is not None:
-                    frame.pts, frame.time_base = round(times[number] * _TICKS), Fraction(1, _TICKS)
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-    except av.error.FFmpegError as error:
-        raise OSError(error.strerror) from None
 
 
 def codec_of(path: str | os.PathLike[str]) -> str:
@@ -796,130 +696,3 @@ def codec_of(path: str | os.PathLike[str]) -> str:
     path = Path(path)
     with closing(_Source(path, _check_file(path))) as source:
         return source.stream.codec_context.codec.canonical_name
-
-
-# How the bytes of a picture begin, whatever its name ends in, and the decoder for it.
-_PICTURES = {b"\xff\xd8\xff": "mjpeg", b"\x89PNG": "png", b"BM": "bmp", b"RIFF": "webp"}
-
-
-def decode_pictures(paths: Iterable[Path], *, is_gray: bool = False) -> Generator[np.ndarray]:
-    """Still pictures (jpg, png, bmp, webp) as (H, W, 3) uint8 RGB, or (H, W, 1), turned as their EXIF says.
-
-    Colours are converted as those of a video file are. Transparency is left out, as Pillow's `convert("RGB")` does.
-
-    Raises:
-        VideoError: a file is not there, not a picture, or damaged; the message names it.
-    """
-    av = _av()
-    to_pixels = av.video.reformatter.VideoReformatter()
-    decoders: dict[str, Any] = {}
-    for path in paths:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise VideoError(f"{path}: {error.strerror}") from None
-        codec = next((name for start, name in _PICTURES.items() if data.startswith(start)), None)
-        if codec is None:
-            reason = "not a jpg, png, bmp or webp picture" if data else "the file is empty (0 bytes)"
-            raise VideoError(f"{path}: {reason}")
-        # Cut within its last rows, a jpg decodes without complaint and ends in gray: only its end mark tells.
-        if codec == "mjpeg" and data.find(b"\xff\xd9", data.find(b"\xff\xda")) < 0:
-            raise VideoError(f"{path}: the picture is cut short")
-        if codec not in decoders:
-            decoders[codec] = av.CodecContext.create(codec, "r")
-            decoders[codec].thread_type = "NONE"
-            decoders[codec].options = {"err_detect": "explode+crccheck"}
-        packet = av.Packet(data)
-        packet.is_keyframe = True  # else a png is added to the picture before it
-        try:
-            frames = decoders[codec].decode(packet)
-        except av.error.FFmpegError as error:
-            raise VideoError(f"{path}: the picture is damaged or cut short ({error.strerror})") from None
-        if not frames or frames[0].is_corrupt:
-            raise VideoError(f"{path}: the picture is damaged or cut short")
-        yield _upright(frames[0], to_pixels, "gray" if is_gray else "rgb24")
-
-
-def decode_webp(data: bytes) -> np.ndarray:
-    """A still WebP picture as (H, W, 4) uint8 RGBA.
-
-    Raises:
-        VideoError: it is damaged; the message is the reason alone.
-    """
-    av = _av()
-    decoder = av.CodecContext.create("webp", "r")
-    decoder.thread_type = "NONE"
-    decoder.options = {"err_detect": "explode"}
-    try:
-        frames = decoder.decode(av.Packet(data))
-    except av.error.FFmpegError as error:
-        raise VideoError(error.strerror) from None
-    if not frames or frames[0].is_corrupt:
-        raise VideoError("the picture is damaged")
-    return frames[0].reformat(format="rgba", threads=1).to_ndarray()
-
-
-# For each frame the seconds that its source stamped on it, and what makes it a picture.
-Live = Generator[tuple[float, Callable[[], np.ndarray]]]
-
-
-def without_password(address: str) -> str:
-    """An address as errors may show it."""
-    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1@", address)
-
-
-def live(name: str, address: str, form: str | None, options: dict[str, str], timeout_s: float) -> Live:
-    """Frames of a camera or a stream as they come, until it ends.
-
-    Args:
-        name: what errors call it.
-        address: what FFmpeg opens.
-        form: FFmpeg's name of the kind of device, or None to find out the format.
-        options: FFmpeg's options for it.
-        timeout_s: seconds without data, to open it and ever after, that are an error.
-
-    Yields:
-        The seconds that the source stamped on the frame, on a clock of its own, and what makes it a picture
-        (H, W, 3), uint8 RGB and upright.
-
-    Raises:
-        VideoError: it cannot be opened, has no video, breaks off or falls silent.
-    """
-    av = _av()
-    to_rgb = av.video.reformatter.VideoReformatter()
-    has_begun = False
-    began = time.monotonic()
-    try:
-        with av.open(address, format=form, options=options, timeout=timeout_s) as container:
-            if container.duration and address.startswith("http"):
-                raise VideoError(f"{name}: a file, not a live stream; download it, and every frame is read exactly")
-            stream = _video_stream(name, container)
-            # Decoding in several threads holds frames back.
-            stream.thread_type = "NONE"
-            is_stamped = not container.format.flags & _NO_TIMESTAMPS
-            for packet in container.demux(stream):
-                try:
-                    frames = packet.decode()
-                except av.error.InvalidDataError:  # lost on the way, or begun in the middle of a group of pictures
-                    continue
-                for frame in frames:
-                    if frame.is_corrupt:
-                        continue
-                    has_begun = True
-                    stamp_s = frame.time if is_stamped else None
-                    yield time.monotonic() if stamp_s is None else stamp_s, partial(_upright, frame, to_rgb)
-    except av.error.FFmpegError as error:
-        # Told to wait no longer, rtsp answers that the data are not valid.
-        has_waited = not has_begun and time.monotonic() - began >= timeout_s
-        if has_waited or isinstance(error, av.error.ExitError):
-            raise VideoError(f"{name}: no data for {timeout_s:g} s") from None
-        what = "the stream broke off" if has_begun else "cannot be opened"
-        raise VideoError(f"{name}: {what} ({error.strerror})") from None
-
-
-def cameras(form: str) -> list[str]:
-    """Names of the cameras of this machine, of one of FFmpeg's kinds of device."""
-    _av()
-    from av.device import enumerate_input_devices
-
-    return [device.name for device in enumerate_input_devices(form) if "video" in device.media_types]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .container import VideoError, decode_pictures
+from .ffmpeg import VideoError, decode_pictures
 
 __all__ = ["FPS", "Array", "Folder", "is_animated", "is_folder", "is_frames", "open_array"]
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ..machine import aside
-from .container import File, VideoError, encode, without_password
+from .container import File
+from .ffmpeg import VideoError, encode, without_password
 from .pictures import Array, Folder, is_animated, open_array
 from .transforms import check_crop, resize_shape
 from .webp import Webp

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .container import VideoError, decode_webp
+from .ffmpeg import VideoError, decode_webp
 
 __all__ = ["Webp"]
 
