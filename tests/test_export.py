@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import tubelet
 from tubelet.cli import main
 from tubelet.data.video import write_video
 from tubelet.models import MODELS
+from tubelet.runtimes import ALONE
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -387,6 +389,18 @@ def test_a_network_trains_on_after_it_was_exported(tmp_path):
     model.conv.eval()
     tubelet.export(model, tmp_path / "x.pt2", torch.randn(1, 1, 9, 17, 17))
     assert model.training and model.head.training and not model.conv.training
+
+
+def test_exports_of_several_threads_come_one_after_the_other(tmp_path):
+    class Asking(Small):
+        def forward(self, x):
+            taken.append(pool.submit(ALONE.acquire, blocking=False).result())
+            return super().forward(x)
+
+    taken = []
+    with ThreadPoolExecutor(1) as pool:
+        tubelet.export(Asking(), tmp_path / "x.pt2", torch.randn(1, 1, 9, 17, 17))
+    assert taken and not any(taken)
 
 
 class Several(Fixed):

@@ -1,8 +1,10 @@
 import copy
+import io
 import logging
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -33,6 +35,33 @@ def test_what_exporters_say_is_not_shown(capsys):
         raise KeyError
     assert capsys.readouterr() == ("", "")
     assert logging.getLogger().level == level
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_what_other_threads_say_is_shown(name, capsys):
+    before = getattr(sys, name)
+    with runtimes.silent(name, logging.ERROR), ThreadPoolExecutor(1) as pool:
+        kept = getattr(sys, name)
+        print("mine", file=kept)
+        pool.submit(print, "another's", file=kept).result()
+        assert not kept.isatty() and kept.encoding == before.encoding
+    assert getattr(sys, name) is before
+    print("later", file=kept)
+    assert getattr(capsys.readouterr(), name[3:]) == "another's\nlater\n"
+
+
+def test_a_stream_that_another_thread_put_there_meanwhile_stays(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)  # as in a program without a terminal
+    other = io.StringIO()
+    with runtimes.quietly():
+        sys.stdout.write("mine")
+        sys.stdout = other
+    assert sys.stdout is other and not other.getvalue()
+
+
+def test_one_thread_at_a_time_is_silent():
+    with runtimes.quietly(), ThreadPoolExecutor(1) as pool:
+        assert not pool.submit(runtimes.ALONE.acquire, blocking=False).result()
 
 
 def test_lines_of_errors():

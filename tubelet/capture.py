@@ -7,13 +7,11 @@ operator that torch.export found.
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import operator
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -27,6 +25,7 @@ from torch.fx.node import map_arg
 from . import speed
 from .blocks import Triple, triple
 from .graph import Activation, Convolution, Graph, Norm, Pool, Step, reads, scheduled
+from .runtimes import silent
 from .speed import Layer
 
 A = torch.ops.aten
@@ -104,17 +103,9 @@ def _exported(model: nn.Module, inputs: tuple[Any, ...], shapes: Any) -> torch.e
         return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> AbstractContextManager[None]:
     """Without what torch.export prints: of a network that it cannot follow the error says it in a line."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
+    return silent("stderr", logging.CRITICAL, "torch")
 
 
 def _guards(program: torch.export.ExportedProgram) -> list[Any]:

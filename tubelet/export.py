@@ -179,7 +179,7 @@ def export(
         if example is not None and not isinstance(example, Tensor):
             raise ValueError(f"example {example}: of a stream it is a first chunk (B, C, n, H, W)")
         return _export_step(model, path, form, example)
-    with _restored(model):
+    with runtimes.ALONE, _restored(model):  # another thread may export the same network
         if isinstance(model, nn.Module) and not hasattr(model, "spec") and isinstance(example, Tensor):
             network, spec = model.eval(), None
         else:

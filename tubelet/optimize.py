@@ -14,7 +14,6 @@ import inspect
 import logging
 import math
 import operator
-import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -38,6 +37,7 @@ from .fastest import Backend, Plan
 from .graph import IN_PLACE, Convolution, Graph, Pool, Step
 from .heads import Detect
 from .kernels import arena
+from .runtimes import ALONE
 from .step import Continued
 from .terminal import Table, counted
 
@@ -46,7 +46,6 @@ log = logging.getLogger("tubelet")
 PLANS = 4  # shapes of inputs that a module is prepared for at once, the ones used last
 DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 CPU = torch.device("cpu")
-_ALONE = threading.RLock()  # torch.export follows one network at a time
 
 
 def optimize(
@@ -194,7 +193,7 @@ class Optimized(nn.Module):
         plan = self._found(tensors, given)
         if plan is None:
             shapes = (str(given), tuple((x.shape, x.dtype) for x in tensors))
-            with _ALONE:
+            with ALONE:
                 plan = self._found(tensors, given)  # by now, in another thread
                 if plan is None and shapes not in self._refused:
                     plan = self._made(inputs, shapes)
@@ -203,19 +202,19 @@ class Optimized(nn.Module):
     def _found(self, tensors: list[Tensor], given: Any) -> Plan | None:
         """The plan that there is for such inputs; weights that were written to want new ones."""
         if self._has_changed():
-            with _ALONE:
+            with ALONE:
                 if self._has_changed():  # by now another thread may have seen to it
                     self._marked = [*self.model.parameters(), *self.model.buffers()]
                     self._weights = _weights_of(self.model)
                     self._plans, self._refused, self._stamp = [], set(), [_mark(x) for x in self._marked]
         plans = self._plans
         plan = next((plan for plan in plans if plan.fits(tensors, given)), None)
-        if plan is not None and plan is not plans[0] and _ALONE.acquire(blocking=False):  # the order can wait
+        if plan is not None and plan is not plans[0] and ALONE.acquire(blocking=False):  # the order can wait
             try:
                 if self._plans is plans:
                     self._plans = [plan, *(each for each in plans if each is not plan)]
             finally:
-                _ALONE.release()
+                ALONE.release()
         return plan
 
     def _has_changed(self) -> bool:

@@ -11,9 +11,10 @@ import logging
 import re
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -35,6 +36,7 @@ EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "openvino": ("openvino", ("onnx", "onnxscript", "openvino")),
     "nncf": ("int8", ("onnx", "onnxscript", "openvino", "nncf")),
 }
+ALONE = threading.RLock()  # exporters follow one network at a time, and what `silent` changes is of the whole process
 
 
 def installed(name: str) -> bool:
@@ -55,18 +57,55 @@ def need(name: str) -> None:
                 raise ModuleNotFoundError(name=each)
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
+def quietly() -> AbstractContextManager[None]:
     """While it lasts, none of the exporters' own lines are shown."""
-    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("torch", "torch.onnx", "nncf", None)}
-    for log in loggers:
-        log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        for log, level in loggers.items():
-            log.setLevel(level)
+    return silent("stdout", logging.ERROR, "torch", "torch.onnx", "nncf", None)
+
+
+@contextmanager
+def silent(stream: str, level: int, *names: str | None) -> Iterator[None]:
+    """While it lasts, nothing that this thread writes to a stream is shown, no warnings, and little of some loggers.
+
+    One thread at a time: of two that came and went in another order, what the first had changed would stay.
+
+    Args:
+        stream: `stdout` or `stderr`; what other threads write is shown.
+        level: of the loggers.
+        names: of the loggers; None is the root.
+    """
+    with ALONE:
+        loggers = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+        shown = getattr(sys, stream)
+        mine = _OfOthers(shown or io.StringIO())
+        setattr(sys, stream, mine)
+        try:
+            for log in loggers:
+                log.setLevel(level)
+            with warnings.catch_warnings(action="ignore"):
+                yield
+        finally:
+            for log, before in loggers.items():
+                log.setLevel(before)
+            mine.unheard = None  # who took it for the stream meanwhile may keep it
+            if getattr(sys, stream) is mine:
+                setattr(sys, stream, shown)
+
+
+class _OfOthers:
+    """A stream such as `sys.stdout` without what this thread writes."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.unheard: int | None = threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self.unheard else self.stream.write(text)
+
+    def isatty(self) -> bool:
+        return self.unheard is None and self.stream.isatty()  # else exporters draw bars, in threads of their own
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 # ONNX
