@@ -484,6 +484,26 @@ def test_who_trains_beside_inference_has_gradients():
     assert layer.weight.grad is not None
 
 
+class Padded(nn.Module):
+    def forward(self, x):
+        return F.conv3d(x, x.new_ones(4, 4, 1, 3, 3), padding="same")
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit")
+@torch.no_grad()
+@pytest.mark.parametrize("around", [None, usual, winograd])
+def test_who_follows_a_network_beside_it_has_torchs_graph(around):
+    model = nn.Sequential(nn.Conv3d(2, 4, 3), nn.GroupNorm(2, 4), nn.InstanceNorm3d(4), Padded()).eval()
+    x = torch.randn(1, 2, 6, 20, 20)
+    ways = {
+        "export": lambda: [node.target for node in torch.export.export(model, (x,)).graph.nodes],
+        "trace": lambda: [node.kind() for node in torch.jit.trace(model, x, check_trace=False).inlined_graph.nodes()],
+    }
+    right = {name: make() for name, make in ways.items()}
+    with speed.inference() if around is None else speed.applied(around(model, x)):
+        assert {name: make() for name, make in ways.items()} == right
+
+
 def test_convolutions_before_a_head_that_looks_at_boxes_are_known():
     model = tubelet.create("r2plus1d_18", num_classes=3)
     model.head = tubelet.heads.Detect(model.channels[-1], 3, model.strides[-1][1])

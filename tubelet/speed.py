@@ -22,7 +22,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd.function import once_differentiable
 
 from . import kernels
@@ -230,6 +231,8 @@ def _conv3d(
     groups: int = 1,
 ) -> Tensor:
     """`torch.conv3d`, by the layer's route where it has one."""
+    if _is_followed(input):
+        return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
     if isinstance(padding, str) and of_three(stride) == (1, 1, 1):  # "same" with others is torch's error
         input, padding = _named(input, weight, padding, dilation)
     layer = _layer(input, weight, stride, padding, dilation, groups)
@@ -505,14 +508,20 @@ WORTH_PACKING = 2048  # positions (B, T, H, W) of an output, from which on Winog
 
 
 def _is_fast(x: Tensor) -> bool:
-    """Whether it is a batch (B, C, T, H, W) that oneDNN is the way for, and nobody wants gradients.
+    """Whether it is a batch (B, C, T, H, W) that oneDNN is the way for, and nobody wants gradients or a graph.
 
-    Another thread may train while this one is within `inference`.
+    Another thread may train or export while this one is within `inference`.
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or _is_followed(x):
         return False
     is_single = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return is_single and x.ndim == 5 and x.numel() > 0 and torch.backends.mkldnn.is_available()
+
+
+def _is_followed(x: Tensor) -> bool:
+    """Whether torch.export or torch.jit.trace follows this call; neither has a word for the kernels."""
+    is_fake = type(x) is not Tensor and isinstance(x, FakeTensor | FunctionalTensor)
+    return is_fake or torch.jit.is_tracing()
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -534,8 +543,10 @@ def _conv3d_alone(
     """`torch.conv3d` without gradients; with them what stood here before."""
     if input.device.type != "cpu":  # first, since what reads `_ACTIVE` is compiled anew when that changes
         return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
-    alike = (weight.dtype, weight.device, weight.shape[1] * groups) == (input.dtype, input.device, input.shape[1])
-    layer = _layer(input, weight, stride, padding, dilation, groups) if _is_fast(input) and alike else None
+    layer = None
+    if _is_fast(input):
+        alike = (weight.dtype, weight.device, weight.shape[1] * groups) == (input.dtype, input.device, input.shape[1])
+        layer = _layer(input, weight, stride, padding, dilation, groups) if alike else None
     if layer is None:  # of another thread, say, that trains within `applied`
         others = (each.get("conv3d") for each in reversed([*_ACTIVE]))
         under = next((other for other in others if other not in (None, _conv3d_alone)), torch.conv3d)
