@@ -195,6 +195,14 @@ def test_the_layer_that_cannot_be_exported_is_named(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_torchscript_is_refused(tmp_path):
+    script = torch.jit.script(torch.nn.Conv3d(1, 2, 1))
+    for model, where in ((script, "the network"), (torch.nn.Sequential(torch.nn.ReLU(), script), "layer 1")):
+        with pytest.raises(ValueError, match=f"^{where} is TorchScript: export the network that it was made of$"):
+            tubelet.export(model, tmp_path / "x.pt2", torch.randn(1, 1, 2, 4, 4))
+
+
 def test_mistakes_are_told_in_one_line(tiny, tmp_path, capsys):
     for path, message in (
         (tmp_path / "x.tflite", r"x\.tflite: ends in \.tflite; give a path ending in \.onnx, \.pt2, \.xml"),

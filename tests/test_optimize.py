@@ -946,6 +946,20 @@ def test_an_optimized_network_that_is_compiled_or_traced_stays_whole(caplog):
     assert all(map(fast.prepare, sizes)) and "runs as it is" not in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@torch.no_grad()
+@pytest.mark.parametrize("make", [torch.jit.script, lambda net: nn.Sequential(torch.jit.script(net), Forked())])
+def test_torchscript_runs_as_it_is_with_its_weights(make, caplog):
+    x, net = torch.randn(2, 3, 4, 8, 8), make(nn.Sequential(nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4)))
+    fast = optimize(net, x, seconds=0.0)
+    assert net.training and "runs as it is" in caplog.text
+    before = net.eval()(x)
+    assert torch.equal(fast(x), before)
+    for weight in net.parameters():
+        weight.add_(1)
+    assert torch.equal(fast(x), net(x)) and not torch.equal(net(x), before)
+
+
 class Masked(nn.Module):
     def __init__(self):
         super().__init__()

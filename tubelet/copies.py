@@ -20,17 +20,29 @@ def shared_copy(model: nn.Module, move: Callable[[Tensor], Tensor] | None = None
     Raises:
         ValueError: an attribute cannot be copied, such as a lock.
     """
-    tensors: dict[int, Any] = {id(x): x if move is None else move(x) for x in (*model.parameters(), *model.buffers())}
+    own = [*model.parameters(), *model.buffers()]  # held here, since TorchScript makes its own anew when asked
+    tensors: dict[int, Any] = {id(x): x if move is None else move(x) for x in own}
     kept = (value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor))
     tensors |= {id(x): x.detach() for x in kept if not x.is_leaf}
     try:
         for module in model.modules():
             if module is not model and (network := getattr(module, "_saved_as", None)) is not None:
                 tensors[id(module)] = copy.deepcopy(network, tensors)
+            if isinstance(module, torch.jit.ScriptModule) and id(module) not in tensors:
+                _copy_script(module, tensors)
         return copy.deepcopy(model, tensors)
     except (TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{type(model).__name__} holds what cannot be copied ({reason}): leave it out") from None
+
+
+def _copy_script(module: nn.Module, tensors: dict[int, Any]) -> None:
+    """Copies of TorchScript and its parts, by their ids; `copy.deepcopy` gives it tensors of its own."""
+    for one, two in zip(module.modules(), copy.deepcopy(module).modules(), strict=True):
+        tensors[id(one)] = two
+        for given, made in ((one._parameters, two._parameters), (one._buffers, two._buffers)):
+            for name, x in given.items():
+                made[name] = tensors[id(x)]
 
 
 def check_stays(name: str, model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:

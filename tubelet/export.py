@@ -179,6 +179,9 @@ def export(
         if example is not None and not isinstance(example, Tensor):
             raise ValueError(f"example {example}: of a stream it is a first chunk (B, C, n, H, W)")
         return _export_step(model, path, form, example)
+    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"{runtimes.layer([name])} is TorchScript: export the network that it was made of")
     with runtimes.ALONE, _restored(model):  # another thread may export the same network
         if isinstance(model, nn.Module) and not hasattr(model, "spec") and isinstance(example, Tensor):
             network, spec = model.eval(), None

@@ -428,9 +428,10 @@ def _memory(x: Tensor) -> int:
 def _weights_of(model: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:
     """Each weight with the dictionary of its layer and its name there, where another may take its place.
 
-    Buffers are none of these: networks that run as they are put new ones there in each call.
+    Buffers are none of these: networks that run as they are put new ones there in each call. TorchScript has none of
+    these dictionaries, and runs as it is.
     """
-    places = [each._parameters for each in model.modules()]
+    places = [each._parameters for each in model.modules() if not isinstance(each, torch.jit.ScriptModule)]
     return [(place, name, x) for place in places for name, x in place.items() if x is not None]
 
 
