@@ -153,6 +153,18 @@ def test_what_a_backend_cannot_do_runs_as_it_is(small, monkeypatch, caplog):
             {"dtype": torch.int8, "calibration": [torch.zeros(1, 3, 4, 8, 8)]},
             "calibration input 0 is 3x4x8x8, and the example 3x4x12x12",
         ),
+        (
+            {"dtype": torch.int8, "calibration": [(torch.zeros(SIZE), torch.zeros(1))]},
+            "calibration input 0 is 3x4x12x12, a number, and the example 3x4x12x12 in",
+        ),
+        (
+            {"dtype": torch.int8, "calibration": [torch.zeros(SIZE, dtype=torch.uint8)]},
+            "calibration input 0 is uint8, and the example float32: normalise both",
+        ),
+        *(
+            ({"dtype": torch.int8, "calibration": [torch.zeros(SIZE), wrong]}, "input 1 is empty or holds nan or inf")
+            for wrong in (torch.zeros(0, *SIZE[1:]), torch.full(SIZE, torch.nan))
+        ),
         ({"dtype": torch.int8, "backend": "torch", "calibration": [torch.zeros(SIZE)]}, "'torch' has no int8"),
         ({"calibration": []}, "calibration is for dtype=torch.int8, not for torch.float32"),
     ],

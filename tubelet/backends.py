@@ -263,7 +263,8 @@ def int8(name: str, calibration: Iterable[Any] | None, inputs: tuple[Any, ...]) 
         inputs: the example.
 
     Raises:
-        ValueError: nothing to calibrate on, inputs of another size than the example, or another backend.
+        ValueError: nothing to calibrate on, inputs of another size or type than the example, empty or not finite, or
+            another backend.
         ImportError: a package is missing; the message tells the line that installs it.
     """
     if calibration is None:
@@ -280,6 +281,11 @@ def int8(name: str, calibration: Iterable[Any] | None, inputs: tuple[Any, ...]) 
         if not all(isinstance(each, Tensor) for each in pytree.tree_leaves(clip)) or _sizes(clip) != _sizes(inputs):
             found = _by(_sizes(clip)) or type(clip[0]).__name__
             raise ValueError(f"calibration input {i} is {found}, and the example {_by(_sizes(inputs))} in each clip")
+        if _types(clip) != _types(inputs):
+            raise ValueError(f"calibration input {i} is {_types(clip)}, and the example {_types(inputs)}: normalise both")
+        tensors = pytree.tree_leaves(clip)
+        if not tensors[0].numel() or not all(each.isfinite().all() for each in tensors):
+            raise ValueError(f"calibration input {i} is empty or holds nan or infinity: leave it out")
     return Int8(name, clips)
 
 
@@ -313,4 +319,8 @@ def _sizes(inputs: tuple[Any, ...]) -> tuple[torch.Size, ...]:
 
 
 def _by(sizes: tuple[torch.Size, ...]) -> str:
-    return ", ".join("x".join(map(str, size)) for size in sizes)
+    return ", ".join("x".join(map(str, size)) or "a number" for size in sizes)
+
+
+def _types(inputs: tuple[Any, ...]) -> str:
+    return ", ".join(_name(each.dtype) for each in pytree.tree_leaves(inputs))
