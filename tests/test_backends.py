@@ -159,7 +159,7 @@ def test_what_a_backend_cannot_do_runs_as_it_is(small, monkeypatch, caplog):
         ),
         (
             {"dtype": torch.int8, "calibration": [torch.zeros(SIZE, dtype=torch.uint8)]},
-            "calibration input 0 is uint8, and the example float32: normalise both",
+            "calibration input 0 is uint8, and the example float32: give both alike",
         ),
         *(
             ({"dtype": torch.int8, "calibration": [torch.zeros(SIZE), wrong]}, "input 1 is empty or holds nan or inf")

@@ -903,6 +903,15 @@ def test_threads_that_bring_new_sizes(tiny, caplog):
     assert len(fast._plans) == 4 and "runs as it is" not in caplog.text
 
 
+@torch.no_grad()
+def test_no_clips_run_as_they_are_without_a_line(caplog):
+    model, x = nn.Sequential(nn.Conv3d(3, 4, 3), nn.ReLU()).eval(), torch.randn(2, 3, 4, 8, 8)
+    fast = optimize(model, x[:0])
+    assert fast(x[:0]).shape == (0, 4, 2, 6, 6) and not caplog.text
+    assert_same(fast(x), model(x))
+    assert fast.prepare(x) is not None and fast.prepare(x[:0]) is None
+
+
 class Two(nn.Module):
     def forward(self, x, y, scale=2.0):
         return x.mean((2, 3, 4)) - scale * y.mean((2, 3, 4))

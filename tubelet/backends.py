@@ -282,7 +282,9 @@ def int8(name: str, calibration: Iterable[Any] | None, inputs: tuple[Any, ...]) 
             found = _by(_sizes(clip)) or type(clip[0]).__name__
             raise ValueError(f"calibration input {i} is {found}, and the example {_by(_sizes(inputs))} in each clip")
         if _types(clip) != _types(inputs):
-            raise ValueError(f"calibration input {i} is {_types(clip)}, and the example {_types(inputs)}: normalise both")
+            raise ValueError(
+                f"calibration input {i} is {_types(clip)}, and the example {_types(inputs)}: give both alike"
+            )
         tensors = pytree.tree_leaves(clip)
         if not tensors[0].numel() or not all(each.isfinite().all() for each in tensors):
             raise ValueError(f"calibration input {i} is empty or holds nan or infinity: leave it out")

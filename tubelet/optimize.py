@@ -190,6 +190,8 @@ class Optimized(nn.Module):
         tensors, given = pytree.tree_flatten(inputs)
         if not all(isinstance(x, Tensor) and x.device == self.device for x in tensors):
             return None
+        if not all(x.numel() for x in tensors[:1]):  # no clips: there is nothing to time
+            return None
         plan = self._found(tensors, given)
         if plan is None:
             shapes = (str(given), tuple((x.shape, x.dtype) for x in tensors))
