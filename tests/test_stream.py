@@ -965,6 +965,16 @@ def test_compiled_it_answers_as_it_does():
     assert_equal(torch.cat([*answers, flush() / 2], 2)[:, :, -1], model(video))
 
 
+@torch.no_grad()
+def test_of_a_compiled_network_the_network_is_streamed():
+    model, video = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.ReLU()).eval(), torch.rand(1, 3, 6, 8, 8)
+    fast = optimize(model, video, seconds=0.0)
+    for each in (model, fast, optimize(torch.compile(model, backend="eager"), video, seconds=0.0)):
+        stream = tubelet.Stream(torch.compile(each, backend="eager"))
+        assert type(stream.model) is nn.Sequential and (stream._fast is None) == (each is model)
+        assert_equal(torch.cat([stream(video), stream.flush()], 2), model(video))
+
+
 def test_a_stream_does_not_train():
     model = with_statistics(tubelet.create("tiny", num_classes=4)).eval()
     before = copy.deepcopy(model.state_dict())

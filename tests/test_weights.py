@@ -358,6 +358,14 @@ def test_averaged_and_compiled_networks(tmp_path):
     assert weights.read(tmp_path / "m.pth").state.keys() == STATE.keys()
 
 
+def test_a_compiled_network_is_saved_as_it_was_before(tmp_path):
+    model = tubelet.create("tiny", num_classes=2)
+    compiled = torch.compile(model, backend="eager")
+    tubelet.save(compiled, tmp_path / "m.safetensors")
+    loaded = tubelet.load(tmp_path / "m.safetensors")
+    assert weights.identity(loaded) == weights.identity(compiled) == weights.identity(model)
+
+
 def test_blobs_of_caffe2(tmp_path):
     blobs = {
         "conv1_w": np.arange(6, dtype=">f4").reshape(1, 2, 3),

@@ -45,6 +45,16 @@ def _copy_script(module: nn.Module, tensors: dict[int, Any]) -> None:
                 made[name] = tensors[id(x)]
 
 
+def plain(model: Any) -> Any:
+    """The network that `optimize` or torch.compile made another of; any other as it is."""
+    return before_compile(getattr(model, "_saved_as", model))
+
+
+def before_compile(model: Any) -> Any:
+    """The network that torch.compile made another of; any other as it is."""
+    return getattr(model, "_modules", {}).get("_orig_mod", model)
+
+
 def check_stays(name: str, model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
     """Raise ValueError where a change of all tensors would take shared weights to another type or device.
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from . import heads, runtimes
+from .copies import plain
 from .data import sampling, transforms
 from .data.scans import cut, middle, window_of
 from .data.video import Video
@@ -174,7 +175,7 @@ def export(
         raise ValueError(
             f"example is a {type(example).__name__}; give a tensor (B, C, T, H, W), the path of a video or scan, None"
         )
-    model = getattr(model, "_saved_as", model)
+    model = plain(model)
     if isinstance(model, Stream):
         if example is not None and not isinstance(example, Tensor):
             raise ValueError(f"example {example}: of a stream it is a first chunk (B, C, n, H, W)")

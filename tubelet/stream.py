@@ -18,7 +18,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from . import speed
-from .copies import are_alike, check_stays, is_altered, shared_copy
+from .copies import are_alike, before_compile, check_stays, is_altered, shared_copy
 from .spec import at_least_one
 from .step import Continued, steady
 from .terminal import Table, counted
@@ -91,9 +91,10 @@ class Stream(nn.Module):
         if window is not None:
             at_least_one(window=window)
         self._fast: tuple[Any, ...] | None = None
+        model = before_compile(model)  # what the twins keep would be compiled anew again and again
         if type(model).__name__ == "Optimized":  # by name, since its import takes long
             fast: Any = model
-            model = fast.model
+            model = before_compile(fast.model)
             if type(fast.backend).__name__ == "Int8":  # calibrated on clips, and not on what the twins keep
                 log.warning("int8 is for whole clips; the stream runs in float32")
             else:

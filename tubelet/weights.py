@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from . import heads, pickles
 from .convert import PREFIXES, without
+from .copies import plain
 from .download import check, download
 from .machine import aside, cache_dir
 from .spec import ClipSpec
@@ -336,14 +337,14 @@ def save(model: Any, path: str | os.PathLike, *, metrics: Mapping[str, float] | 
     for the network.
 
     Args:
-        model: the network, also one that `optimize` made, which is saved as it was before.
+        model: the network, also one that `optimize` or `torch.compile` made, which is saved as it was before.
         path: the file.
         metrics: what the model was measured to do, kept in the header.
 
     Raises:
         ValueError: as in `header`.
     """
-    path, model = Path(path), getattr(model, "_saved_as", model)
+    path, model = Path(path), plain(model)
     _write(model.state_dict(), path, {"tubelet": json.dumps(header(model, metrics))})
     return path
 
@@ -387,8 +388,7 @@ def digest(model: nn.Module) -> str:
 
 def identity(model: nn.Module) -> dict[str, str]:
     """What a note beside answers tells of the network: a hash of its weights, and the precision in which it runs."""
-    own = getattr(model, "_saved_as", model)
-    return {"network": digest(own), "precision": getattr(model, "_precision", PLAIN)}
+    return {"network": digest(plain(model)), "precision": getattr(model, "_precision", PLAIN)}
 
 
 def layers(model: nn.Module) -> dict[str, str]:
