@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tubelet.machine import aside, cache_dir, glibc, needs
+from tubelet.machine import aside, cache_dir, folder_for, glibc, needs
 
 
 def test_a_missing_package_is_told_with_the_line_that_installs_it():
@@ -51,6 +51,13 @@ def test_the_allocator_of_glibc_can_be_told_to_give_memory_back():
 def test_elsewhere_there_is_no_glibc(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert glibc.__wrapped__() is None
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs Linux")
+def test_a_folder_that_holds_no_files_is_told_before_the_work():
+    with pytest.raises(PermissionError) as caught, folder_for(Path("/proc")):
+        pytest.fail("it was gone into")
+    assert caught.value.filename == "/proc"
 
 
 @pytest.mark.parametrize("name", ["file.csv", "folder"])

@@ -5,6 +5,7 @@ import errno
 import os
 import platform
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -74,6 +75,12 @@ def folder_for(path: Path) -> Iterator[Path]:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, "", str(path))
+        try:
+            with tempfile.TemporaryFile(dir=path):  # some hold no files of anybody's, such as /proc
+                pass
+        except OSError as error:
+            code = errno.EACCES if error.errno == errno.ENOENT else error.errno
+            raise OSError(code, "", str(path)) from None
         yield path
     except BaseException:
         with suppress(OSError):  # what holds something stays, as do those around it
