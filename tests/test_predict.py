@@ -149,6 +149,15 @@ def test_a_file_is_played_through_a_stream(tmp_path, capsys):
         tubelet.predict(Slow(0), tmp_path, stream=True)
 
 
+def test_a_file_of_one_frame_lasts_as_long_as_one(tmp_path):
+    write_video(tmp_path / "a.mp4", flat(90, 1), 25.0)
+    model = Slow(0)
+    for fps, lasts_s in ((None, 1 / 30), (20.0, 1 / 20)):
+        model.spec = dataclasses.replace(model.spec, fps=fps)
+        seen = tubelet.predict(model, tmp_path / "a.mp4", stream=True)
+        assert seen.times.tolist() == [[0, pytest.approx(lasts_s)]]
+
+
 def test_one_path_is_predicted_whatever_its_type(video):
     with pytest.raises(TypeError, match=r"source \['a\.mp4'\]; give one path"):
         tubelet.predict(Brightness(), ["a.mp4"])

@@ -28,7 +28,7 @@ from .data.camera import Camera, is_live
 from .data.datasets import check_clip
 from .data.layouts import SUFFIXES
 from .data.layouts.places import videos_among
-from .data.pictures import is_frames
+from .data.pictures import FPS, is_frames
 from .data.sampling import SHORTS, Short
 from .data.scans import cut, middle, window_of
 from .data.video import Video, VideoError, write_video
@@ -569,7 +569,8 @@ def _steps(network: nn.Module, spec: ClipSpec, step: int, stride_s: float | None
         def clip_s() -> tuple[float, float]:
             """From and to of the clip that ends with the last step given, which is late by the stream's delay."""
             end, first = min(seen, given * size), seen - len(times)
-            after_s = times[-1] + (times[-1] - times[0]) / max(1, len(times) - 1) if end == seen else times[end - first]
+            frame_s = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / (spec.fps or FPS)
+            after_s = times[-1] + frame_s if end == seen else times[end - first]
             return min(until_s, times[max(0, end - spec.num_frames - first)]), after_s
 
         for picture, time_s in islice(camera, 0, None, step):
