@@ -52,7 +52,8 @@ def plain(model: Any) -> Any:
 
 def before_compile(model: Any) -> Any:
     """The network that torch.compile made another of; any other as it is."""
-    return getattr(model, "_modules", {}).get("_orig_mod", model)
+    parts = dict(model.named_children()) if isinstance(model, nn.Module) else {}
+    return parts.get("_orig_mod", model)
 
 
 def check_stays(name: str, model: nn.Module, change: Callable[[Tensor], Tensor]) -> None:

@@ -180,11 +180,13 @@ def export(
         if example is not None and not isinstance(example, Tensor):
             raise ValueError(f"example {example}: of a stream it is a first chunk (B, C, n, H, W)")
         return _export_step(model, path, form, example)
-    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
+    if not isinstance(model, nn.Module):
+        model, _ = ready(model)  # for a download no other thread has to wait
+    for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(f"{runtimes.layer([name])} is TorchScript: export the network that it was made of")
     with runtimes.ALONE, _restored(model):  # another thread may export the same network
-        if isinstance(model, nn.Module) and not hasattr(model, "spec") and isinstance(example, Tensor):
+        if not hasattr(model, "spec") and isinstance(example, Tensor):
             network, spec = model.eval(), None
         else:
             network, spec = ready(model)
@@ -192,9 +194,9 @@ def export(
 
 
 @contextmanager
-def _restored(model: Any) -> Iterator[None]:
-    """Afterwards each module of a network in memory trains, or does not, as it did before."""
-    before = [(each, each.training) for each in model.modules()] if isinstance(model, nn.Module) else []
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Afterwards each module of a network trains, or does not, as it did before."""
+    before = [(each, each.training) for each in model.modules()]
     try:
         yield
     finally:
