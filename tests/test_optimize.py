@@ -327,6 +327,8 @@ class Multiplied(nn.Module):
         (torch.randn(1, 4, 1, 1, 1), True),
         (torch.randn(1, 1, 3, 1, 1), False),
         (torch.randn(4), False),
+        (torch.tensor([1.0, torch.inf, -2.0, 0.5]).view(4, 1, 1, 1), False),
+        (torch.nan, False),
         (None, False),
     ],
 )
@@ -334,7 +336,39 @@ def test_what_a_convolution_is_multiplied_by_goes_into_its_weight(gain, is_folde
     model, x = lively(Multiplied(gain)), torch.randn(1, 4, 3, 5, 4)
     work = works(model, x)[0]
     assert work.has_other == is_folded
-    assert_same(optimize(model, x, seconds=0.0)(x), model(x))
+    torch.testing.assert_close(optimize(model, x, seconds=0.0)(x), model(x), equal_nan=True, atol=1e-5, rtol=1e-4)
+
+
+class Multiplying(nn.Module):
+    """Factors that no convolution takes."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.conv, self.change = nn.Conv3d(4, 4, 1), change
+
+    def forward(self, x):
+        return self.change(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda y: y * 2j, lambda y: y * torch.ones((1,) * 6), lambda y: torch.view_as_complex(y.new_ones(6, 2)) * y.sum()],
+)
+def test_factors_of_other_kinds_are_steps_of_their_own(change, caplog):
+    model, x = Multiplying(change).eval(), torch.randn(1, 4, 3, 5, 4)
+    torch.testing.assert_close(optimize(model, x, seconds=0.0)(x), model(x))
+    assert "as it is" not in caplog.text
+
+
+def test_answers_share_no_memory():
+    model, x = (
+        Multiplying(lambda y: (y, torch.cat([y, y[:, :0]], 1), F.pad(y, (0, 0)))).eval(),
+        torch.randn(1, 4, 3, 5, 4),
+    )
+    answers, expected = optimize(model, x, seconds=0.0)(x), model(x)
+    for answer, right in zip(answers, expected, strict=True):
+        torch.testing.assert_close(answer, right)
+        answer.fill_(9.0)
 
 
 def test_what_is_made_of_sizes_alone_is_worked_out_once():

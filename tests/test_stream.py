@@ -505,6 +505,19 @@ def test_an_optimized_stream_shares_no_memory_and_hides_no_number_that_is_none(c
     assert expected.isfinite().all() and stream._live is not None
 
 
+def test_an_optimized_stream_without_counts_gives_its_state_and_sees_what_is_written_to_it():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(3, 4, (3, 1, 1)), nn.ReLU(), nn.Conv3d(4, 4, (2, 1, 1)), nn.ReLU()).eval()
+    x = torch.rand(1, 3, 20, 4, 4)
+    stream = tubelet.Stream(optimize(net, x[:, :, :8], seconds=0), dense=True)
+    assert_equal(run(stream, x, [1] * 20), run(tubelet.Stream(net, dense=True), x, [20]))
+    for frame in x.split(1, 2):
+        stream(frame)
+    assert stream._live is not None
+    stream.state["2"]["frames"][-1].fill_(torch.nan)
+    assert stream(frame).isnan().any()
+
+
 def test_a_backend_of_others_that_has_no_graph_leaves_the_stream_as_it_is(monkeypatch, caplog):
     torch.manual_seed(0)
     model, x = nn.Conv3d(3, 4, 3).eval(), torch.rand(1, 3, 8, 4, 4)

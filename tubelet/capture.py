@@ -139,6 +139,7 @@ UNCHANGING = {
     *(A.to.device, A.to.dtype, A.to.dtype_layout, A._to_copy.default),
 }
 # What is made of sizes alone, and of which number.
+MOST_MADE = 2**16  # numbers: more would take memory from call to call that is as quickly made anew
 MADE = {A.new_ones.default: 1, A.ones_like.default: 1, A.new_zeros.default: 0, A.zeros_like.default: 0}
 DROPOUTS = {A.dropout.default, A.feature_dropout.default, A.alpha_dropout.default, A.feature_alpha_dropout.default}
 RESHAPES = {A.view.default, A._unsafe_view.default}
@@ -252,9 +253,9 @@ class _Rewriting:
             raise ValueError(f"it has an operator that steps cannot repeat ({target})")
         if target == A._assert_tensor_metadata.default:
             return None
-        if target in MADE and all(isinstance(n, int) for n in _sizes(node)):
+        if target in MADE and all(isinstance(n, int) for n in _sizes(node)) and node.meta["val"].numel() <= MOST_MADE:
             value = node.meta["val"]
-            self.constants[node] = torch.tensor(MADE[target], dtype=value.dtype).expand(value.shape)
+            self.constants[node] = torch.full(value.shape, MADE[target], dtype=value.dtype, device=value.device)
             return None
         if self._is_constant(node):
             arguments = map_arg((node.args, node.kwargs), self.constants.__getitem__)
@@ -371,11 +372,13 @@ class _Rewriting:
             return None
         left, right = product.args
         factor: Any = right if left is last else left
-        value = self.constants.get(factor) if isinstance(factor, Node) else torch.tensor(float(factor))
-        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+        value = torch.tensor(float(factor)) if isinstance(factor, int | float) else self.constants.get(factor)
+        if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.ndim > 5:
             return None
-        is_per_channel = value.numel() == 1 or (value.ndim in (4, 5) and value.shape[-4:] == (channels, 1, 1, 1))
-        return value.flatten().expand(channels) if is_per_channel and value.numel() in (1, channels) else None
+        is_per_channel = value.numel() == 1 or (value.ndim >= 4 and value.shape[-4:] == (channels, 1, 1, 1))
+        if not is_per_channel or value.numel() not in (1, channels) or not value.isfinite().all():
+            return None  # what is no number would be hidden by oneDNN's ReLU
+        return value.flatten().expand(channels)
 
     def _other(self, total: Node, last: Node) -> Node | None:
         """What is added to a value in a sum, where that is there already and of the same shape."""

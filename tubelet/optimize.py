@@ -150,7 +150,7 @@ class Optimized(nn.Module):
         self._weights = _weights_of(self.model)
         self._stamp: list[tuple[int, int]] | None = [_mark(x) for x in self._marked]
         self._refused: set[Any] = set()
-        self._seen: list[weakref.ref[Tensor]] = []
+        self._seen: list[tuple[weakref.ref[Tensor], Any]] = []
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the network takes, (B, C, T, H, W) -> what it answers, without gradients."""
@@ -176,9 +176,11 @@ class Optimized(nn.Module):
         """Whether all are finite. What a stream keeps is looked at once, since most of it it takes again and again."""
         if not isinstance(self.model, Continued):
             return _are_finite(tensors)
-        seen = {id(known()) for known in self._seen}
-        is_finite = _are_finite(tensors[:1]) and _are_finite(x for x in tensors[1:] if id(x) not in seen)
-        self._seen = [weakref.ref(x) for x in tensors[1:]] if is_finite else []
+        frames, *kept = tensors
+        marks = [(id(x), _mark(x)) for x in kept]
+        seen = {mark for known, mark in self._seen if known() is not None}
+        is_finite = _are_finite([frames, *(x for x, mark in zip(kept, marks, strict=True) if mark not in seen)])
+        self._seen = [(weakref.ref(x), mark) for x, mark in zip(kept, marks, strict=True)] if is_finite else []
         return is_finite
 
     def prepare(self, *inputs: Any) -> Plan | None:
@@ -395,9 +397,10 @@ class _Plan:
             if isinstance(value, Tensor):
                 value = value.to(each.meta["val"].dtype).contiguous()
                 value = value.clone() if _memory(value) in held else value  # the caller may write to either
+                held.add(_memory(value))
             answers.append(value)
-            if self.is_stream:  # what it keeps goes from call to call, and stays where it is, but not in the frames
-                held = {_memory(tensors[0]), _memory(answers[0])}
+            if self.is_stream and len(answers) == 1:  # what is kept goes from call to call, and stays where it is
+                held = self.held | {_memory(tensors[0]), _memory(answers[0])}
         return answers
 
     def table(self) -> Table:

@@ -177,10 +177,12 @@ class Continued(nn.Module):
     ) -> None:
         """What `taken` gave, into twins on a device, the counts as tensors, or as `split` gives them."""
         given = iter(kept)
-        counts: Any = next(given)[0] if self._counters else []
-        # one by one, since a graph would unbind all of them for the few that a layer reads
-        each = split(counts) if split else [counts[i] for i in range(len(counts))]
-        numbers = dict(zip(self._counters, each, strict=True))
+        numbers = {}
+        if self._counters:
+            (counts,) = next(given)
+            # one by one, since a graph would unbind all of them for the few that a layer reads
+            each = split(counts) if split else [counts[i] for i in range(len(counts))]
+            numbers = dict(zip(self._counters, each, strict=True))
         tensors = map(_first, given)
         for name, state in self._kept.items():
             twins[name].state = {
